@@ -1,0 +1,164 @@
+"""Everything that can go wrong in `checkpoint`.
+
+    CheckpointError
+    ├── StoreError                  the blob store itself
+    │   ├── NotFound                no object under that key
+    │   ├── AlreadyExists           create() found the key taken
+    │   ├── StoreUnavailable        no answer, or a passing failure     (retryable)
+    │   ├── StoreFull               no space, quota or size limit       (retryable)
+    │   ├── StoreNotWritable        permissions, read-only, not a directory
+    │   ├── ConditionNotHonoured    create() overwrote: unfit for sessions
+    │   └── UnsupportedStore        a store URL nobody here understands
+    ├── StaleWriter                 another writer has the session
+    ├── Damaged                     an object is not what was written; names it
+    ├── UnknownFormat               written by a newer version
+    ├── WrongKey                    a key that does not open the object
+    ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
+    └── FileTreeError               a path of a file tree that is not there, or not of that kind
+
+`code` is stable and for machines, `retryable` says whether the same call may succeed later, `hint` says what to do;
+`str(error)` is the text a user reads.
+"""
+
+from __future__ import annotations
+
+
+class CheckpointError(Exception):
+    """Root of the tree."""
+
+    code: str = "checkpoint_error"
+    retryable: bool = False
+    hint: str = ""
+
+
+class StoreError(CheckpointError):
+    """The blob store failed, or is not fit for use."""
+
+    code = "store_error"
+
+
+class NotFound(StoreError):
+    """There is no object under `key`."""
+
+    code = "not_found"
+    hint = "It may have been removed; an older checkpoint may still be intact."
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The store has no object {key!r}.")
+        self.key = key
+
+
+class AlreadyExists(StoreError):
+    """`create()` found an object under `key`."""
+
+    code = "already_exists"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The store already has an object {key!r}.")
+        self.key = key
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer, or failed in a way that may pass."""
+
+    code = "store_unavailable"
+    retryable = True
+    hint = "Sessions go on; checkpoints are tried again."
+
+
+class StoreFull(StoreError):
+    """No space left, a quota is used up, or a file would be too large."""
+
+    code = "store_full"
+    retryable = True
+    hint = "Free space in the store, or raise its quota; what was committed is intact."
+
+
+class StoreNotWritable(StoreError):
+    """The store refuses writes: permissions, read-only file system, or not a directory."""
+
+    code = "store_not_writable"
+    hint = "Give a store that this user may write to."
+
+
+class ConditionNotHonoured(StoreError):
+    """The store overwrote an object that `create()` should have left alone."""
+
+    code = "condition_not_honoured"
+    hint = (
+        "Two writers could both own a session there. Use a local directory, or an object store"
+        " that honours If-None-Match."
+    )
+
+
+class UnsupportedStore(StoreError):
+    """No blob store is known for this URL."""
+
+    code = "unsupported_store"
+    hint = "Give a directory: a path, or file:///path."
+
+
+class StaleWriter(CheckpointError):
+    """Somebody else wrote to the chain: this writer does not own the session any more.
+
+    `number` and `epoch` are those of the manifest that is there instead (None when unreadable).
+    """
+
+    code = "stale_writer"
+    hint = "The session goes on elsewhere; stop its kernels here."
+
+    def __init__(self, session_id: str, number: int, epoch: int | None) -> None:
+        under = "" if epoch is None else f", written under epoch {epoch}"
+        super().__init__(
+            f"Another writer has session {session_id!r}: its checkpoint {number} exists{under}."
+        )
+        self.session_id = session_id
+        self.number = number
+        self.epoch = epoch
+
+
+class Damaged(CheckpointError):
+    """An object in the store is not what was written there. `what` names it."""
+
+    code = "damaged"
+    hint = "An older checkpoint may be intact; restore takes the newest one that is."
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} is damaged: {why}.")
+        self.what = what
+        self.why = why
+
+
+class UnknownFormat(CheckpointError):
+    """An object has a format version that this release does not know."""
+
+    code = "unknown_format"
+    hint = "It was written by a newer sessionkeeper; upgrade this one."
+
+    def __init__(self, what: str, version: int, known: int) -> None:
+        super().__init__(
+            f"{what} has format version {version}; this release reads up to version {known}."
+        )
+        self.what = what
+        self.version = version
+        self.known = known
+
+
+class WrongKey(CheckpointError):
+    """The key given does not open the object, or is not a key."""
+
+    code = "wrong_key"
+    hint = "Give the master key file this store was set up with."
+
+
+class InvalidImage(CheckpointError):
+    """A process image directory is incomplete, or in a form that is not understood."""
+
+    code = "invalid_image"
+    hint = "Take a full dump (CRIU 4.2 or later) of the process tree."
+
+
+class FileTreeError(CheckpointError):
+    """A path in a file tree is not there, or is not of the kind asked for."""
+
+    code = "no_such_path"
