@@ -1,0 +1,158 @@
+"""The UI server's process: stock JupyterLab, configured for a session behind a gateway.
+
+    run(UiSettings(state=..., host="127.0.0.1", port=8888, token=..., gateway_url=...,
+                   gateway_token=...))
+
+Nothing of a user's or the machine's Jupyter configuration applies: server extensions installed
+there would look for a workspace on this machine, and there is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sessionkeeper.errors import PortTaken, UsageError
+
+__all__ = ["MAX_MESSAGE", "UiSettings", "run"]
+
+MAX_MESSAGE = 2**30
+"""Largest kernel message or request body in bytes, in both directions."""
+
+LABEXTENSIONS = Path(__file__).parent / "labextension"
+
+# Their server halves run user-facing processes on the UI server, or need the internet.
+_DISABLED_LAB_PLUGINS = (
+    "@jupyterlab/lsp-extension",
+    "@jupyterlab/terminal-extension",
+    "@jupyterlab/extensionmanager-extension",
+    "@jupyterlab/apputils-extension:announcements",
+)
+
+
+@dataclass(frozen=True)
+class UiSettings:
+    """What a UI server needs to know.
+
+    `state`: directory of its own for notebook sessions, lab settings and lab workspaces; created.
+    `token`: what a browser must present. `gateway_url`: `http://host:port[/base]`.
+    `base_url`: path that all of its URLs begin with; begins and ends with a slash.
+    """
+
+    state: Path
+    host: str
+    port: int
+    token: str = field(repr=False)
+    gateway_url: str
+    gateway_token: str = field(repr=False)
+    base_url: str = "/"
+
+
+def run(settings: UiSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then return. Call it in a process's main thread.
+
+    Raises `UsageError` for settings that cannot work, `PortTaken` when the port is in use.
+    """
+    _check(settings)
+    _isolate(settings.state)
+    # Imported late: it takes half a second, and reads the environment set above.
+    from jupyterlab.labapp import LabApp
+
+    class SessionLabApp(LabApp):  # type: ignore[misc]
+        """LabApp without the server extensions of the machine it runs on."""
+
+        load_other_extensions = False
+
+    server = SessionLabApp.initialize_server(argv=[], config=_config(settings))
+    server.start()
+
+
+def _check(settings: UiSettings) -> None:
+    if not settings.token:
+        raise UsageError("the UI server needs a token", hint="give it one, it is never optional")
+    if not settings.gateway_url.startswith(("http://", "https://")):
+        raise UsageError(f"{settings.gateway_url!r} is no gateway URL", hint="http://host:port")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken(f"something else listens on {where}") from error
+            raise UsageError(
+                f"cannot listen on {where}: {error.strerror}",
+                hint="choose another address or port with --host and --port",
+            ) from error
+
+
+def _isolate(state: Path) -> None:
+    """Point everything that Jupyter reads and writes by itself to `state`."""
+    for name in ("config", "data", "runtime"):
+        directory = state / name
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.environ[f"JUPYTER_{name.upper()}_DIR"] = str(directory)
+    os.environ["JUPYTER_NO_CONFIG"] = "1"
+    # Kernel ids and working directories are the gateway's business, not this machine's.
+    for name in [n for n in os.environ if n.startswith(("JUPYTER_GATEWAY_", "KERNEL_"))]:
+        del os.environ[name]
+
+
+def _config(settings: UiSettings) -> Any:
+    from traitlets.config import Config
+
+    state = settings.state
+    base_url = "/" + settings.base_url.strip("/")
+    return Config(
+        ServerApp={
+            "ip": settings.host,
+            "port": settings.port,
+            "port_retries": 0,
+            "base_url": base_url if base_url == "/" else base_url + "/",
+            "root_dir": str(state / "data"),
+            "allow_root": True,
+            "open_browser": False,
+            "no_browser_open_file": True,
+            "answer_yes": True,
+            "terminals_enabled": False,
+            "allow_remote_access": True,
+            "max_body_size": MAX_MESSAGE,
+            "max_buffer_size": MAX_MESSAGE + 2**20,
+            "jpserver_extensions": {"sessionkeeper.ui.handlers": True},
+            "contents_manager_class": "sessionkeeper.ui.contents.WorkspaceContents",
+            "kernel_manager_class": "sessionkeeper.ui.kernels.SessionKernels",
+            "kernel_spec_manager_class": "sessionkeeper.ui.kernels.SessionKernelSpecs",
+            "session_manager_class": "sessionkeeper.ui.kernels.NotebookSessions",
+            "kernel_websocket_connection_class": "sessionkeeper.ui.channels.ResumingConnection",
+            "tornado_settings": {
+                "websocket_max_message_size": MAX_MESSAGE,
+                "page_config_data": {
+                    "disabledExtensions": dict.fromkeys(_DISABLED_LAB_PLUGINS, True)
+                },
+            },
+        },
+        IdentityProvider={"token": settings.token},
+        PasswordIdentityProvider={"token": settings.token},
+        GatewayClient={
+            "url": settings.gateway_url.rstrip("/"),
+            "auth_token": settings.gateway_token,
+            "headers": "{}",
+            "connect_timeout": 5.0,
+            "request_timeout": 120.0,
+        },
+        SessionManager={"database_filepath": str(state / "notebook-sessions.sqlite")},
+        NotebookNotary={"db_file": str(state / "notebook-signatures.sqlite")},
+        LabApp={
+            "extra_labextensions_path": [str(LABEXTENSIONS)],
+            "user_settings_dir": str(state / "lab-settings"),
+            "workspaces_dir": str(state / "lab-workspaces"),
+            "news_url": None,
+            "check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
+            "extension_manager": "readonly",
+        },
+    )
