@@ -1,0 +1,328 @@
+"""What each program of sessionkeeper can be told, and the one place where it is read.
+
+A setting comes from, later ones winning: the default, the file given with `--config` (TOML, one
+table per program: `[up]`, `[gateway]`, `[agent]`), the environment (`SESSIONKEEPER_NODES=3`), the
+flag (`--nodes 3`). A secret is never a flag: it is the content of a file (`--token-file`,
+`SESSIONKEEPER_TOKEN_FILE`) or of the environment (`SESSIONKEEPER_TOKEN`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from sessionkeeper.errors import UsageError
+
+__all__ = [
+    "AgentSettings",
+    "GatewaySettings",
+    "UpSettings",
+    "default_state",
+    "load",
+    "parse_duration",
+    "parse_size",
+]
+
+ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+def parse_duration(text: object) -> float:
+    """Seconds of `5s`, `500ms`, `1m`, `2h`, `5`; ValueError for anything else, negatives too."""
+    match = _DURATION.fullmatch(str(text).strip())
+    if not match:
+        raise ValueError("is not a duration such as 5s, 500ms or 1m")
+    return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def parse_size(text: object) -> int:
+    """Bytes of `2G`, `512MiB`, `1.5g` (powers of 1024) or a plain number; else ValueError."""
+    match = _SIZE.fullmatch(str(text).strip())
+    if not match:
+        raise ValueError("is not a size such as 512M or 2G")
+    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"is none of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _positive_duration(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing")
+    return seconds
+
+
+def _path(value: object) -> Path:
+    if not str(value):
+        raise ValueError("is empty; a path is wanted")
+    return Path(os.path.abspath(Path(str(value)).expanduser()))
+
+
+def _directory(value: object) -> Path:
+    path = _path(value)
+    if not path.is_dir():
+        raise ValueError("is not a directory")
+    return path
+
+
+def _text(value: object) -> str:
+    text = str(value).strip()
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def _boolean(value: object) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise ValueError("is neither true nor false") from None
+
+
+def _node_name(value: object) -> str:
+    if not _NODE_NAME.fullmatch(str(value)):
+        raise ValueError("is no node name: lower-case letters, digits and dashes, at most 40")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class _Parser:
+    """How the value of a setting is read from text; ValueError continues "<value> ..."."""
+
+    parse: Callable[[object], object]
+    secret: bool = False
+
+
+NodeCount = Annotated[int, _Parser(_whole(1, 60))]
+Port = Annotated[int, _Parser(_whole(1, 65535))]
+Descriptor = Annotated[int | None, _Parser(_whole(0, 1 << 20))]
+Text = Annotated[str, _Parser(_text)]
+OptionalText = Annotated[str | None, _Parser(_text)]
+Secret = Annotated[str, _Parser(_text, secret=True)]
+FilePath = Annotated[Path, _Parser(_path)]
+OptionalPath = Annotated[Path | None, _Parser(_path)]
+OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
+Seconds = Annotated[float, _Parser(_positive_duration)]
+Size = Annotated[int | None, _Parser(parse_size)]
+Boolean = Annotated[bool, _Parser(_boolean)]
+NodeName = Annotated[str, _Parser(_node_name)]
+Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
+Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
+RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
+OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpSettings:
+    """`sessionkeeper up`: everything on this machine."""
+
+    state: FilePath
+    nodes: NodeCount = 2
+    """Nodes to begin with."""
+    store: Text = ""
+    """Path or URL of the blob store; when not given, `store` in the state directory."""
+    host: Text = "127.0.0.1"
+    port: Port = 8888
+    """Where the browser goes. The gateway takes a free port above it."""
+    runtime: RuntimeChoice = "auto"
+    lease_seconds: Seconds = 2.0
+    """A node that was not heard for so long is lost."""
+    on_rollback: OnRollback = "replay"
+    tier: Tier = "on-demand"
+    workspace: OptionalDirectory = None
+    """A directory whose content a new session's workspace begins with."""
+    memory: Size = None
+    """Bytes of memory that one kernel may use; None: no limit."""
+    criu: OptionalPath = None
+    ui: Boolean = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """`sessionkeeper gateway`: kernel gateway API, agents, keeper."""
+
+    state: FilePath
+    """Directory of its own, for journals."""
+    host: Text = "127.0.0.1"
+    port: Port = 8889
+    agent_host: OptionalText = None
+    """A second address to listen on, same port: that of the nodes' bridge."""
+    token: Secret = field(repr=False)
+    """What UI servers and other clients show."""
+    agent_token: Secret = field(repr=False)
+    store: Text
+    master_key: FilePath
+    lease_seconds: Seconds = 2.0
+    on_rollback: OnRollback = "replay"
+    session: Text = "default"
+    seed: OptionalDirectory = None
+    ready_fd: Descriptor = None
+    """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """`sessionkeeper agent`: offers one node's compute to a gateway."""
+
+    gateway_url: Text
+    """`http://host:port` or `https://...` of the gateway."""
+    token: Secret = field(repr=False)
+    node: NodeName
+    tier: Tier = "on-demand"
+    data: FilePath
+    """Directory of its own; gone when the node goes."""
+    runtime: Runtime = "process"
+    criu: OptionalPath = None
+    memory_bytes: Size = None
+    """Memory that one kernel may use; None: no limit."""
+    cgroup: OptionalText = None
+    """Parent of the kernels' cgroups, an absolute path below the root of each hierarchy."""
+    ready_fd: Descriptor = None
+    """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
+
+
+Settings = TypeVar("Settings", UpSettings, GatewaySettings, AgentSettings)
+_TABLES: dict[type, str] = {UpSettings: "up", GatewaySettings: "gateway", AgentSettings: "agent"}
+
+
+def default_state(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:
+    """Where state lives when nobody says: system-wide for root, else as the XDG base directory
+    specification has it."""
+    if (os.geteuid() if uid is None else uid) == 0:
+        return Path("/var/lib/sessionkeeper")
+    home = environ.get("XDG_STATE_HOME")
+    base = Path(home) if home else Path(environ.get("HOME") or "~").expanduser() / ".local/state"
+    return base / "sessionkeeper"
+
+
+def load(
+    kind: type[Settings],
+    flags: Mapping[str, object],
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Settings of one program from all sources. `flags` maps field names (`token_file` for the
+    secret `token`) to what was typed; None is "not given". UsageError names the source."""
+    parsers = _parsers(kind)
+    table = _read_table(config, _TABLES[kind], parsers) if config else {}
+    values: dict[str, Any] = {}
+    for name, parser in parsers.items():
+        found = _find(name, parser, flags, environ, table, config)
+        if found is not None:
+            values[name] = _parse(parser, *found)
+    if "state" in parsers and "state" not in values:
+        own = "" if kind is UpSettings else _TABLES[kind]
+        values["state"] = default_state(environ) / own
+    for one in fields(kind):
+        if one.name not in values and one.default is MISSING:
+            raise UsageError(f"{_flag(one.name, parsers[one.name])} is needed and was not given")
+    if kind is UpSettings and not values.get("store"):
+        values["store"] = str(values["state"] / "store")
+    return kind(**values)
+
+
+def _parsers(kind: type) -> dict[str, _Parser]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+def _find(
+    name: str,
+    parser: _Parser,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    table: Mapping[str, object],
+    config: Path | None,
+) -> tuple[str, object] | None:
+    """The winning source: how to call it, and the value as it was written."""
+    read = _content if parser.secret else lambda _source, value: value
+    key = _key(name, parser)
+    variable = ENVIRONMENT_PREFIX + key.upper()
+    if flags.get(key) is not None:
+        flag = _flag(name, parser)
+        return flag, read(flag, flags[key])
+    if environ.get(variable):
+        return variable, read(variable, environ[variable])
+    if parser.secret and environ.get(ENVIRONMENT_PREFIX + name.upper()):
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        return variable, environ[variable]
+    if key in table:
+        source = f"{key} in {config}"
+        return source, read(source, table[key])
+    return None
+
+
+def _key(name: str, parser: _Parser) -> str:
+    return f"{name}_file" if parser.secret else name
+
+
+def _flag(name: str, parser: _Parser) -> str:
+    return "--" + _key(name, parser).replace("_", "-")
+
+
+def _content(source: str, path: object) -> str:
+    try:
+        return Path(str(path)).expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source}: {path} cannot be read: {error}") from None
+
+
+def _parse(parser: _Parser, source: str, value: object) -> object:
+    try:
+        return parser.parse(value)
+    except ValueError as error:
+        shown = "the value" if parser.secret else repr(str(value))
+        raise UsageError(f"{source}: {shown} {error}") from None
+
+
+def _read_table(config: Path, name: str, parsers: Mapping[str, _Parser]) -> dict[str, object]:
+    try:
+        content = tomllib.loads(config.read_text())
+    except OSError as error:
+        raise UsageError(f"--config: {config} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config: {config} is not TOML: {error}") from None
+    unknown = set(content) - set(_TABLES.values())
+    if unknown:
+        tables = ", ".join(f"[{one}]" for one in _TABLES.values())
+        raise UsageError(f"{config}: {min(unknown)!r} is none of {tables}")
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{config}: {name} must be a table, [{name}]")
+    known = [_key(one, parser) for one, parser in parsers.items() if one != "ready_fd"]
+    unknown = set(table) - set(known)
+    if unknown:
+        text = f"{config}: [{name}] has no setting {min(unknown)!r}; it has {', '.join(known)}"
+        raise UsageError(text)
+    return table
