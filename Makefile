@@ -1,0 +1,44 @@
+# `make up` and `make test` need nothing but make, bash and (without root) a Python of at least 3.11.
+SHELL := /bin/bash
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: up test lint format lock wheel clean help
+
+help:
+	@echo 'make up [ARGS="--nodes 3 --port 9000"]   install what is missing, start, print the URL'
+	@echo 'make test [ONLY="unit e2e"]              install what the tests need, run all of them'
+	@echo 'make lint                                ruff, mypy, import contract'
+	@echo 'make format                              rewrite the code as ruff wants it'
+	@echo 'make lock [LOCK_ARGS=--upgrade]          resolve the lock files anew'
+	@echo 'make wheel                               build dist/'
+	@echo 'make clean                               remove everything that was made here'
+
+up:
+	@scripts/bootstrap.sh run
+	@exec $(BIN)/sessionkeeper up $(ARGS)
+
+test:
+	@scripts/bootstrap.sh test
+	@exec scripts/check.sh all $(ONLY)
+
+lint:
+	@scripts/bootstrap.sh test
+	@exec scripts/check.sh lint
+
+format:
+	@scripts/bootstrap.sh test
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+# Needs uv, in .venv or on PATH. What is locked already stays unless LOCK_ARGS=--upgrade.
+lock:
+	@scripts/lock.sh $(LOCK_ARGS)
+
+wheel:
+	@scripts/bootstrap.sh test
+	@$(BIN)/python -m hatchling build
+
+clean:
+	rm -rf .venv .cache dist build tests/artifacts
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

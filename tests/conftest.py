@@ -1,0 +1,145 @@
+"""What all tests share: services that may be missing, a place for what a failure leaves behind,
+and how long each group took.
+
+A test says what it needs: `@pytest.mark.container`, `@pytest.mark.browser`, or by name,
+`@pytest.mark.needs("r")`. Where that is missing the test is skipped on a laptop and fails where
+`CI=true`, so that nothing goes untested unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+
+from sessionkeeper import criu
+from sessionkeeper.errors import CriuError
+
+GROUPS = ("unit", "contract", "integration", "e2e", "chaos")
+TESTS = Path(__file__).parent
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "it needs root"
+
+
+def _program(*names: str) -> str:
+    search = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return "" if any(shutil.which(name, path=search) for name in names) else f"no {names[0]}"
+
+
+def _kernel(name: str) -> str:
+    return "" if name in KernelSpecManager().find_kernel_specs() else f"no kernelspec {name}"
+
+
+def _criu() -> str:
+    try:
+        criu.require()
+    except CriuError as error:
+        return str(error)
+    return ""
+
+
+# Service -> why it is missing; an empty string when it is there.
+SERVICES: dict[str, Callable[[], str]] = {
+    "root": _root,
+    "runc": lambda: _program("runc"),
+    "criu": _criu,
+    "ip": lambda: _program("ip"),
+    "nft": lambda: _program("nft"),
+    "chromium": lambda: _program(*CHROMIUM),
+    "r": lambda: _kernel("ir"),
+    "bash": lambda: _kernel("bash"),
+    "apt": lambda: _program("apt-get"),
+}
+MARKS = {"container": ("root", "runc", "criu", "ip", "nft"), "browser": ("chromium",)}
+
+
+@cache
+def missing(service: str) -> str:
+    return SERVICES[service]()
+
+
+def wanted(item: pytest.Item) -> Iterator[str]:
+    for mark, services in MARKS.items():
+        if item.get_closest_marker(mark):
+            yield from services
+    for marker in item.iter_markers("needs"):
+        yield from marker.args
+
+
+def group_of(path: Path) -> str:
+    inside = path.relative_to(TESTS) if path.is_relative_to(TESTS) else path
+    return inside.parts[0] if inside.parts[0] in GROUPS else "other"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheap groups first, whatever the order on the command line."""
+    order = {name: number for number, name in enumerate((*GROUPS, "other"))}
+    items.sort(key=lambda item: order[group_of(item.path)])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reasons = [reason for service in wanted(item) if (reason := missing(service))]
+    if reasons:
+        text = "; ".join(dict.fromkeys(reasons))
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"missing where it must be there: {text}", pytrace=False)
+        pytest.skip(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests and the Jupyter and IPython settings of the user apart."""
+    home = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CONFIG", "DATA", "RUNTIME"):
+            patch.setenv(f"JUPYTER_{name}_DIR", str(home / name.lower()))
+        patch.setenv("IPYTHONDIR", str(home / "ipython"))
+        for name in ("JUPYTER_TOKEN", "JUPYTER_GATEWAY_URL", "KERNEL_GATEWAY"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def artifacts(request: pytest.FixtureRequest) -> Path:
+    """A directory that outlives the run, for what helps to understand a failure (pages, logs)."""
+    base = Path(os.environ.get("SESSIONKEEPER_TEST_ARTIFACTS") or TESTS / "artifacts")
+    place = base / re.sub(r"[^\w.-]+", "_", request.node.nodeid.removeprefix("tests/"))
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    return place
+
+
+class Stopwatch:
+    """Adds up how long the tests of each group took, their fixtures included."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tests: dict[str, int] = defaultdict(int)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        group = group_of(TESTS.parent / report.nodeid.partition("::")[0])
+        self.seconds[group] += report.duration
+        self.tests[group] += report.when == "setup"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.tests:
+            terminalreporter.section("time of each group")
+        for group in (*GROUPS, "other"):
+            if count := self.tests.get(group):
+                terminalreporter.write_line(
+                    f"{group:<12} {self.seconds[group]:7.1f} s {count:6d} tests"
+                )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Stopwatch(), "stopwatch")
