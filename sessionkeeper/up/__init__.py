@@ -1,0 +1,1 @@
+"""`sessionkeeper up`: the supervisor of everything that runs on this machine."""
