@@ -1,0 +1,153 @@
+"""Kernels in containers: one overlay and one network namespace per session, one ``runc`` container per kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sessionkeeper.agent import rootfs
+from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.namespaces import connect_in
+from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, Bind, Container
+from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.runc import Runc
+
+EPOCH_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class NodeContainers:
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel."""
+
+    runc: Runc
+    shim: Path
+    cgroup: str
+    memory: int | None = None
+    hidden: tuple[Path, ...] = ()
+
+
+class ContainerPlace:
+    """A session's containers on this node, below ``base``. See :class:`~sessionkeeper.agent.place.Place`."""
+
+    engine = "criu"
+    home = HOME
+    user: int | None = USER_ID
+
+    def __init__(self, node: NodeContainers, session: str, base: Path) -> None:
+        self._node = node
+        self._session = session
+        self._base = base
+        self._layers = rootfs.Layers(base)
+        self._network = f"sk-{os.getpid()}-{session}"
+        self.tree = self._layers.upper
+        self.root = self._layers.root
+        self.excluded = frozenset(p.lstrip("/") for p in rootfs.NOT_SAVED)
+
+    def create(self) -> None:
+        rootfs.create_upper(self._layers.upper, self._node.hidden)
+
+    def open(self) -> None:
+        rootfs.prepare_mount_points(self._layers.upper)
+        rootfs.mount(self._layers)
+        self._ip("netns", "add", self._network)
+        self._ip("-n", self._network, "link", "set", "lo", "up")
+
+    def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
+        control = self._prepare(slot, epoch)
+        shim = {
+            **launch,
+            "listen": {"tcp": ["127.0.0.1", slot.port]},
+            "epoch_file": f"{CONTROL_DIR}/epoch",
+            "ipc_dir": IPC_DIR,
+        }
+        configuration = control / "config.json"
+        configuration.write_text(json.dumps(shim))
+        os.chown(configuration, 0, USER_ID)
+        configuration.chmod(0o440)
+        self._node.runc.run(self._container(slot))
+
+    def connect(self, slot: Slot) -> socket.socket:
+        return connect_in(Path("/run/netns") / self._network, ("127.0.0.1", slot.port), timeout=2.0)
+
+    def stop(self, slot: Slot) -> None:
+        self._node.runc.delete(self._name(slot))
+        shutil.rmtree(self._directory(slot), ignore_errors=True)
+
+    def alive(self, slot: Slot) -> bool:
+        return self._node.runc.alive(self._name(slot))
+
+    def freeze(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self._node.runc.pause(self._name(slot))
+
+    def thaw(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self._node.runc.resume(self._name(slot))
+
+    def dump(self, slot: Slot, images: Path) -> None:
+        self._node.runc.dump(self._name(slot), images)
+
+    def restore(self, slot: Slot, images: Path, epoch: int) -> None:
+        self._prepare(slot, epoch)
+        self._node.runc.restore(self._container(slot), images)
+
+    def close(self) -> None:
+        for name in self._node.runc.names():
+            if name.startswith(f"{self._session}."):
+                self._node.runc.delete(name)
+        rootfs.unmount(self._layers)
+        subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
+        shutil.rmtree(self._base, ignore_errors=True)
+
+    def _name(self, slot: Slot) -> str:
+        return f"{self._session}.{slot.name}"
+
+    def _directory(self, slot: Slot) -> Path:
+        return self._base / "slots" / slot.name
+
+    def _prepare(self, slot: Slot, epoch: int) -> Path:
+        control = self._directory(slot) / "control"
+        ipc = self._directory(slot) / "ipc"
+        control.mkdir(parents=True, exist_ok=True)
+        ipc.mkdir(exist_ok=True)
+        os.chown(ipc, USER_ID, USER_ID)
+        # Same size for every epoch: CRIU compares the size of open files at restore.
+        (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
+        shutil.copyfile(self._node.shim, control / "shim.pyz")
+        return control
+
+    def _container(self, slot: Slot) -> Container:
+        directory = self._directory(slot)
+        return Container(
+            name=self._name(slot),
+            rootfs=self._layers.root,
+            network=Path("/run/netns") / self._network,
+            cgroup=f"{self._node.cgroup}/{self._name(slot)}",
+            argv=(sys.executable, f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
+            criu_config=self._node.runc.criu_config,
+            env={"PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin"},
+            binds=(
+                *(Bind(p, str(p)) for p in python_prefixes()),
+                Bind(directory / "control", CONTROL_DIR),
+                Bind(directory / "ipc", IPC_DIR, writable=True),
+            ),
+            memory=self._node.memory,
+        )
+
+    def _ip(self, *arguments: str) -> None:
+        done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise NodeSetupFailed(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def python_prefixes() -> tuple[Path, ...]:
+    """Return the directories this Python consists of that a container's root may hide (a home, a virtual environment)."""
+    prefixes = dict.fromkeys(Path(p).resolve() for p in (sys.base_prefix, sys.prefix))
+    return tuple(p for p in prefixes if not p.is_relative_to("/usr"))

@@ -1,0 +1,80 @@
+"""The seam between a session on a node and the way its kernels run there.
+
+Two implementations: :class:`~sessionkeeper.agent.container.ContainerPlace` (``runc`` and CRIU, needs root) and
+:class:`~sessionkeeper.agent.process.ProcessPlace` (plain child processes). One contract suite runs on both.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One kernel's place: the name of its container or process, and the port its shim listens on.
+
+    Both are part of a checkpoint, as a restored shim listens where it listened before.
+    """
+
+    name: str
+    port: int
+
+
+class Place(Protocol):
+    """Where one session's kernels run on this node. All calls block; all may raise ``SessionkeeperError``."""
+
+    engine: str
+    """``criu``: :meth:`dump` and :meth:`restore` work. ``namespace``: they do not."""
+
+    tree: Path
+    """What a checkpoint saves of the file system."""
+
+    excluded: frozenset[str]
+    """Paths relative to ``tree`` that it leaves out."""
+
+    root: Path
+    """What the kernels see as their root directory, as the node sees it."""
+
+    home: str
+    """The workspace's directory, as the kernels see it."""
+
+    user: int | None
+    """The user id that owns what the session writes; None: this process's own."""
+
+    def create(self) -> None:
+        """Make the tree of a new session. It is then filled, or a checkpoint's tree is put in its place."""
+
+    def open(self) -> None:
+        """Make the place usable, once its tree is there: mount, network."""
+
+    def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
+        """Start a shim in ``slot``. ``launch`` is its configuration but for what depends on the place."""
+
+    def connect(self, slot: Slot) -> socket.socket:
+        """Return a connected socket to the shim in ``slot``. Raises OSError while it does not listen."""
+        ...
+
+    def stop(self, slot: Slot) -> None:
+        """Kill everything in ``slot``, frozen or not."""
+
+    def alive(self, slot: Slot) -> bool:
+        """Return whether the shim in ``slot`` is there."""
+        ...
+
+    def freeze(self, slots: list[Slot]) -> None:
+        """Stop the processes in ``slots`` where they stand."""
+
+    def thaw(self, slots: list[Slot]) -> None:
+        """Let them go on."""
+
+    def dump(self, slot: Slot, images: Path) -> None:
+        """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
+
+    def restore(self, slot: Slot, images: Path, epoch: int) -> None:
+        """Bring back what :meth:`dump` wrote, running, under ``epoch``."""
+
+    def close(self) -> None:
+        """Kill everything and leave nothing of the session on the node."""

@@ -1,0 +1,121 @@
+"""The root file system of a session on a node: one overlay, shared by its kernels' containers.
+
+The lower layer is the session's image, or the host's own root when there is none; then places that may hold other
+people's secrets (homes, this program's state, run-time directories) are hidden by the upper layer. Everything a
+session writes lands in the upper layer, and that is what a checkpoint holds.
+
+Source: Linux Documentation/filesystems/overlayfs.rst (opaque directories, whiteouts).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, USER_NAME
+from sessionkeeper.agent.errors import NodeSetupFailed
+
+HIDDEN = ("root", "home", "run", "tmp", "var/tmp", "mnt", "media", "srv", "boot", "lost+found")
+STICKY = ("tmp", "var/tmp")
+# Mount points that only exist so that something can be mounted there; they are made anew on each node.
+NOT_SAVED = (CONTROL_DIR, IPC_DIR)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Directories of one session's root file system, all below ``base`` on one plain file system."""
+
+    base: Path
+
+    @property
+    def upper(self) -> Path:
+        return self.base / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.base / "work"
+
+    @property
+    def root(self) -> Path:
+        """Where it is mounted: what the kernels see as ``/``."""
+        return self.base / "root"
+
+    @property
+    def home(self) -> Path:
+        return self.root / HOME.lstrip("/")
+
+
+def create_upper(upper: Path, hidden: Iterable[Path] = ()) -> None:
+    """Make the upper layer of a new session: hidden places empty, the user's home there and owned by the user.
+
+    ``hidden`` are further directories of the host that the session must not see.
+    """
+    upper.mkdir(parents=True, exist_ok=True)
+    upper.chmod(0o755)
+    for place in dict.fromkeys((*HIDDEN, *(str(p).lstrip("/") for p in hidden))):
+        lower = Path("/") / place
+        if not lower.is_dir() or lower.is_symlink():
+            continue
+        _opaque(upper, Path(place), 0o1777 if place in STICKY else 0o755)
+    home = upper / HOME.lstrip("/")
+    home.mkdir(parents=True, exist_ok=True)
+    os.chown(home, USER_ID, USER_ID)
+    (upper / "etc").mkdir(exist_ok=True)
+    _add_user(upper / "etc")
+
+
+def prepare_mount_points(upper: Path) -> None:
+    """Make what a checkpoint leaves out: the places where this node mounts something of its own."""
+    for place in NOT_SAVED:
+        (upper / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def mount(layers: Layers, lower: Path = Path("/")) -> None:
+    """Mount the overlay. Raises :class:`NodeSetupFailed` with the kernel's own words."""
+    for directory in (layers.upper, layers.work, layers.root):
+        directory.mkdir(parents=True, exist_ok=True)
+    options = f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},xino=off"
+    done = subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, str(layers.root)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise NodeSetupFailed(
+            f"the session's root file system could not be mounted: {done.stderr.strip()}"
+        )
+
+
+def unmount(layers: Layers) -> None:
+    """Take the overlay away; lazily, as a process that is just ending may still hold it."""
+    subprocess.run(["umount", "-l", str(layers.root)], capture_output=True)
+
+
+def _opaque(upper: Path, place: Path, mode: int) -> None:
+    # Parents get the mode they have below, as the merged view takes it from the upper layer.
+    done = Path()
+    for part in place.parts:
+        done /= part
+        directory = upper / done
+        if not directory.exists():
+            directory.mkdir()
+            directory.chmod((Path("/") / done).stat().st_mode & 0o7777)
+    (upper / place).chmod(mode)
+    os.setxattr(upper / place, "trusted.overlay.opaque", b"y")
+
+
+def _add_user(etc: Path) -> None:
+    entries = {
+        "passwd": f"{USER_NAME}:x:{USER_ID}:{USER_ID}::{HOME}:/bin/bash\n",
+        "group": f"{USER_NAME}:x:{USER_ID}:\n",
+    }
+    for name, line in entries.items():
+        lower = Path("/etc") / name
+        text = lower.read_text() if lower.exists() else "root:x:0:0:root:/root:/bin/sh\n"
+        if f":{USER_ID}:" not in text:
+            text += line
+        (etc / name).write_text(text)
+        (etc / name).chmod(0o644)

@@ -1,0 +1,163 @@
+"""``runc`` and the CRIU it drives, as calls that return or raise.
+
+What made dump and restore work, and why:
+
+* ``tcp-close``: a connection to the outside cannot move to another node, a listening socket can.
+* ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in the namespace.
+* ``--file-locks``: sqlite3 and others hold some.
+* ``--manage-cgroups-mode ignore``: runc puts the restored processes into the new node's cgroup itself.
+* A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only with the same *real*
+  user id (prlimit(2)); CRIU then runs with the user's real and root's effective id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
+from sessionkeeper.agent.namespaces import has_capability
+from sessionkeeper.agent.oci import USER_ID, Container, config
+
+CAP_SYS_RESOURCE = 24
+CRIU_CONFIG = "tcp-close\nnetwork-lock skip\n"
+_CHECKPOINT_FLAGS = ("--file-locks", "--manage-cgroups-mode", "ignore")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of runc ended; ``log`` is what it logged."""
+
+    returncode: int
+    stdout: str
+    log: str
+
+
+class Runc:
+    """One node's containers: bundles and state below ``base``, all through one ``criu``.
+
+    Thread-safe; every call blocks until the container is in the state asked for.
+    """
+
+    def __init__(self, base: Path, criu: Path, *, runc: str = "runc") -> None:
+        self.base = base
+        self.criu_config = base / "criu.conf"
+        self._runc = runc
+        base.mkdir(parents=True, exist_ok=True)
+        self.criu_config.write_text(CRIU_CONFIG)
+        self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
+        # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
+        subprocess.run([criu, "check"], capture_output=True)
+
+    def run(self, container: Container) -> None:
+        """Create and start ``container``. Raises :class:`KernelStartFailed`."""
+        bundle = self._bundle(container)
+        done = self._call("run", "--detach", "--bundle", str(bundle), container.name)
+        if done.returncode:
+            self.delete(container.name)
+            raise KernelStartFailed(f"the container did not start: {_words(done.log)}")
+
+    def pause(self, name: str) -> None:
+        """Freeze all of the container's processes. Raises :class:`DumpFailed`."""
+        done = self._call("pause", name)
+        if done.returncode:
+            raise DumpFailed(f"the kernel could not be frozen: {_words(done.log)}")
+
+    def resume(self, name: str) -> None:
+        """Let a frozen container go on; nothing happens when it is not frozen."""
+        self._call("resume", name)
+
+    def dump(self, name: str, images: Path) -> None:
+        """Dump the (frozen) container into ``images``, and leave it as it is. Raises :class:`DumpFailed`."""
+        images.mkdir(parents=True)
+        log = images.parent / f"{images.name}.work"
+        done = self._call(
+            "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
+            "--image-path", str(images), "--work-path", str(log), name,
+        )  # fmt: skip
+        if done.returncode:
+            raise DumpFailed(
+                f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
+            )
+
+    def restore(self, container: Container, images: Path) -> None:
+        """Restore a dump as ``container``, running. Raises :class:`RestoreFailed`."""
+        bundle = self._bundle(container)
+        log = images.parent / f"{images.name}.work"
+        done = self._call(
+            "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
+            "--image-path", str(images), "--work-path", str(log),
+            "--bundle", str(bundle), container.name,
+        )  # fmt: skip
+        if done.returncode:
+            self.delete(container.name)
+            raise RestoreFailed(
+                f"the kernel could not be restored: {_reason(log / 'restore.log', done.log)}"
+            )
+
+    def delete(self, name: str) -> None:
+        """Kill the container, frozen or not, and forget it."""
+        self._call("delete", "--force", name)
+
+    def names(self) -> list[str]:
+        """Return the names of the containers there are."""
+        done = self._call("list", "--format", "json")
+        return [c["id"] for c in json.loads(done.stdout or "null") or []]
+
+    def alive(self, name: str) -> bool:
+        """Return whether the container has a first process."""
+        done = self._call("state", name)
+        return done.returncode == 0 and json.loads(done.stdout)["status"] in {
+            "running",
+            "paused",
+            "created",
+        }
+
+    def _bundle(self, container: Container) -> Path:
+        bundle = self.base / "bundles" / container.name
+        bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / "config.json").write_text(json.dumps(config(container)))
+        return bundle
+
+    def _call(self, *arguments: str) -> Outcome:
+        with tempfile.NamedTemporaryFile(dir=self.base, prefix="log-") as log:
+            done = subprocess.run(
+                [self._runc, "--root", str(self.base / "state"), "--log", log.name, *arguments],
+                stdin=subprocess.DEVNULL,
+                # A detached container inherits what it is given here; a pipe would never close.
+                stdout=subprocess.PIPE if arguments[0] in {"list", "state"} else subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            return Outcome(done.returncode, done.stdout or "", log.read().decode(errors="replace"))
+
+    def _with_real_user(self, criu: Path) -> Path:
+        wrapper = self.base / "criu-as-user"
+        wrapper.write_text(
+            f'#!/bin/sh\nexec setpriv --ruid {USER_ID} --rgid {USER_ID} --keep-groups {criu} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        return wrapper
+
+
+def _words(log: str) -> str:
+    """Return the message of the last line of runc's log (``level=error msg="..."``)."""
+    lines = [line for line in log.strip().splitlines() if line]
+    if not lines:
+        return "runc gave no reason"
+    found = re.search(r'msg="(?P<what>.*)"', lines[-1])
+    return found["what"] if found else lines[-1]
+
+
+def _reason(criu_log: Path, runc_log: str) -> str:
+    """Return what CRIU's log gives as the first error that is not a mere remark."""
+    if criu_log.exists():
+        for line in criu_log.read_text(errors="replace").splitlines():
+            found = re.search(r"Error \((?P<where>[^)]*)\): (?P<what>.*)", line)
+            if found and not found["what"].startswith("rlimit:"):
+                return f"{found['what']} ({found['where']})"
+    return _words(runc_log)
