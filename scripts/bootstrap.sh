@@ -41,7 +41,7 @@ step() {
     sleep 0.2
     if (( SECONDS - begin - said >= 5 )); then
       said=$((SECONDS - begin))
-      say "  ${said} s: $(tail -n 1 "$log" | tr -d '\r' | sed 's/^ *//' | cut -c 1-80)"
+      say "  ${said} s: $(last_words)"
     fi
   done
   wait "$pid" || status=$?
@@ -51,6 +51,10 @@ step() {
     die "$text failed (all of its output is in $log)" "$(hint_for "$(tail -n "+$((from + 1))" "$log")")"
   fi
   if (( said > 0 )); then say "  done in $((SECONDS - begin)) s"; fi
+}
+
+last_words() {
+  tail -n 20 "$log" | grep -v WARNING | tail -n 1 | tr -d '\r' | sed 's/^ *//' | cut -c 1-80 || true
 }
 
 hint_for() { # what a command said -> what to do
