@@ -23,7 +23,7 @@ __all__ = ["MAX_MESSAGE", "UiSettings", "run"]
 MAX_MESSAGE = 2**30
 """Largest kernel message or request body in bytes, in both directions."""
 
-LABEXTENSIONS = Path(__file__).parent / "labextension"
+LABEXTENSIONS = Path(__file__).parent / "labextensions"
 
 # Their server halves run user-facing processes on the UI server, or need the internet.
 _DISABLED_LAB_PLUGINS = (

@@ -1,0 +1,97 @@
+"""The server extension: `/sessionkeeper/status` and `/sessionkeeper/events`.
+
+Both need the UI server's token, and say what `sessionkeeper.ui.status` knows.
+"""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from jupyter_server.auth.decorator import authorized, ws_authenticated
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
+from jupyter_server.base.websocket import WebSocketMixin
+from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.gateway.gateway_client import GatewayClient
+from tornado import web
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from sessionkeeper.ui.status import StatusFeed
+
+__all__ = ["EventsHandler", "SessionExtension", "StatusHandler"]
+
+_FEED = "sessionkeeper_status_feed"
+
+
+class StatusHandler(APIHandler):
+    """GET: the session's status as JSON."""
+
+    auth_resource = "kernels"
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        self.finish(json.dumps(self.settings[_FEED].status))
+
+
+class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
+    """WebSocket: the status as one JSON text message, at once and at each change."""
+
+    auth_resource = "kernels"
+    _sender: asyncio.Task[None] | None = None
+
+    def set_default_headers(self) -> None:
+        """JupyterHandler's make no sense for a WebSocket."""
+
+    @ws_authenticated
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        await super().get(*args, **kwargs)
+
+    async def open(self, *args: str, **kwargs: str) -> None:
+        super().open(*args, **kwargs)
+        self._sender = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        try:
+            async for text in self.settings[_FEED].subscribe():
+                await self.write_message(text)
+        except WebSocketClosedError:
+            pass
+
+    def on_message(self, message: str | bytes) -> None:
+        """Nothing is expected from the browser."""
+
+    def on_close(self) -> None:
+        if self._sender is not None:
+            self._sender.cancel()
+
+
+class SessionExtension(ExtensionApp):
+    """Adds the handlers, and keeps the feed running as long as the server does."""
+
+    name = "sessionkeeper"
+
+    def initialize_settings(self) -> None:
+        gateway = GatewayClient.instance()
+        self.settings[_FEED] = StatusFeed(gateway.url, gateway.auth_token, self.log)
+
+    def initialize_handlers(self) -> None:
+        self.handlers.extend(
+            [
+                (r"/sessionkeeper/status", StatusHandler),
+                (r"/sessionkeeper/events", EventsHandler),
+            ]
+        )
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        self.settings[_FEED].start()
+
+    async def stop_extension(self) -> None:
+        await self.settings[_FEED].stop()
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    return [{"module": "sessionkeeper.ui.handlers", "app": SessionExtension}]

@@ -1,0 +1,51 @@
+// The status of the session over the server's WebSocket, connecting again for ever.
+
+const RETRY_MS = [200, 500, 1000, 2000];
+
+/** Calls `listener(status)` with each status; `state` is `server-away` while there is no server. */
+export class Feed {
+  constructor(settings, listener) {
+    this._settings = settings;
+    this._listener = listener;
+    this._failures = 0;
+    this._last = {};
+    this._connect();
+    window.addEventListener('online', () => this._again(0));
+  }
+
+  _url() {
+    const { wsUrl, token, appendToken } = this._settings;
+    const url = new URL('sessionkeeper/events', wsUrl.endsWith('/') ? wsUrl : `${wsUrl}/`);
+    if (appendToken && token) {
+      url.searchParams.set('token', token);
+    }
+    return url;
+  }
+
+  _connect() {
+    this._timer = null;
+    const socket = new WebSocket(this._url());
+    this._socket = socket;
+    socket.onmessage = ({ data }) => {
+      this._failures = 0;
+      this._last = JSON.parse(data);
+      this._listener(this._last);
+    };
+    socket.onclose = () => {
+      if (socket !== this._socket) {
+        return;
+      }
+      this._listener({ ...this._last, state: 'server-away', message: '' });
+      this._again(RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)]);
+      this._failures += 1;
+    };
+  }
+
+  _again(ms) {
+    if (this._socket.readyState === WebSocket.OPEN) {
+      return;
+    }
+    window.clearTimeout(this._timer);
+    this._timer = window.setTimeout(() => this._connect(), ms);
+  }
+}

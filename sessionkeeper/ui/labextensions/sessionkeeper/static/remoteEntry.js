@@ -1,0 +1,42 @@
+// A module federation container, written by hand: what JupyterLab expects of a prebuilt extension
+// is an object with `init(shareScope)` and `get(module)`. The share scope holds JupyterLab's own
+// modules as {name: {version: {get: () => Promise<() => module>}}}. The rest is plain ES modules
+// beside this file, so there is nothing to build.
+(() => {
+  const base = new URL('.', document.currentScript.src);
+  let scope = null;
+
+  const newestFirst = (a, b) =>
+    b.localeCompare(a, undefined, { numeric: true, sensitivity: 'base' });
+
+  const shared = async name => {
+    const versions = scope[name];
+    if (!versions) {
+      throw new Error(`sessionkeeper: this JupyterLab does not share ${name}`);
+    }
+    const version = Object.keys(versions).sort(newestFirst)[0];
+    return (await versions[version].get())();
+  };
+
+  const extension = async () => {
+    const [apputils, statusbar, widgets, local] = await Promise.all([
+      shared('@jupyterlab/apputils'),
+      shared('@jupyterlab/statusbar'),
+      shared('@lumino/widgets'),
+      import(new URL('plugin.js', base))
+    ]);
+    const plugin = local.createPlugin({ apputils, statusbar, widgets, base });
+    return () => ({ __esModule: true, default: plugin });
+  };
+
+  window._JUPYTERLAB = window._JUPYTERLAB || {};
+  window._JUPYTERLAB.sessionkeeper = {
+    init: shareScope => {
+      scope = shareScope;
+    },
+    get: module =>
+      module === './extension'
+        ? extension()
+        : Promise.reject(new Error(`sessionkeeper: no module ${module}`))
+  };
+})();
