@@ -16,8 +16,8 @@
     ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
     └── FileTreeError               a path of a file tree that is not there, or not of that kind
 
-`code` is stable and for machines, `retryable` says whether the same call may succeed later, `hint` says what to do;
-`str(error)` is the text a user reads.
+`code` is stable and for machines, `retryable` says whether the same call may succeed later,
+`hint` says what to do; `str(error)` is the text a user reads.
 """
 
 from __future__ import annotations

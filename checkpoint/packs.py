@@ -1,0 +1,162 @@
+"""Packs: many sealed chunks in one object, so that a session is not a million.
+
+`packs/<id>` = sealed chunks, back to back | sealed index | footer.
+Index (sealed): per chunk id 32 | sealed length u32 | plain length u32, in the order of the chunks.
+Footer: magic `SKPK` | version u8 | 3 zero bytes | index length u32 | number of chunks u32,
+little-endian. A pack is named by the keyed BLAKE3 of its bytes: writing it twice is harmless, and
+every bit is checked.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from checkpoint.blobs import BlobStore
+from checkpoint.chunks import ID_BYTES
+from checkpoint.errors import Damaged, NotFound, UnknownFormat
+from checkpoint.keys import SEAL_OVERHEAD, SessionKeys
+
+PACK_ID_BYTES = 16
+# Sealed bytes after which a pack is closed; it ends up larger by one chunk and the index at most.
+PACK_TARGET = 8 << 20
+
+_MAGIC = b"SKPK"
+_VERSION = 1
+_FOOTER = struct.Struct("<4sB3xII")
+_ENTRY = struct.Struct(f"<{ID_BYTES}sII")
+_CONTEXT = b"pack index 1"
+
+
+class PackRef(NamedTuple):
+    """How a manifest names a pack: enough to read its index with one range request."""
+
+    id: bytes
+    size: int
+    index_size: int
+
+    @property
+    def key(self) -> str:
+        return f"packs/{self.id.hex()}"
+
+
+class Entry(NamedTuple):
+    """One chunk of a pack: where its sealed bytes are, and how long its content is."""
+
+    id: bytes
+    offset: int
+    length: int
+    plain: int
+
+
+class Location(NamedTuple):
+    pack: PackRef
+    offset: int
+    length: int
+    plain: int
+
+
+def encode_pack(
+    keys: SessionKeys, chunks: Sequence[tuple[bytes, bytes, int]]
+) -> tuple[PackRef, list[Entry], bytes]:
+    """A pack of (id, sealed chunk, plain length)s: its reference, its entries, its bytes."""
+    entries, offset = [], 0
+    for name, sealed, plain in chunks:
+        entries.append(Entry(name, offset, len(sealed), plain))
+        offset += len(sealed)
+    index = b"".join([_ENTRY.pack(entry.id, entry.length, entry.plain) for entry in entries])
+    sealed_index = b"".join(keys.sealer.seal(index, _CONTEXT))
+    footer = _FOOTER.pack(_MAGIC, _VERSION, len(sealed_index), len(entries))
+    data = b"".join([*[sealed for _, sealed, _ in chunks], sealed_index, footer])
+    return PackRef(pack_id(keys, data), len(data), len(sealed_index)), entries, data
+
+
+def pack_id(keys: SessionKeys, data: bytes) -> bytes:
+    """The name of a pack with these bytes."""
+    return bytes(blake3(data, key=keys.pack_id_key).digest(PACK_ID_BYTES))
+
+
+def tail_size(ref: PackRef) -> int:
+    """Length of index and footer in bytes."""
+    return ref.index_size + _FOOTER.size
+
+
+def decode_index(keys: SessionKeys, ref: PackRef, tail: bytes) -> list[Entry]:
+    """The entries of a pack from its last `ref.index_size` + footer bytes. Raises `Damaged`."""
+    what = f"The index of pack {ref.id.hex()}"
+    if len(tail) != tail_size(ref):
+        raise Damaged(what, "it is cut short")
+    magic, version, size, count = _FOOTER.unpack(tail[-_FOOTER.size :])
+    if magic != _MAGIC:
+        raise Damaged(what, "its footer is not one")
+    if version > _VERSION:
+        raise UnknownFormat(what, version, _VERSION)
+    if size != ref.index_size or size - SEAL_OVERHEAD != count * _ENTRY.size:
+        raise Damaged(what, "its footer does not fit")
+    plain = keys.sealer.open(tail[: -_FOOTER.size], _CONTEXT, what)
+    entries, offset = [], 0
+    for name, length, plain_length in _ENTRY.iter_unpack(plain):
+        entries.append(Entry(name, offset, length, plain_length))
+        offset += length
+    if offset + size + _FOOTER.size != ref.size:
+        raise Damaged(what, "its lengths do not add up")
+    return entries
+
+
+def read_index(store: BlobStore, keys: SessionKeys, ref: PackRef) -> list[Entry]:
+    """The entries of a pack in the store. Raises `Damaged` when it is missing or not intact."""
+    length = tail_size(ref)
+    try:
+        tail = store.get(ref.key, max(0, ref.size - length), length)
+    except NotFound:
+        raise Damaged(f"Pack {ref.id.hex()}", "it is missing from the store") from None
+    return decode_index(keys, ref, tail)
+
+
+class PackIndex:
+    """Which chunks the known packs hold; kept between the checkpoints of a node's life."""
+
+    def __init__(self, store: BlobStore, keys: SessionKeys) -> None:
+        self.store = store
+        self.keys = keys
+        self.where: dict[bytes, Location] = {}
+        self.packs: dict[PackRef, list[Entry]] = {}
+        self._lock = threading.Lock()
+
+    def load(self, refs: Iterable[PackRef]) -> None:
+        """Learn what these packs hold, reading the indices not yet known. Raises `Damaged`."""
+        new = [ref for ref in refs if ref not in self.packs]
+        if len(new) == 1:
+            self.add(new[0], read_index(self.store, self.keys, new[0]))
+        elif new:
+            with ThreadPoolExecutor(min(8, len(new)), "pack-index") as pool:
+                tails = pool.map(lambda ref: read_index(self.store, self.keys, ref), new)
+                for ref, entries in zip(new, tails, strict=True):
+                    self.add(ref, entries)
+
+    def add(self, ref: PackRef, entries: list[Entry]) -> None:
+        with self._lock:
+            self.packs[ref] = entries
+            for name, offset, length, plain in entries:
+                self.where[name] = Location(ref, offset, length, plain)
+
+    def forget(self, refs: Iterable[PackRef]) -> None:
+        """Know nothing of these packs any more."""
+        with self._lock:
+            for ref in refs:
+                for entry in self.packs.pop(ref, ()):
+                    location = self.where.get(entry.id)
+                    if location is not None and location.pack == ref:
+                        del self.where[entry.id]
+
+    def locate(self, name: bytes) -> Location:
+        """Where a chunk is. Raises `Damaged` when no known pack holds it."""
+        location = self.where.get(name)
+        if location is None:
+            raise Damaged(f"Chunk {name.hex()}", "no pack of the checkpoint holds it")
+        return location

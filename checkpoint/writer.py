@@ -1,0 +1,267 @@
+"""Writing chunks: what the session already holds is not written again; the rest goes up in packs.
+
+A `Writer` lives as long as the session is on its node and makes one checkpoint after the other:
+every chunk of a checkpoint is named by `add` or `keep`, then `finish` gives the packs that hold
+them. Until a manifest names those packs nothing of it is part of a checkpoint, so failing anywhere
+loses nothing that was committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
+
+from checkpoint.blobs import BlobStore, Buffer
+from checkpoint.chunks import MAX_CHUNK, chunk_id, seal, unseal
+from checkpoint.errors import AlreadyExists
+from checkpoint.keys import SessionKeys
+from checkpoint.packs import PACK_TARGET, PackIndex, PackRef, encode_pack
+from checkpoint.runs import plan, read_sealed
+
+_UPLOADS = 3
+_SEAL_INLINE = 8 << 10  # below this, handing it to a thread costs more than sealing it
+_SLACK = 8 << 20  # waste up to this is not worth rewriting anything for
+_REWRITE_BYTES = 64 << 20  # of live chunks, at most, per checkpoint
+_SMALL_PACK = 1 << 20
+_MANY_SMALL = 64
+
+
+class Writer:
+    """Adds chunks to a session. Thread-safe; holds at most about 64 MiB of what is on its way.
+
+    After an error of `add` or `keep`, `abort` gives up the checkpoint under way; `finish` does so
+    itself when it fails. The next `add` begins a new one, which uses the packs already stored.
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        keys: SessionKeys,
+        packs: Iterable[PackRef] = (),
+        *,
+        threads: int = 2,
+    ) -> None:
+        """`store` is the session's part of a store; `packs` those of the checkpoint to go on from.
+
+        Reads their indices: raises `Damaged`, and what the store raises.
+        """
+        self.keys = keys
+        self.index = PackIndex(store, keys)
+        self.index.load(packs)
+        self.written_bytes = 0  # of packs, since this writer was made
+        self._store = store
+        self._sealers = ThreadPoolExecutor(threads, "chunk-sealer")
+        self._uploaders = ThreadPoolExecutor(_UPLOADS, "pack-upload")
+        self._room = threading.BoundedSemaphore(_UPLOADS)
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._live: set[bytes] = set()
+        self._fresh: set[bytes] = set()  # added in this checkpoint
+        self._open = _OpenPack()
+        self._uploads: list[Future[None]] = []
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the checkpoint under way and end the threads."""
+        self.abort()
+        self._sealers.shutdown(wait=True)
+        self._uploaders.shutdown(wait=True)
+
+    def holds(self, names: Iterable[bytes]) -> bool:
+        """Whether all these chunks are stored or on their way, so that they may be kept."""
+        where, fresh = self.index.where, self._fresh
+        return all(name in where or name in fresh for name in names)
+
+    def add(self, data: Buffer) -> bytes:
+        """Store at most `MAX_CHUNK` bytes as a chunk; its id.
+
+        `data` must not change until `finish`.
+        Raises what the store raises, also for chunks added before.
+        """
+        if len(data) > MAX_CHUNK:
+            raise ValueError(f"a chunk has at most {MAX_CHUNK} bytes, not {len(data)}")
+        name = chunk_id(self.keys, data)
+        with self._lock:
+            self._raise_failure()
+            self._live.add(name)
+            if name in self.index.where or name in self._fresh:
+                return name
+            self._fresh.add(name)
+            self._append(name, self._sealed(name, data), len(data))
+        return name
+
+    def keep(self, names: Iterable[bytes]) -> None:
+        """Say that these chunks, which the session holds, are part of this checkpoint too.
+
+        Raises `ValueError` for a chunk that it does not hold (see `holds`).
+        """
+        names = list(names)
+        if not self.holds(names):
+            missing = next(name for name in names if not self.holds([name]))
+            raise ValueError(f"chunk {missing.hex()} is not in this session's packs")
+        with self._lock:
+            self._raise_failure()
+            self._live.update(names)
+
+    def finish(self) -> tuple[PackRef, ...]:
+        """Wait until every chunk is durable; the packs that hold the chunks of this checkpoint.
+
+        Packs of which little is live are replaced, a bounded amount per checkpoint, so that at
+        most about half of what the packs hold is waste. Raises `Damaged` when a pack to be
+        replaced is, and what the store raises.
+        """
+        try:
+            with self._lock:
+                self._close_pack()
+            self._settle()
+            self._rewrite()
+        except BaseException:
+            self.abort()
+            raise
+        packs = tuple(self._live_bytes())
+        dead = set(self.index.packs).difference(packs)
+        self.index.forget(dead)
+        self._begin()
+        return packs
+
+    def abort(self) -> None:
+        """Give up the checkpoint under way. What was stored of it serves the next one."""
+        for upload in self._uploads:
+            upload.exception()
+        with self._lock:
+            self._begin()
+
+    def _sealed(self, name: bytes, data: Buffer) -> Future[bytes]:
+        if len(data) >= _SEAL_INLINE:
+            return self._sealers.submit(seal, self.keys, name, data)
+        return _done(seal(self.keys, name, data))
+
+    def _append(self, name: bytes, sealed: Future[bytes], plain: int) -> None:
+        self._open.append(name, sealed, plain)
+        if self._open.size() >= PACK_TARGET:
+            self._close_pack()
+
+    def _close_pack(self) -> None:
+        if not self._open.chunks:
+            return
+        chunks, self._open = self._open.chunks, _OpenPack()
+        self._room.acquire()
+        self._uploads.append(self._uploaders.submit(self._upload, chunks))
+
+    def _upload(self, chunks: list[tuple[bytes, Future[bytes], int]]) -> None:
+        try:
+            sealed = [(name, future.result(), plain) for name, future, plain in chunks]
+            chunks.clear()
+            ref, entries, data = encode_pack(self.keys, sealed)
+            sealed.clear()
+            with contextlib.suppress(AlreadyExists):  # an earlier attempt did arrive
+                self._store.create(ref.key, data)
+            self.index.add(ref, entries)
+            self.written_bytes += ref.size
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._room.release()
+
+    def _settle(self) -> None:
+        for upload in self._uploads:
+            upload.exception()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _live_bytes(self) -> dict[PackRef, int]:
+        """Sealed bytes of this checkpoint's chunks per pack; packs without any are left out."""
+        live: dict[PackRef, int] = {}
+        locate = self.index.locate
+        for name in self._live:
+            location = locate(name)
+            live[location.pack] = live.get(location.pack, 0) + location.length
+        return dict(sorted(live.items()))
+
+    def _rewrite(self) -> None:
+        replaced = choose_rewrites(self._live_bytes())
+        if not replaced:
+            return
+        names = [entry.id for ref in replaced for entry in self.index.packs[ref]]
+        names = [name for name in dict.fromkeys(names) if name in self._live]
+        names = [name for name in names if self.index.where[name].pack in replaced]
+        for run in plan(self.index, names):
+            for name, location, sealed in read_sealed(self._store, run):
+                what = f"Chunk {name.hex()} in pack {location.pack.id.hex()}"
+                unseal(self.keys, name, sealed, what)  # never carry damage on
+                with self._lock:
+                    self._raise_failure()
+                    self._append(name, _done(bytes(sealed)), location.plain)
+        with self._lock:
+            self._close_pack()
+        self._settle()
+
+
+def choose_rewrites(live: dict[PackRef, int]) -> set[PackRef]:
+    """The packs to replace, given the live bytes in each.
+
+    Those of which the least is live, while more than half of all bytes is waste; and the small
+    ones when there are many. At most `_REWRITE_BYTES` of live bytes.
+    """
+    total = sum(live.values())
+    waste = sum(ref.size for ref in live) - total
+    budget = _REWRITE_BYTES
+    chosen: set[PackRef] = set()
+    for ref in sorted(live, key=lambda ref: live[ref] / ref.size):
+        if waste <= total + _SLACK or budget < live[ref]:
+            break
+        chosen.add(ref)
+        budget -= live[ref]
+        waste -= ref.size - live[ref]
+    small = [ref for ref in live if live[ref] < _SMALL_PACK and ref not in chosen]
+    if len(small) > _MANY_SMALL:
+        for ref in sorted(small, key=lambda ref: live[ref]):
+            if budget < live[ref]:
+                break
+            chosen.add(ref)
+            budget -= live[ref]
+    return chosen
+
+
+class _OpenPack:
+    """A pack being filled; chunks not sealed yet count with their plain size."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[bytes, Future[bytes], int]] = []
+        self._sealed = 0
+        self._pending: deque[tuple[Future[bytes], int]] = deque()
+        self._pending_bytes = 0
+
+    def append(self, name: bytes, sealed: Future[bytes], plain: int) -> None:
+        self.chunks.append((name, sealed, plain))
+        self._pending.append((sealed, plain))
+        self._pending_bytes += plain
+
+    def size(self) -> int:
+        while self._pending and self._pending[0][0].done():
+            sealed, plain = self._pending.popleft()
+            self._sealed += len(sealed.result())
+            self._pending_bytes -= plain
+        return self._sealed + self._pending_bytes
+
+
+def _done(sealed: bytes) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_result(sealed)
+    return future
