@@ -1,10 +1,12 @@
 """PID 1 of a node: keeps the agent running, reaps orphans, and ends everything when told.
 
-    python -m sessionkeeper.nodes.init [--hide DIRECTORY [--keep DIRECTORY]...] -- AGENT [ARG]...
+    python -m sessionkeeper.nodes.init --ready-fd N [--hide DIRECTORY [--keep DIRECTORY]...]
+        -- AGENT [ARG]...
 
-It starts the agent when it reads a line from standard input, and ends when there is none: by then
-the supervisor has connected the node's network. When the agent ends by itself it is started again,
-so that kernels outlive it. SIGTERM ends the agent, then everything else on the node.
+It says "started" on the descriptor, and starts the agent when it reads a line from standard input,
+by which time the supervisor has connected the node's network; it ends when there is none. When the
+agent ends by itself it is started again, so that kernels outlive it. SIGTERM ends the agent, then
+everything else on the node.
 
 Without a PID namespace it is a "child subreaper" (prctl(2)): what daemonises inside the node stays
 its descendant. Only the standard library, and little of that: it costs memory on every node.
@@ -19,6 +21,7 @@ import sys
 import time
 
 from sessionkeeper.nodes.processes import descendants, end_all
+from sessionkeeper.up.ready import announce
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC = 2, 4, 4096, 16384
@@ -32,25 +35,23 @@ def main(arguments: list[str]) -> int:
     """See above. Returns the exit status."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _MASK)
     split = arguments.index("--")
-    hidden, kept, agent = _options(arguments[:split], arguments[split + 1 :])
+    options, agent = _options(arguments[:split]), arguments[split + 1 :]
     if os.getpid() == 1:
-        _arrange_mounts(hidden, kept)
+        _arrange_mounts(options.get("--hide", []), options.get("--keep", []))
     else:
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    announce(int(options["--ready-fd"][0]), "started")
     if not sys.stdin.readline():
         return 1
     _give_up_stdin()
     return _keep_running(agent)
 
 
-def _options(options: list[str], agent: list[str]) -> tuple[str | None, list[str], list[str]]:
-    pairs = list(zip(options[::2], options[1::2], strict=True))
-    hidden = [value for name, value in pairs if name == "--hide"]
-    return (
-        hidden[-1] if hidden else None,
-        [value for name, value in pairs if name == "--keep"],
-        agent,
-    )
+def _options(words: list[str]) -> dict[str, list[str]]:
+    options: dict[str, list[str]] = {}
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        options.setdefault(name, []).append(value)
+    return options
 
 
 def _keep_running(agent: list[str]) -> int:
@@ -98,17 +99,16 @@ def _end(agent: int | None) -> int:
     return 0
 
 
-def _arrange_mounts(hidden: str | None, kept: list[str]) -> None:
+def _arrange_mounts(hidden: list[str], kept: list[str]) -> None:
     """Names of network namespaces are the node's own. What the state directory holds beside the
     node's own data (store, keys, tokens, other nodes) is not there for it."""
     os.makedirs("/run/netns", exist_ok=True)
     _mount("tmpfs", "/run/netns", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
-    if hidden is None:
-        return
     inside = [one for one in kept if os.path.isdir(one)]
     # Open first: once the tmpfs covers them they can be reached by descriptor alone.
     handles = {one: os.open(one, os.O_PATH) for one in inside}
-    _mount("tmpfs", hidden, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=700,size=64k")
+    for path in hidden:
+        _mount("tmpfs", path, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=700,size=64k")
     for path, handle in handles.items():
         os.makedirs(path, mode=0o700, exist_ok=True)
         _mount(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC, None)

@@ -107,18 +107,31 @@ class Child:
         with suppress(OSError):
             self._process.stdin.write(b"go\n")
 
-    async def said_ready(self, timeout: float) -> None:
-        """Return when it said "ready" (once more). ChildFailed when it ends before, or when
-        `timeout` seconds pass."""
+    async def said(self, word: str, seconds: float) -> None:
+        """Return when it said `word` (once more). ChildFailed when it ends before, or when it
+        does not in `seconds`."""
+        hearing = asyncio.create_task(self._hear(word))
+        ending = asyncio.create_task(self._process.wait())
         try:
-            async with asyncio.timeout(timeout):
-                line = await self._ready.readline()
-                if not line:
-                    await self.ended()
-        except TimeoutError:
-            raise ChildFailed(self.name, f"was not ready in {timeout:.0f} s", self.log) from None
-        if not line:
+            await asyncio.wait(
+                (hearing, ending), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if hearing.done() and hearing.result():
+                return
+            if self.returncode is None and not hearing.done():
+                raise ChildFailed(self.name, f"was not {word} in {seconds:.0f} s", self.log)
+            # Descriptors close before the process is dead, or a grandchild may hold them open.
+            await ending
             raise ChildFailed(self.name, f"ended ({self.reason()})", self.log)
+        finally:
+            hearing.cancel()
+            ending.cancel()
+
+    async def _hear(self, word: str) -> bool:
+        while line := await self._ready.readline():
+            if line.strip() == word.encode():
+                return True
+        return False
 
     async def ended(self) -> None:
         """Return when it is dead and collected."""

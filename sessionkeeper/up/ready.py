@@ -12,9 +12,9 @@ from contextlib import suppress
 __all__ = ["announce"]
 
 
-def announce(ready_fd: int | None) -> None:
+def announce(ready_fd: int | None, word: str = "ready") -> None:
     """Tell whoever started this process that it serves. May be called again, after a restart.
     Does nothing without a descriptor, or when nobody listens any more."""
     if ready_fd is not None:
         with suppress(OSError):
-            os.write(ready_fd, b"ready\n")
+            os.write(ready_fd, f"{word}\n".encode())

@@ -13,6 +13,7 @@ logs/<name>.log
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -53,7 +54,7 @@ class StateDirectory:
             for name in ("ui", "gateway", "agent"):
                 self._make_token(self.token_file(name))
         except OSError as error:
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise DiskFull(f"no space left for {self.path}") from None
             raise UsageError(
                 f"the state directory {self.path} cannot be used: {error.strerror}",

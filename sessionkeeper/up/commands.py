@@ -1,0 +1,99 @@
+"""How the supervisor calls the parts: argument vectors, as data. No secret is in them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sessionkeeper.nodes.local import cgroup_of
+from sessionkeeper.settings import UpSettings
+from sessionkeeper.up.state import StateDirectory
+
+__all__ = ["Commands", "Places"]
+
+_SELF = (sys.executable, "-m", "sessionkeeper")
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the gateway listens: `port` on loopback, and on `agent_host` where nodes have a
+    network of their own."""
+
+    port: int
+    agent_host: str | None = None
+
+    @property
+    def url(self) -> str:
+        """For this machine."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def agent_url(self) -> str:
+        """For agents on the nodes."""
+        return f"http://{self.agent_host or LOOPBACK}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The programs; the flags that each gets are added by the methods. `{ready_fd}` stands for
+    the descriptor on which a part says that it is ready."""
+
+    gateway_program: Sequence[str] = field(default=(*_SELF, "gateway"))
+    ui_program: Sequence[str] = field(default=(*_SELF, "ui"))
+    agent_program: Sequence[str] = field(default=(*_SELF, "agent"))
+
+    def gateway(self, settings: UpSettings, state: StateDirectory, places: Places) -> list[str]:
+        """The gateway's argv."""
+        return [
+            *self.gateway_program,
+            *("--state", str(state.gateway)),
+            *("--host", LOOPBACK),
+            *("--port", str(places.port)),
+            *_given("--agent-host", places.agent_host),
+            *("--token-file", str(state.token_file("gateway"))),
+            *("--agent-token-file", str(state.token_file("agent"))),
+            *("--store", settings.store),
+            *("--master-key", str(state.master_key)),
+            *("--lease-seconds", str(settings.lease_seconds)),
+            *("--on-rollback", settings.on_rollback),
+            *_given("--seed", settings.workspace),
+            *("--ready-fd", "{ready_fd}"),
+        ]
+
+    def ui(self, settings: UpSettings, state: StateDirectory, places: Places) -> list[str]:
+        """The UI server's argv."""
+        return [
+            *self.ui_program,
+            *("--state", str(state.ui)),
+            *("--host", settings.host),
+            *("--port", str(settings.port)),
+            *("--token-file", str(state.token_file("ui"))),
+            *("--gateway-url", places.url),
+            *("--gateway-token-file", str(state.token_file("gateway"))),
+            *("--ready-fd", "{ready_fd}"),
+        ]
+
+    def agent(
+        self, settings: UpSettings, runtime: str, instance: str, name: str, data: Path, url: str
+    ) -> list[str]:
+        """The argv of a node's agent; `data` is the node's directory, `url` the gateway's."""
+        return [
+            *self.agent_program,
+            *("--gateway-url", url),
+            *("--token-file", str(data / "token")),
+            *("--node", name),
+            *("--tier", settings.tier),
+            *("--data", str(data / "agent")),
+            *("--runtime", runtime),
+            *_given("--criu", settings.criu),
+            *_given("--memory-bytes", settings.memory),
+            *_given("--cgroup", cgroup_of(instance, name) if runtime == "container" else None),
+            *("--ready-fd", "{ready_fd}"),
+        ]
+
+
+def _given(flag: str, value: object) -> list[str]:
+    return [] if value is None else [flag, str(value)]

@@ -1,0 +1,263 @@
+"""Starts the gateway, the nodes and the UI server, keeps them running, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sessionkeeper.errors import SessionkeeperError, UnknownNode, UsageError
+from sessionkeeper.nodes.bridged import BridgedNetwork
+from sessionkeeper.nodes.local import NamespaceNode, NodePlan, ProcessNode
+from sessionkeeper.nodes.processes import part_of
+from sessionkeeper.settings import UpSettings, default_state
+from sessionkeeper.up import control, leftovers
+from sessionkeeper.up.child import Child
+from sessionkeeper.up.commands import LOOPBACK, Commands, Places
+from sessionkeeper.up.ports import choose_port
+from sessionkeeper.up.state import StateDirectory
+from sessionkeeper.up.terminal import Terminal
+
+__all__ = ["Supervisor", "restart_delay"]
+
+READY_SECONDS = 60.0
+STEADY_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+_log = logging.getLogger("sessionkeeper.up")
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds to wait before a part is started again that ended `failures` times in a row."""
+    return min(0.25 * 2 ** (failures - 1), 10.0) if failures > 0 else 0.0
+
+
+class Supervisor:
+    """Everything of one state directory, whose lock the caller holds. `runtime` is `container` or
+    `process`; with `namespaces`, nodes get namespaces of their own, which needs root."""
+
+    def __init__(
+        self,
+        settings: UpSettings,
+        state: StateDirectory,
+        *,
+        runtime: str,
+        namespaces: bool,
+        commands: Commands | None = None,
+        terminal: Terminal | None = None,
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._runtime = runtime
+        self._network = BridgedNetwork(state.id) if namespaces else None
+        self._commands = commands or Commands()
+        self._terminal = terminal or Terminal()
+        self._children: dict[str, Child] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._nodes: dict[str, ProcessNode] = {}
+        self._changing_nodes = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._started = time.time()
+
+    async def run(self) -> None:
+        """Until a signal or `sessionkeeper down` ends it. Raises what kept it from starting."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        starting = asyncio.create_task(self._start_everything())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                starting.result()
+                await stopping
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await self._stop_everything()
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _start_everything(self) -> None:
+        if self._network:
+            with self._terminal.step("connecting the nodes' network"):
+                await asyncio.to_thread(self._network.create)
+        agent_host = str(self._network.address) if self._network else None
+        hosts = [LOOPBACK, *([agent_host] if agent_host else [])]
+        self._places = Places(choose_port(hosts, self._settings.port + 1), agent_host)
+        server = await control.serve(self._state.listen(), self._handle)
+        self._server = server
+        with self._terminal.step("starting the gateway"):
+            await self._launch("gateway", self._start_gateway)
+        with self._terminal.step(f"starting {self._settings.nodes} nodes"):
+            names = [f"node-{index + 1}" for index in range(self._settings.nodes)]
+            await asyncio.gather(*(self._launch_node(name) for name in names))
+        if self._settings.ui:
+            with self._terminal.step("starting JupyterLab"):
+                await self._launch("ui", self._start_ui)
+        self._write_record()
+        default = self._state.path == StateDirectory(default_state()).path
+        shown = None if default else self._state.path
+        self._terminal.ready(self._url(), list(self._nodes), shown)
+        _log.info("everything runs")
+
+    async def _stop_everything(self) -> None:
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        gateway, ui = self._children.get("gateway"), self._children.get("ui")
+        with self._terminal.step("stopping: the session is saved first"):
+            # The gateway first, while its nodes are there: it makes the final checkpoints.
+            if gateway:
+                await gateway.stop(leftovers.GATEWAY_SECONDS, self._hurry)
+            if ui:
+                await ui.stop(STOP_SECONDS, self._hurry)
+            stops = (node.stop(STOP_SECONDS, self._hurry) for node in self._nodes.values())
+            for result in await asyncio.gather(*stops, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    _log.error("a node did not stop: %s", result)
+            await asyncio.to_thread(leftovers.end_processes, self._state, self._terminal.say)
+            await asyncio.to_thread(leftovers.sweep, self._state)
+        self._state.forget_record()
+
+    async def _launch(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        """Start a part, wait until it is ready, and keep it running from then on."""
+        await self._bring_up(name, start)
+        self._watchers[name] = asyncio.create_task(self._keep_running(name, start))
+
+    async def _bring_up(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        child = self._children[name] = await start()
+        await child.said("ready", READY_SECONDS)
+
+    async def _keep_running(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        failures, since = 0, time.monotonic()
+        while True:
+            child = self._children[name]
+            await child.ended()
+            failures = 1 if time.monotonic() - since > STEADY_SECONDS else failures + 1
+            delay = restart_delay(failures)
+            self._tell(f"{name} ended ({child.reason()}); starting it again. Its log: {child.log}")
+            await asyncio.sleep(delay)
+            since = time.monotonic()
+            try:
+                await self._bring_up(name, start)
+                self._tell(f"{name} is back")
+            except SessionkeeperError as error:
+                self._tell(str(error))
+                self._children[name].signal(signal.SIGKILL)
+
+    def _tell(self, text: str) -> None:
+        _log.warning(text)
+        self._terminal.say(text)
+
+    async def _start_gateway(self) -> Child:
+        argv = self._commands.gateway(self._settings, self._state, self._places)
+        return await self._start_child("gateway", argv)
+
+    async def _start_ui(self) -> Child:
+        argv = self._commands.ui(self._settings, self._state, self._places)
+        return await self._start_child("ui", argv)
+
+    async def _start_child(self, name: str, argv: list[str]) -> Child:
+        environ = {**os.environ, **part_of(self._state.id, name)}
+        return await Child.start(name, argv, log=self._state.log(name), environ=environ)
+
+    async def _launch_node(self, name: str) -> None:
+        index = int(name.removeprefix("node-")) - 1
+        data = self._state.nodes / name
+        plan = NodePlan(
+            instance=self._state.id,
+            name=name,
+            index=index,
+            data=data,
+            log=self._state.log(name),
+            agent=self._commands.agent(
+                self._settings, self._runtime, self._state.id, name, data, self._places.agent_url
+            ),
+            environ=os.environ,
+            hide=self._state.path,
+            # Where `sessionkeeper setup` puts CRIU when the state directory is the default one.
+            keep=[self._state.path / "criu"],
+            token=self._state.token("agent"),
+        )
+        network = self._network
+        node = NamespaceNode(plan, network) if network else ProcessNode(plan)
+        self._nodes[name] = node
+        await self._launch(name, node.start)
+
+    async def _handle(self, call: dict[str, Any]) -> dict[str, Any]:
+        match call.get("command"):
+            case "kill":
+                return await self._kill_node(str(call.get("node")))
+            case "start":
+                return await self._add_node(call.get("node"))
+            case "stop":
+                self._asked_to_stop()
+                return {}
+            case other:
+                raise UsageError(f"the supervisor knows no command {other!r}")
+
+    async def _kill_node(self, name: str) -> dict[str, Any]:
+        async with self._changing_nodes:
+            if name not in self._nodes:
+                raise UnknownNode(f"no node {name!r} runs here; there is {self._names()}")
+            if watcher := self._watchers.pop(name, None):
+                watcher.cancel()
+            began = time.monotonic()
+            await self._nodes.pop(name).pull_plug()
+            _log.info("the plug of %s was pulled", name)
+            self._write_record()
+            return {"node": name, "seconds": time.monotonic() - began}
+
+    async def _add_node(self, name: object) -> dict[str, Any]:
+        async with self._changing_nodes:
+            free = (f"node-{number}" for number in range(1, 61))
+            chosen = str(name) if name else next(one for one in free if one not in self._nodes)
+            if chosen in self._nodes:
+                raise UsageError(f"{chosen} runs already", hint="`sessionkeeper node list`")
+            number = chosen.removeprefix("node-")
+            if chosen == number or not number.isdecimal() or not 1 <= int(number) <= 60:
+                raise UsageError(f"{chosen!r} is no name for a node here", hint="node-1 to node-60")
+            try:
+                await self._launch_node(chosen)
+            except BaseException:
+                await self._nodes.pop(chosen).pull_plug()
+                raise
+            self._write_record()
+            return {"node": chosen}
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self._nodes)) or "none"
+
+    def _url(self) -> str:
+        shown = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - what to show for them
+        host = shown.get(self._settings.host, self._settings.host)
+        return f"http://{host}:{self._settings.port}/lab?token={self._state.token('ui')}"
+
+    def _write_record(self) -> None:
+        self._state.write_record(
+            {
+                "pid": os.getpid(),
+                "instance": self._state.id,
+                "started": self._started,
+                "url": self._url(),
+                "gateway": self._places.url,
+                "runtime": self._runtime,
+                "nodes": {name: self._described(node) for name, node in self._nodes.items()},
+            }
+        )
+
+    def _described(self, node: ProcessNode) -> dict[str, Any]:
+        if self._network and isinstance(node, NamespaceNode):
+            address = str(self._network.node_address(node.plan.index))
+            return {"address": address, "init": node.init_pid}
+        return {"address": LOOPBACK, "init": None}
