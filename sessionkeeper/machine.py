@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -37,6 +39,7 @@ class Facts:
 
     system: str = ""
     debian: bool = False
+    prefix: str = "/usr"  # of the Python that this runs with
     cpus: int = 1
     memory: int = 0
     root: bool = False
@@ -73,6 +76,7 @@ def examine(state: Path) -> Facts:
     kernels, kernels_broken = _kernels()
     return Facts(
         system=f"{_os_name()}, Linux {platform.release()}, {platform.machine()}",
+        prefix=sys.prefix,
         debian=shutil.which("apt-get") is not None,
         cpus=len(os.sched_getaffinity(0)),
         memory=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -166,7 +170,8 @@ def _kernels() -> tuple[tuple[str, ...], dict[str, str]]:
         except Exception as error:  # a broken file of somebody else's must not end the examination
             broken[name] = str(error) or type(error).__name__
             continue
-        if _which(program) is None:
+        # jupyter_client puts its own interpreter in the place of a plain `python`.
+        if not re.fullmatch(r"python(3(\.\d+)?)?", program) and _which(program) is None:
             broken[name] = f"{program} is not there"
         else:
             good.append(name)
