@@ -16,139 +16,28 @@ under a new epoch.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import deque
 from typing import Any, Iterator, NamedTuple, Protocol, Sequence, Union  # noqa: UP035
 
-VERSION = (1, 0)
-
-HELLO, DATA, ACK, LOCAL = 1, 2, 3, 4
-SHELL, CONTROL, STDIN, IOPUB, EVENT = 0, 1, 2, 3, 16
-
-_STAMP = struct.Struct(">BIQ")
-_PARTS = struct.Struct(">BH")
+from gateway.frames import (
+    ACK,
+    DATA,
+    HELLO,
+    STAMP,
+    Hello,
+    LinkError,
+    encode_ack,
+    encode_data,
+    encode_payload,
+    kind_of,
+    stamp_of,
+)
 
 MiB = 1 << 20
 # What a shim keeps of unacknowledged output before it stops reading the kernel's iopub.
 OUTPUT_LIMIT = 64 * MiB
-
-
-class LinkError(ValueError):
-    """The peer sent something that is not this protocol. `code` is `bad_frame` or
-    `version_refused`.
-    """
-
-    def __init__(self, message: str, code: str = "bad_frame") -> None:
-        super().__init__(message)
-        self.code = code
-
-
-# -- codec ------------------------------------------------------------------------------------
-
-
-def encode_payload(channel: int, parts: Sequence[Any]) -> bytes:
-    """Payload of one message: `parts` are bytes-like, at most 65535 of them."""
-    sizes = [len(p) for p in parts]
-    return b"".join(
-        [_PARTS.pack(channel, len(sizes)), struct.pack(f">{len(sizes)}Q", *sizes), *parts]
-    )
-
-
-def decode_payload(payload: Any) -> tuple[int, list[memoryview]]:
-    """`(channel, parts)`; the parts are views into `payload`. Raises `LinkError`."""
-    view = memoryview(payload)
-    if len(view) < 3:
-        raise LinkError(f"payload of {len(view)} bytes is too short")
-    channel, count = _PARTS.unpack_from(view)
-    at = 3 + 8 * count
-    if len(view) < at:
-        raise LinkError("payload is shorter than its table of lengths")
-    parts = []
-    for size in struct.unpack_from(f">{count}Q", view, 3):
-        parts.append(view[at : at + size])
-        at += size
-    if at != len(view):
-        raise LinkError(f"payload has {len(view)} bytes, its lengths add up to {at}")
-    return channel, parts
-
-
-def encode_data(epoch: int, seq: int, payload: Any) -> bytes:
-    """A DATA frame."""
-    return b"".join((_STAMP.pack(DATA, epoch, seq), payload))
-
-
-def encode_ack(epoch: int, seq: int) -> bytes:
-    """An ACK frame: everything up to `(epoch, seq)`."""
-    return _STAMP.pack(ACK, epoch, seq)
-
-
-def encode_local(message: dict[str, Any]) -> bytes:
-    """A LOCAL frame."""
-    return b"\x04" + json.dumps(message).encode()
-
-
-def decode_local(frame: Any) -> dict[str, Any]:
-    """The JSON object of a LOCAL frame. Raises `LinkError`."""
-    return _json(frame)
-
-
-class Hello(NamedTuple):
-    """See docs/link-protocol.md §3."""
-
-    epoch: int
-    received: tuple[int, int]
-    next: int
-    answer: bool
-
-    def encode(self) -> bytes:
-        """The HELLO frame."""
-        return b"\x01" + json.dumps({"version": VERSION, **self._asdict()}).encode()
-
-    @classmethod
-    def decode(cls, frame: Any) -> Hello:
-        """Raises `LinkError`, also for another major version."""
-        hello = _json(frame)
-        try:
-            major = int(hello["version"][0])
-            if major != VERSION[0]:
-                raise LinkError(
-                    f"the peer speaks link protocol {major}, this is {VERSION[0]}",
-                    "version_refused",
-                )
-            epoch, seq = hello["received"]
-            return cls(
-                int(hello["epoch"]),
-                (int(epoch), int(seq)),
-                int(hello["next"]),
-                bool(hello.get("answer", False)),
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise LinkError(f"malformed HELLO: {error!r}") from None
-
-
-def kind_of(frame: Any) -> int:
-    """HELLO, DATA, ACK or LOCAL. Raises `LinkError`."""
-    if not len(frame) or frame[0] not in (HELLO, DATA, ACK, LOCAL):
-        raise LinkError("unknown kind of frame: %r" % bytes(frame[:1]))  # noqa: UP031
-    return int(frame[0])
-
-
-def _json(frame: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(bytes(frame[1:]))
-    except ValueError:
-        raise LinkError("frame is not JSON") from None
-    if not isinstance(value, dict):
-        raise LinkError("frame is not a JSON object")
-    return value
-
-
-def _stamp(frame: Any) -> tuple[int, int]:
-    if len(frame) < _STAMP.size:
-        raise LinkError(f"frame of {len(frame)} bytes is too short")
-    _, epoch, seq = _STAMP.unpack_from(frame)
-    return epoch, seq
+# Who holds inputs back when nothing else is said: a pause that ends with the agent's connection.
+AGENT = "agent"
 
 
 # -- the shim's side --------------------------------------------------------------------------
@@ -171,17 +60,13 @@ class ShimLink:
         self._unsent: deque[tuple[tuple[int, int], bytes]] = deque()
         self._hello: Hello | None = None
         self._greeted = False
-        self._paused = False
+        self._holds: set[str] = set()
         self._ack = False
 
     @property
     def full(self) -> bool:
         """True: keep no more output than must be; stop reading the kernel's iopub."""
         return self.unacked_bytes >= self.limit
-
-    @property
-    def paused(self) -> bool:
-        return self._paused
 
     def connected(self, epoch: int) -> None:
         """An agent has connected: say HELLO, send nothing else before the gateway has said it."""
@@ -190,22 +75,25 @@ class ShimLink:
 
     def disconnected(self) -> None:
         """The agent is gone. What it asked to hold back ends with it."""
-        self._greeted = self._paused = self._ack = False
+        self._greeted = self._ack = False
         self._hello = None
         self._unsent.clear()
+        self._holds.discard(AGENT)
 
-    def pause(self) -> None:
-        """Apply no inputs; the gateway sends them again after `resume`."""
-        self._paused = True
+    def pause(self, who: str = AGENT) -> None:
+        """Apply no inputs. They are dropped: the gateway sends them again after `resume`."""
+        self._holds.add(who)
 
-    def resume(self, epoch: int) -> None:
-        if self._paused:
-            self._paused = False
-            self._say_hello(epoch, answer=False)
+    def resume(self, epoch: int, who: str = AGENT) -> None:
+        """Ends the pause of `who`; inputs flow when nobody else holds them."""
+        if who in self._holds:
+            self._holds.discard(who)
+            if not self._holds:
+                self._say_hello(epoch, answer=False)
 
     def produce(self, epoch: int, channel: int, parts: Sequence[Any]) -> None:
         """Stamp one output of the kernel and keep it."""
-        frame = b"".join((_STAMP.pack(DATA, epoch, self.next_seq), encode_payload(channel, parts)))
+        frame = b"".join((STAMP.pack(DATA, epoch, self.next_seq), encode_payload(channel, parts)))
         item = ((epoch, self.next_seq), frame)
         self.next_seq += 1
         self.unacked_bytes += len(frame)
@@ -222,7 +110,7 @@ class ShimLink:
         if kind == DATA:
             return self._input(frame, epoch)
         if kind == ACK:
-            self._acked(_stamp(frame))
+            self._acked(stamp_of(frame))
         elif kind == HELLO:
             hello = Hello.decode(frame)
             if hello.epoch == epoch:
@@ -235,20 +123,20 @@ class ShimLink:
         return None
 
     def _input(self, frame: Any, epoch: int) -> memoryview | None:
-        of, number = _stamp(frame)
+        of, number = stamp_of(frame)
         if of != epoch or number > self.applied + 1:
             # Not for this incarnation, or a gap: HELLO tells the gateway where we are.
-            if not self._paused:
+            if not self._holds:
                 self._say_hello(epoch, answer=False)
             return None
         if number <= self.applied:
             self._ack = True
             return None
-        if self._paused:
+        if self._holds:
             return None
         self.applied = number
         self._ack = True
-        return memoryview(frame)[_STAMP.size :]
+        return memoryview(frame)[STAMP.size :]
 
     def _acked(self, upto: tuple[int, int]) -> None:
         while self._unacked and self._unacked[0][0] <= upto:
@@ -403,7 +291,7 @@ class GatewayLink:
         if kind == DATA:
             return self._output(frame)
         if kind == ACK:
-            epoch, number = _stamp(frame)
+            epoch, number = stamp_of(frame)
             if self._greeted and epoch == self.epoch and self.acked < number <= self.sent_high:
                 self.acked = number
             return None
@@ -438,7 +326,7 @@ class GatewayLink:
     def _output(self, frame: Any) -> Event:
         if not self._greeted or self.epoch is None:
             return None
-        epoch, seq = _stamp(frame)
+        epoch, seq = stamp_of(frame)
         if epoch > self.epoch:
             return FencedOff(epoch)
         if (epoch, seq) <= self.received:
@@ -447,7 +335,7 @@ class GatewayLink:
         if missing and not self._first:
             self._restart()
             return None
-        return Output(epoch, seq, memoryview(frame)[_STAMP.size :], missing)
+        return Output(epoch, seq, memoryview(frame)[STAMP.size :], missing)
 
     def accept(self, output: Output) -> None:
         """The output is written down; it will be acknowledged."""

@@ -1,0 +1,409 @@
+"""PID 1 beside a kernel: starts it, speaks ZMQ with it, and keeps what is not acknowledged.
+
+    python shim.pyz CONFIG.json
+
+Standard library and pyzmq, Python >= 3.8, one thread, no file descriptors that CRIU cannot dump.
+It is inside the process tree that is dumped: `ShimLink` in it *is* the kernel's position in a
+checkpoint. docs/link-protocol.md §4 has the agent's side.
+
+CONFIG: `kernel_id`, `listen` `{"unix": path}` or `{"tcp": [host, port]}`, `token`, `epoch_file`
+(10 decimal digits) or `epoch`, `ipc_dir` (short path, ours alone), `kernel` `{argv, env, cwd,
+interrupt_mode, language}` or null (then the agent calls `start`), `next_seq`, `applied`, `preload`
+(modules that a waiting interpreter imports ahead of `start`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable  # noqa: UP035
+
+import zmq
+
+from gateway.frames import (
+    CONTROL,
+    EVENT,
+    IOPUB,
+    LOCAL,
+    SHELL,
+    LinkError,
+    decode_local,
+    decode_payload,
+    encode_local,
+    kind_of,
+)
+from gateway.link import ShimLink
+from gateway.shim_agent import AgentSocket, Closed
+from gateway.shim_kernel import Kernel, Message
+
+STARTING = "starting"
+# How long a kernel that ended may still be heard: its last messages are in flight (seconds).
+QUIET = 0.05
+
+
+class Shim:
+    """The loop. All state that matters is in `link`; the rest can be built again."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.link = ShimLink(int(config.get("next_seq") or 1), int(config.get("applied") or 0))
+        self.kernel = Kernel(config["ipc_dir"])
+        self.ready = self.ending = False
+        self._busy: set[str] = set()
+        self._pid: int | None = None
+        self._quiet_at: float | None = None
+        self._probe_at = 0.0
+        self._probed = self._heard = False
+        self._kill_at: float | None = None
+        self._stops: list[tuple[AgentSocket, Any]] = []
+        self._executes: dict[str, tuple[AgentSocket, Any, float]] = {}
+        self._epoch_fd = (
+            os.open(config["epoch_file"], os.O_RDONLY) if "epoch_file" in config else -1
+        )
+        self._agent: AgentSocket | None = None
+        self._strangers: deque[AgentSocket] = deque()
+        self._listener = _listen(config["listen"])
+        self._wake, wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._terminate())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if config.get("preload"):
+            self.kernel.warm(config["preload"])
+        if config.get("kernel"):
+            self._start(config["kernel"])
+
+    @property
+    def epoch(self) -> int:
+        """Read for every message: after a restore another file is at its place."""
+        if self._epoch_fd < 0:
+            return int(self.config["epoch"])
+        return int(os.pread(self._epoch_fd, 10, 0))
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until SIGTERM; the exit code."""
+        while not (self.ending and self._pid is None):
+            for what in self._wait():
+                what()
+            self._reap()
+            self._deadlines(time.monotonic())
+            self._flush()
+        self._flush()
+        return 0
+
+    def _wait(self) -> list[Callable[[], None]]:
+        poller = zmq.Poller()
+        todo: dict[Any, Callable[[], None]] = {
+            self._wake: self._drain_wakeups,
+            self._listener.fileno(): self._accept,
+        }
+        for stranger in self._strangers:
+            todo[stranger.fileno()] = partial(self._read_agent, stranger)
+        if self.kernel.errors is not None:
+            todo[self.kernel.errors] = self.kernel.read_errors
+        for channel, sock in self.kernel.sockets.items():
+            if channel != IOPUB or not self.link.full:
+                todo[sock] = partial(self._read_kernel, channel)
+        for key in todo:
+            poller.register(key, zmq.POLLIN)
+        agent = self._agent
+        if agent is not None:
+            writes = zmq.POLLOUT if agent.pending else 0
+            poller.register(agent.fileno(), zmq.POLLIN | writes)
+            todo[agent.fileno()] = partial(self._read_agent, agent)
+        return [todo[key] for key, _ in poller.poll(self._timeout())]
+
+    def _timeout(self) -> int | None:
+        now = time.monotonic()
+        at = [t for t in (self._quiet_at, self._kill_at) if t is not None]
+        at += [deadline for _, _, deadline in self._executes.values()]
+        if self._pid is not None and not self.ready:
+            at.append(now + 0.005)
+        return max(0, int((min(at) - now) * 1000) + 1) if at else None
+
+    def _deadlines(self, now: float) -> None:
+        if self._pid is not None and not self.ready:
+            self._become_ready(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self.kernel.signal(signal.SIGKILL)
+        if self._quiet_at is not None and now >= self._quiet_at and not self.link.full:
+            self._exited()
+        for msg_id, (agent, call, deadline) in list(self._executes.items()):
+            if now >= deadline:
+                del self._executes[msg_id]
+                _answer_error(agent, call, "timeout", "the kernel did not answer in time")
+
+    def _drain_wakeups(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake, 4096)
+
+    def _flush(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        try:
+            agent.flush(lambda: self.link.next_frame(self.epoch))
+        except Closed:
+            self._drop(agent)
+
+    # -- the kernel ---------------------------------------------------------------------------
+
+    def _start(self, spec: dict[str, Any]) -> int:
+        self.ready = self._probed = self._heard = False
+        self._probe_at = 0.0
+        self.link.pause(STARTING)
+        self._pid = self.kernel.start(spec)
+        return self._pid
+
+    def _become_ready(self, now: float) -> None:
+        """Requests wait until the kernel answers one of ours and its iopub is heard."""
+        if not self.kernel.connect():
+            return
+        if now >= self._probe_at:
+            self._probe_at = now + (0.02 if self._probed else 0.5)
+            self.kernel.request(SHELL, "kernel_info_request", {})
+
+    def _read_kernel(self, channel: int) -> None:
+        for message in self.kernel.messages(channel, 200 if channel == IOPUB else 20):
+            if self._quiet_at is not None:
+                self._quiet_at = time.monotonic() + QUIET
+            if channel == IOPUB:
+                self._heard = True
+            if self.kernel.ours(message):
+                self._answered(message)
+            elif b'"iopub_welcome"' not in message.parts[0]:
+                if channel == IOPUB and b'"status"' in message.parts[0]:
+                    self._note_status(message)
+                self.link.produce(self.epoch, channel, message.parts)
+            if channel == IOPUB and self.link.full:
+                break
+        if not self.ready and self._probed and self._heard:
+            self.ready = True
+            self._emit({"event": "started"})
+            self.link.resume(self.epoch, STARTING)
+
+    def _answered(self, message: Message) -> None:
+        if message.channel != SHELL:
+            return
+        self._probed = True
+        if self._executes:
+            msg_id = json.loads(message.parts[1]).get("msg_id")
+            agent, call, _ = self._executes.pop(msg_id, (None, None, 0))
+            if agent is not None:
+                agent.send(encode_local({"id": call, "result": json.loads(message.parts[3])}))
+
+    def _note_status(self, message: Message) -> None:
+        parent = json.loads(message.parts[1]).get("msg_id", "")
+        if b'"busy"' in message.parts[3]:
+            self._busy.add(parent)
+        elif b'"idle"' in message.parts[3]:
+            self._busy.discard(parent)
+
+    def _emit(self, event: dict[str, Any]) -> None:
+        self.link.produce(self.epoch, EVENT, [json.dumps(event).encode()])
+        if self._agent is not None:
+            self._agent.send(encode_local(event))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self.kernel.reaped(pid, status):
+                self._quiet_at = time.monotonic() + QUIET
+
+    def _exited(self) -> None:
+        self._quiet_at = self._kill_at = self._pid = None
+        process = self.kernel.process
+        code = process.returncode if process is not None else None
+        self._busy.clear()
+        if self.kernel.errors is not None:
+            self.kernel.read_errors()
+        ended = {
+            "code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+        }
+        words = self.kernel.last_words.decode(errors="replace")
+        self.kernel.close()
+        self.link.resume(self.epoch, STARTING)
+        self._emit({"event": "exited", **ended, "stderr": words})
+        for agent, call, _ in self._executes.values():
+            _answer_error(agent, call, "kernel_ended", "the kernel has ended")
+        self._executes.clear()
+        for agent, call in self._stops:
+            agent.send(encode_local({"id": call, "result": ended}))
+        self._stops.clear()
+
+    def _terminate(self, grace: float = 2.0) -> None:
+        self.ending = True
+        self._stop(grace)
+
+    def _stop(self, grace: float) -> None:
+        self.kernel.signal(signal.SIGTERM)
+        self._kill_at = time.monotonic() + grace
+
+    # -- the agent ----------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        self._strangers.append(AgentSocket(connection))
+        if len(self._strangers) > 8:
+            self._strangers.popleft().close()
+
+    def _read_agent(self, agent: AgentSocket) -> None:
+        try:
+            for frame in agent.read():
+                if agent is self._agent:
+                    self._frame(agent, frame)
+                elif hmac.compare_digest(bytes(frame), self.config["token"].encode()):
+                    self._strangers.remove(agent)
+                    if self._agent is not None:
+                        self._drop(self._agent)
+                    self._agent = agent
+                    self.link.connected(self.epoch)
+                else:
+                    raise Closed("wrong token")
+        except (Closed, LinkError):
+            self._drop(agent)
+
+    def _drop(self, agent: AgentSocket) -> None:
+        agent.close()
+        if agent is self._agent:
+            self._agent = None
+            self.link.disconnected()
+            self._stops = [s for s in self._stops if s[0] is not agent]
+        elif agent in self._strangers:
+            self._strangers.remove(agent)
+
+    def _frame(self, agent: AgentSocket, frame: bytes) -> None:
+        if kind_of(frame) == LOCAL:
+            self._call(agent, decode_local(frame))
+            return
+        payload = self.link.receive(frame, self.epoch)
+        if payload is None or not payload:
+            return
+        channel, parts = decode_payload(payload)
+        # A kernel that has ended applies nothing; the gateway answers for it.
+        if channel in self.kernel.sockets and channel != IOPUB and len(parts) >= 4:
+            self.kernel.send(channel, parts)
+
+    def _call(self, agent: AgentSocket, call: dict[str, Any]) -> None:
+        number, name = call.get("id"), call.get("call")
+        method = getattr(self, f"_call_{name}", None)
+        if method is None:
+            _answer_error(agent, number, "unknown_call", f"there is no call {name!r}")
+            return
+        try:
+            result = method(agent, number, call)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            _answer_error(agent, number, "failed", f"{name}: {error or type(error).__name__}")
+            return
+        if result is not None:
+            agent.send(encode_local({"id": number, "result": result}))
+
+    def _call_start(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> dict[str, Any]:
+        if self._pid is not None:
+            raise ValueError("a kernel is running already")
+        self.link.next_seq = max(self.link.next_seq, int(call.get("next_seq") or 1))
+        self.link.applied = max(self.link.applied, int(call.get("applied") or 0))
+        self.config["kernel_id"] = call.get("kernel_id", self.config.get("kernel_id"))
+        return {"pid": self._start(call["kernel"])}
+
+    def _call_status(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "alive": self._pid is not None and self._quiet_at is None,
+            "ready": self.ready,
+            "busy": bool(self._busy),
+            "applied": self.link.applied,
+            "produced": self.link.next_seq - 1,
+            "unacked": self.link.unacked_bytes,
+            "epoch": self.epoch,
+            "pid": self._pid,
+            "kernel_id": self.config.get("kernel_id"),
+        }
+
+    def _call_interrupt(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
+        if CONTROL in self.kernel.sockets:
+            self.kernel.interrupt()
+        return {}
+
+    def _call_stop(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
+        if self._pid is None:
+            return {"code": None, "signal": None}
+        self._stops.append((agent, number))
+        self._stop(float(call.get("grace", 2.0)))
+        return None
+
+    def _call_execute(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> None:
+        if not self.ready or self._pid is None:
+            raise ValueError("the kernel is not running")
+        content = {
+            "code": call["code"],
+            "silent": True,
+            "store_history": False,
+            "user_expressions": call.get("user_expressions") or {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        deadline = time.monotonic() + float(call.get("timeout", 60.0))
+        msg_id = self.kernel.request(SHELL, "execute_request", content)
+        self._executes[msg_id] = (agent, number, deadline)
+
+    def _call_pause_input(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
+        self.link.pause()
+        return {"applied": self.link.applied}
+
+    def _call_resume_input(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
+        self.link.resume(self.epoch)
+        return {"applied": self.link.applied}
+
+
+def _answer_error(agent: AgentSocket, call: Any, code: str, message: str) -> None:
+    agent.send(encode_local({"id": call, "error": {"code": code, "message": message}}))
+
+
+def _listen(where: dict[str, Any]) -> socket.socket:
+    if "unix" in where:
+        listener = socket.socket(socket.AF_UNIX)
+        with suppress(FileNotFoundError):
+            os.unlink(where["unix"])
+        listener.bind(where["unix"])
+        os.chmod(where["unix"], 0o600)
+    else:
+        host, port = where["tcp"]
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    listener.setblocking(False)
+    listener.listen(8)
+    return listener
+
+
+def main(argv: list[str]) -> int:
+    """Run with the path of a configuration; the exit code."""
+    with open(argv[1]) as file:
+        config = json.load(file)
+    return Shim(config).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

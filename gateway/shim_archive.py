@@ -1,0 +1,31 @@
+"""Packs the shim into one file that runs with any image's Python and pyzmq."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+_MODULES = ("frames.py", "link.py", "shim.py", "shim_agent.py", "shim_kernel.py", "kernel_boot.py")
+_MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
+
+
+def build_shim(path: Path) -> Path:
+    """Write the shim as a zipapp to `path` (replaced in one step); returns `path`.
+
+    The bytes depend on the sources alone, so equal shims are equal files.
+    """
+    source = Path(__file__).parent
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(name: str, text: str) -> None:
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+
+        add("__main__.py", _MAIN)
+        add("gateway/__init__.py", "")
+        for module in _MODULES:
+            add(f"gateway/{module}", (source / module).read_text())
+    part.chmod(0o755)
+    os.replace(part, path)
+    return path
