@@ -60,14 +60,11 @@ def run(settings: UiSettings) -> None:
     _check(settings)
     _isolate(settings.state)
     # Imported late: it takes half a second, and reads the environment set above.
-    from jupyterlab.labapp import LabApp
+    from jupyter_server.serverapp import ServerApp
 
-    class SessionLabApp(LabApp):  # type: ignore[misc]
-        """LabApp without the server extensions of the machine it runs on."""
-
-        load_other_extensions = False
-
-    server = SessionLabApp.initialize_server(argv=[], config=_config(settings))
+    server = ServerApp.instance(config=_config(settings))
+    server.no_browser_open_file = True
+    server.initialize(argv=[], find_extensions=False, starter_extension="lab")
     server.start()
 
 
@@ -117,17 +114,17 @@ def _config(settings: UiSettings) -> Any:
             "root_dir": str(state / "data"),
             "allow_root": True,
             "open_browser": False,
-            "no_browser_open_file": True,
             "answer_yes": True,
             "terminals_enabled": False,
             "allow_remote_access": True,
             "max_body_size": MAX_MESSAGE,
             "max_buffer_size": MAX_MESSAGE + 2**20,
-            "jpserver_extensions": {"sessionkeeper.ui.handlers": True},
+            "jpserver_extensions": {"jupyterlab": True, "sessionkeeper.ui.handlers": True},
             "contents_manager_class": "sessionkeeper.ui.contents.WorkspaceContents",
             "kernel_manager_class": "sessionkeeper.ui.kernels.SessionKernels",
             "kernel_spec_manager_class": "sessionkeeper.ui.kernels.SessionKernelSpecs",
             "session_manager_class": "sessionkeeper.ui.kernels.NotebookSessions",
+            "identity_provider_class": "sessionkeeper.ui.identity.TokenIdentity",
             "kernel_websocket_connection_class": "sessionkeeper.ui.channels.ResumingConnection",
             "tornado_settings": {
                 "websocket_max_message_size": MAX_MESSAGE,
@@ -136,8 +133,8 @@ def _config(settings: UiSettings) -> Any:
                 },
             },
         },
-        IdentityProvider={"token": settings.token},
-        PasswordIdentityProvider={"token": settings.token},
+        TokenIdentity={"token": settings.token, "allow_password_change": False},
+        ResumingConnection={"positions_directory": str(state / "positions")},
         GatewayClient={
             "url": settings.gateway_url.rstrip("/"),
             "auth_token": settings.gateway_token,

@@ -5,6 +5,8 @@ Models, formats and refusals are those of jupyter_server's `AsyncFileContentsMan
 is waited for.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import asyncio
@@ -16,11 +18,11 @@ from functools import partial
 from typing import Any
 
 import nbformat
-from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.services.contents.manager import AsyncContentsManager, copy_pat
 from tornado import web
 from traitlets import Bool, Instance, Type, Unicode, default
 
+from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.downloads import WorkspaceFilesHandler
 from sessionkeeper.ui.files import Stat, WorkspaceFiles
 from sessionkeeper.ui.revisions import FileRevisions
@@ -30,7 +32,7 @@ __all__ = ["WorkspaceContents"]
 Model = dict[str, Any]
 
 
-class WorkspaceContents(AsyncContentsManager):  # type: ignore[misc]
+class WorkspaceContents(AsyncContentsManager):
     """The contents API on the workspace. Errors are `tornado.web.HTTPError` with words."""
 
     files = Instance(WorkspaceFiles)
@@ -42,8 +44,7 @@ class WorkspaceContents(AsyncContentsManager):  # type: ignore[misc]
 
     @default("files")
     def _default_files(self) -> WorkspaceFiles:
-        gateway = GatewayClient.instance()
-        return WorkspaceFiles(gateway.url, gateway.auth_token)
+        return WorkspaceFiles(*gateway_address())
 
     def info_string(self) -> str:
         return "Serving the session's workspace, through the gateway"
@@ -244,7 +245,7 @@ class WorkspaceContents(AsyncContentsManager):  # type: ignore[misc]
             raise web.HTTPError(404, f"File or directory does not exist: {path}")
         if kind == "directory" and not self.always_delete_dir:
             names = {entry["name"] for entry in await self.files.list(path)}
-            if names - {self.checkpoints.checkpoint_dir}:
+            if names - {FileRevisions.checkpoint_dir.default_value}:
                 raise web.HTTPError(
                     400, f"Directory {path} not empty. Delete what is in it first; there is no undo"
                 )

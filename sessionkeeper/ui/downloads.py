@@ -1,5 +1,7 @@
 """`/files/<path>`: a workspace file as it is, streamed, of any size, with ranges."""
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import mimetypes
@@ -16,7 +18,7 @@ __all__ = ["WorkspaceFilesHandler"]
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 
 
-class WorkspaceFilesHandler(JupyterHandler):  # type: ignore[misc]
+class WorkspaceFilesHandler(JupyterHandler):
     """Serves what the contents manager's workspace has. Hidden files only if it allows them."""
 
     auth_resource = "contents"
@@ -41,7 +43,7 @@ class WorkspaceFilesHandler(JupyterHandler):  # type: ignore[misc]
 
     async def _serve(self, path: str, *, with_body: bool) -> None:
         self.check_xsrf_cookie()
-        contents = self.contents_manager
+        contents: Any = self.contents_manager
         path = path.strip("/")
         hidden = not contents.allow_hidden and await contents.is_hidden(path)
         stat = None if hidden else await contents.files.stat(path)
@@ -73,7 +75,7 @@ class WorkspaceFilesHandler(JupyterHandler):  # type: ignore[misc]
                 raise
             # Half of it is out. A broken connection is the only way left to say "not all".
             self.log.warning("Download of %s broken off", path, exc_info=True)
-            self.request.connection.stream.close()
+            self.detach().close()
             return
         self.finish()
 

@@ -178,7 +178,7 @@ class WorkspaceFiles:
                 headers={**self._headers, **(headers or {})},
                 body=body,
                 header_callback=body_of.header_line if sink else None,
-                streaming_callback=body_of.chunk if sink else None,  # type: ignore[arg-type]
+                streaming_callback=body_of.chunk if sink else None,
                 connect_timeout=5.0,
                 request_timeout=_TRANSFER_SECONDS,
                 decompress_response=False,

@@ -15,10 +15,10 @@ from jupyter_server.auth.decorator import authorized, ws_authenticated
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.extension.application import ExtensionApp
-from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado import web
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.status import StatusFeed
 
 __all__ = ["EventsHandler", "SessionExtension", "StatusHandler"]
@@ -75,8 +75,7 @@ class SessionExtension(ExtensionApp):
     name = "sessionkeeper"
 
     def initialize_settings(self) -> None:
-        gateway = GatewayClient.instance()
-        self.settings[_FEED] = StatusFeed(gateway.url, gateway.auth_token, self.log)
+        self.settings[_FEED] = StatusFeed(*gateway_address(), self.log)
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(

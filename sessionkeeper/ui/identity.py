@@ -23,7 +23,7 @@ REFUSAL = (
 class TokenIdentity(PasswordIdentityProvider):
     """Token authentication. Pages lead to the login page; APIs answer 403 with words."""
 
-    async def get_user(self, handler: web.RequestHandler) -> User | None:  # type: ignore[override]
+    async def get_user(self, handler: web.RequestHandler) -> User | None:
         assert isinstance(handler, JupyterHandler)
         found = super().get_user(handler)
         user = found if found is None or isinstance(found, User) else await found

@@ -5,6 +5,8 @@ they end all of them when the server stops. Here the gateway is asked each time,
 server sees what the old one did; while the gateway is away, its last answer is given.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import json
@@ -46,7 +48,7 @@ async def _ask(method: str, url: str, body: Model | None = None) -> Any:
     return json.loads(response.body) if response.body else None
 
 
-class SessionKernel(GatewayKernelManager):  # type: ignore[misc]
+class SessionKernel(GatewayKernelManager):
     """One kernel at the gateway, whoever started it."""
 
     def adopt(self, kernel_id: str, model: Model | None = None) -> None:
@@ -57,7 +59,7 @@ class SessionKernel(GatewayKernelManager):  # type: ignore[misc]
         if model is not None:
             self.execution_state = model.get("execution_state", "unknown")
 
-    async def start_kernel(self, **kwargs: Any) -> None:
+    async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Start a kernel `kernel_name` in the workspace directory `path`, or adopt `kernel_id`."""
         kernel_id = kwargs.get("kernel_id")
         if kernel_id is not None:
@@ -73,7 +75,7 @@ class SessionKernel(GatewayKernelManager):  # type: ignore[misc]
         self.adopt(model["id"], model)
 
 
-class SessionKernels(GatewayMappingKernelManager):  # type: ignore[misc]
+class SessionKernels(GatewayMappingKernelManager):
     """All kernels of the session. They outlive this process."""
 
     @default("kernel_manager_class")
@@ -82,13 +84,15 @@ class SessionKernels(GatewayMappingKernelManager):  # type: ignore[misc]
 
     def get_kernel(self, kernel_id: str) -> SessionKernel:
         """The kernel of that id; whether there is one, the gateway says when it is used."""
-        kernel: SessionKernel | None = self._kernels.get(kernel_id)
+        kernel: Any = self._kernels.get(kernel_id)
         if kernel is None:
             kernel = self.kernel_manager_factory(parent=self, log=self.log)
             kernel.adopt(kernel_id)
-        return kernel
+        return kernel  # type: ignore[no-any-return]
 
-    async def start_kernel(self, *, kernel_id: str | None = None, **kwargs: Any) -> str:
+    async def start_kernel(  # type: ignore[override]
+        self, *, kernel_id: str | None = None, **kwargs: Any
+    ) -> str:
         kernel = self.kernel_manager_factory(parent=self, log=self.log)
         await kernel.start_kernel(kernel_id=kernel_id, **kwargs)
         self._kernels[kernel.kernel_id] = kernel
@@ -98,7 +102,7 @@ class SessionKernels(GatewayMappingKernelManager):  # type: ignore[misc]
         try:
             models = await _ask("GET", self.kernels_url)
         except web.HTTPError as error:
-            known = [kernel.kernel for kernel in self._kernels.values()]
+            known = [dict(kernel.kernel or {}) for kernel in self._kernels.values()]
             if error.status_code == 503 and known:
                 return known
             raise
@@ -115,7 +119,7 @@ class SessionKernels(GatewayMappingKernelManager):  # type: ignore[misc]
             model: Model = await _ask("GET", url)
         except web.HTTPError as error:
             if error.status_code == 503 and known is not None:
-                return dict(known.kernel)
+                return dict(known.kernel or {})
             if error.status_code == 404:
                 self._kernels.pop(kernel_id, None)
                 raise web.HTTPError(404, f"Kernel does not exist: {kernel_id}") from error
@@ -128,12 +132,12 @@ class SessionKernels(GatewayMappingKernelManager):  # type: ignore[misc]
         kernel.adopt(model["id"], model)
         self._kernels[model["id"]] = kernel
 
-    async def shutdown_all(self, now: bool = False) -> None:
+    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]
         """Nothing: called when this server stops, and kernels go on without it."""
         self._kernels.clear()
 
 
-class SessionKernelSpecs(GatewayKernelSpecManager):  # type: ignore[misc]
+class SessionKernelSpecs(GatewayKernelSpecManager):
     """The gateway's kernel specs; its last answer while it is away."""
 
     _known: Model | None = None
@@ -149,7 +153,7 @@ class SessionKernelSpecs(GatewayKernelSpecManager):  # type: ignore[misc]
         return specs
 
 
-class NotebookSessions(GatewaySessionManager):  # type: ignore[misc]
+class NotebookSessions(GatewaySessionManager):
     """Which notebook has which kernel. Kept in a file: another UI server finds them again."""
 
     def get_kernel_env(self, path: str | None, name: str | None = None) -> dict[str, str]:

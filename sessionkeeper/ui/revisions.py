@@ -4,6 +4,8 @@ Jupyter calls these checkpoints. They are plain files in the workspace, laid out
 jupyter_server's `AsyncFileCheckpoints` does, and have nothing to do with a session's checkpoints.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -20,14 +22,15 @@ __all__ = ["FileRevisions"]
 _ONLY = "checkpoint"
 
 
-class FileRevisions(AsyncCheckpoints):  # type: ignore[misc]
+class FileRevisions(AsyncCheckpoints):
     """At most one revision per file, always called "checkpoint"."""
 
     checkpoint_dir = Unicode(".ipynb_checkpoints", config=True)
 
     @property
     def _files(self) -> WorkspaceFiles:
-        files: WorkspaceFiles = self.parent.files
+        contents: Any = self.parent
+        files: WorkspaceFiles = contents.files
         return files
 
     def _path(self, path: str) -> str:

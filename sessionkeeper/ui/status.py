@@ -30,7 +30,9 @@ class StatusFeed:
     """
 
     def __init__(self, gateway_url: str, token: str, log: Any) -> None:
-        self._url = "ws" + gateway_url.rstrip("/").removeprefix("http") + "/api/sessionkeeper/events"
+        self._url = (
+            "ws" + gateway_url.rstrip("/").removeprefix("http") + "/api/sessionkeeper/events"
+        )
         self._headers = {"Authorization": f"token {token}"}
         self._log = log
         self._status: Status = _away({}, "the gateway was not reached yet")
