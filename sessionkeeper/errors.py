@@ -199,15 +199,20 @@ EXIT_INTERRUPTED = 130
 
 # Errors of the other packages, which know nothing of exit codes: their `code` -> exit code.
 EXIT_CODES: dict[str, int] = {
-    "store_unusable": 5,
     "store_not_writable": 5,
-    "unsafe_store": 5,
-    "unknown_kernel": 8,
-    "unknown_session": 8,
-    "disk_full": 11,
+    "condition_not_honoured": 5,
+    "unsupported_store": 5,
+    "wrong_key": 5,
+    "kernel_not_found": 8,
+    "kernelspec_not_found": 8,
+    "notebook_session_not_found": 8,
     "store_full": 11,
-    "unavailable": 69,
+    "journal_full": 11,
     "store_unavailable": 69,
+    "no_compute": 69,
+    "agent_gone": 69,
+    "agent_timeout": 69,
+    "shim_gone": 69,
 }
 
 
