@@ -1,0 +1,127 @@
+"""Dump and load of a Python kernel's namespace, seen from outside the kernel.
+
+Run :func:`dump_code` or :func:`load_code` in the kernel as a *silent* execution between two cells,
+then read what became of each variable with :func:`read_report`. A dumped directory is an ordinary
+tree of files: store it as such. It belongs to the dump from the moment the code runs until it has
+ended, and must not be read meanwhile; give the same directory each time, so that only what changed
+is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+
+from checkpoint.errors import CheckpointError
+
+State = Literal["exact", "degraded", "lost"]
+DUMP_REPORT = "report.json"
+INDEX = "index.json"
+LIMIT = 16 << 30  # bytes one dump may hold
+
+_INSIDE = Path(__file__).with_name("inside")
+_NAME = "_sessionkeeper_namespace"
+# One expression: a statement would leave a name in the user's namespace, and names that the user
+# may have given another meaning (`open`, `exec`, `id`) are not used.
+_CODE = """(lambda sys, util, name, start: (
+    name in sys.modules or (lambda module: (
+        sys.modules.__setitem__(name, module), module.__spec__.loader.exec_module(module)))(
+            util.module_from_spec(util.spec_from_file_location(
+                name, start + "/__init__.py", submodule_search_locations=[start]))),
+    sys.modules[name].{call}) and None)(
+        __import__("sys"), __import__("importlib.util").util, {name!r}, {start!r})"""
+
+
+class NamespaceError(CheckpointError):
+    """A dump or a load in the kernel did not come to its end; the kernel itself goes on."""
+
+    code = "namespace_error"
+    retryable = True
+    hint = "The kernel's state is unchanged by a failed dump; the last checkpoint is still there."
+
+
+class NoReport(NamespaceError):
+    """The kernel left no report: it died, or the code never ran."""
+
+    code = "namespace_no_report"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What became of one variable, or of one output (`Out[3]`).
+
+    ``type`` is the qualified name of its class; ``why`` says what is different or why it is lost;
+    ``bytes`` is its size in the dump.
+    """
+
+    state: State
+    type: str
+    why: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a dump saved, or a load brought back.
+
+    ``seconds`` is the time the kernel stood still, ``bytes`` the size of the whole. ``also`` has
+    the same for what is not a variable: working directory, environment, random state, settings of
+    libraries.
+    """
+
+    variables: Mapping[str, Variable]
+    seconds: float
+    bytes: int
+    also: Mapping[str, Mapping[str, Any]]
+
+    def named(self, state: State) -> list[str]:
+        """Names of the variables in ``state``, in order."""
+        return [name for name, variable in self.variables.items() if variable.state == state]
+
+
+def dump_code(directory: Path, *, limit: int = LIMIT) -> str:
+    """Code that writes the namespace to ``directory``, at most ``limit`` bytes, and ``report.json``
+    in it.
+
+    A variable beyond the limit is reported lost. Run it silently, between two cells.
+    """
+    return _code("dump", str(directory), limit)
+
+
+def load_code(directory: Path, report: Path) -> str:
+    """Code that brings the namespace at ``directory`` into a fresh kernel; its report goes to
+    ``report``.
+
+    ``report`` is a file outside of ``directory``.
+    """
+    return _code("load", str(directory), str(report))
+
+
+def _code(function: str, directory: str, last: int | str) -> str:
+    borrowed = str(Path(cloudpickle.__file__).parents[1])
+    call = f"{function}({directory!r}, {borrowed!r}, {last!r})"
+    return _CODE.format(call=call, name=_NAME, start=str(_INSIDE))
+
+
+def read_report(path: Path) -> Report:
+    """The report at ``path`` (for a dump: ``directory / DUMP_REPORT``).
+
+    Raises `NoReport` when there is none, `NamespaceError` when the dump or load failed as a whole.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise NoReport(f"The kernel left no readable report at {path}: {error}.") from error
+    if "error" in content:
+        raise NamespaceError(f"The namespace could not be carried over: {content['error']}.")
+    return Report(
+        variables={name: Variable(**value) for name, value in content["variables"].items()},
+        seconds=float(content["seconds"]),
+        bytes=int(content["bytes"]),
+        also=content["also"],
+    )

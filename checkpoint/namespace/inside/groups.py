@@ -1,0 +1,179 @@
+"""Which variables belong together: those that share an object are pickled into one stream."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import sys
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .pickler import LostVariable, Pickler, Stream, TooLarge, type_name
+
+# Sharing these means nothing: they cannot be changed, or are found by name.
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), range, datetime.tzinfo)
+_NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType)
+LARGE = 4096  # characters or bytes from which on a shared text is not saved twice
+
+
+@dataclass
+class Entry:
+    """One value of the session: a variable, or something IPython keeps."""
+
+    kind: str  # "variable", "output" (of a cell) or "hook" (``_``, ``__``, ``___``)
+    name: str
+    value: Any
+    state: str = "exact"
+    why: str | None = None
+    bytes: int = 0
+
+    @property
+    def shown(self) -> str:
+        return f"Out[{self.name}]" if self.kind == "output" else self.name
+
+
+@dataclass
+class Group:
+    """Entries in one stream. ``shared`` are the objects whose identity binds them."""
+
+    entries: list[Entry]
+    stream: bytes = b""
+    buffers: list[pickle.PickleBuffer] = field(default_factory=list)
+    shared: dict[int, Any] = field(default_factory=dict)
+    has_code: bool = False
+    exact: bool = True
+
+
+def is_atom(value: Any) -> bool:
+    return type(value) in (int, float, complex, bool, type(None)) or (
+        type(value) in (str, bytes) and len(value) < LARGE
+    )
+
+
+def collect(entries: list[Entry], seeds: list[Any], limit: int) -> list[Group]:
+    """Pickle all entries; those that cannot be are marked lost and left out.
+
+    First each alone, to learn what it is made of and what is wrong with it; then those that share
+    objects once more, together. Nothing here keeps an object alive longer than the returned groups.
+    """
+    rules: dict[Any, Any] = {}
+    atoms = [entry for entry in entries if is_atom(entry.value)]
+    alone: list[Group] = []
+    owner: dict[int, Group] = {}
+    for entry in entries:
+        if is_atom(entry.value):
+            continue
+        whole = owner.get(id(entry.value))
+        if whole is not None and whole.exact:
+            # Part of something saved without a loss: nothing new to learn.
+            group = Group([entry], shared={id(entry.value): entry.value})
+        else:
+            group = _pickle([entry], seeds, limit, rules)
+        alone.append(group)
+        for key in group.shared:
+            owner.setdefault(key, group)
+    groups = [_pickle(atoms, seeds, limit, rules)] if atoms else []
+    for members in _connected(alone):
+        live = [entry for group in members for entry in group.entries if entry.state != "lost"]
+        if len(members) == 1:
+            groups += members if live else []
+        elif live:
+            groups.append(_pickle(live, seeds, limit, rules))
+    return _within(groups, limit)
+
+
+def _pickle(entries: list[Entry], seeds: list[Any], limit: int, rules: dict[Any, Any]) -> Group:
+    """One stream of all entries. An entry that fails is marked lost, and the others start again."""
+    live = list(entries)
+    while True:
+        stream = Stream(limit)
+        pickler = Pickler(stream, seeds, rules)
+        for entry in live:
+            start = stream.tell() + sum(b.raw().nbytes for b in pickler.buffers)
+            try:
+                notes = pickler.save(entry.value)
+            except (LostVariable, TooLarge) as error:
+                entry.state, entry.why = "lost", str(error)
+                live = [other for other in live if other is not entry]
+                break
+            entry.bytes = stream.tell() + sum(b.raw().nbytes for b in pickler.buffers) - start
+            if notes and entry.state == "exact":
+                entry.state, entry.why = "degraded", "; ".join(notes[:3])
+                if len(notes) > 3:
+                    entry.why += f"; and {len(notes) - 3} more"
+        else:
+            break
+    return Group(
+        live,
+        stream.getvalue(),
+        pickler.buffers,
+        _shared(pickler, len(seeds)),
+        pickler.has_code,
+        all(entry.state == "exact" for entry in live),
+    )
+
+
+def _shared(pickler: Pickler, seeds: int) -> dict[int, Any]:
+    """The objects in this stream that another variable may refer to too, by id.
+
+    The memo holds them, so that no id is used again while groups are compared.
+    """
+    numpy = sys.modules.get("numpy")
+    ignored: tuple[type, ...] = _ATOMS
+    if numpy is not None:
+        ignored += (numpy.dtype,)
+    shared: dict[int, Any] = {}
+    for key, (index, obj) in pickler.memo.copy().items():
+        if index < seeds:
+            continue
+        if isinstance(obj, (str, bytes)):
+            if len(obj) < LARGE:
+                continue
+        elif isinstance(obj, ignored) or (isinstance(obj, _NAMED) and key not in pickler.by_value):
+            continue
+        shared[key] = obj
+    return shared
+
+
+def _connected(groups: list[Group]) -> Iterable[list[Group]]:
+    """Groups in connected components: two are connected when they share an object."""
+    parent = list(range(len(groups)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[int, int] = {}
+    for i, group in enumerate(groups):
+        for key in group.shared:
+            j = first.setdefault(key, i)
+            if j != i:
+                parent[root(i)] = root(j)
+    components: dict[int, list[Group]] = {}
+    for i, group in enumerate(groups):
+        components.setdefault(root(i), []).append(group)
+    return components.values()
+
+
+def _within(groups: list[Group], limit: int) -> list[Group]:
+    """The groups that fit into ``limit`` bytes, small ones first; the others are marked lost."""
+
+    def size(group: Group) -> int:
+        return len(group.stream) + sum(b.raw().nbytes for b in group.buffers)
+
+    kept: list[Group] = []
+    for group in sorted(groups, key=size):
+        limit -= size(group)
+        if limit >= 0:
+            kept.append(group)
+            continue
+        for entry in group.entries:
+            entry.state, entry.why = "lost", "the dump would exceed its size limit"
+    return kept
+
+
+__all__ = ["Entry", "Group", "collect", "type_name"]

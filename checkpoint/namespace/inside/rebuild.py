@@ -1,0 +1,168 @@
+"""What pickles in a checkpoint call when they are loaded.
+
+These names are part of the checkpoint's format: a function here may be added, never renamed or
+given another meaning, or older checkpoints would no longer load.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import types
+from typing import Any, NoReturn
+
+
+class LostError(RuntimeError):
+    """An object was used that could not be carried over to this kernel."""
+
+
+class Lost:
+    """Stands where a part of an object could not be saved. Any use of it raises :class:`LostError`.
+
+    Only its identity, hash and ``repr`` work, so that containers holding it stay whole.
+    """
+
+    __slots__ = ("__weakref__", "_lost_kind", "_lost_why")
+
+    def __init__(self, kind: str, why: str) -> None:
+        object.__setattr__(self, "_lost_kind", kind)
+        object.__setattr__(self, "_lost_why", why)
+
+    def __repr__(self) -> str:
+        return f"<lost {self._lost_kind}: {self._lost_why}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lost, (self._lost_kind, self._lost_why)
+
+    def _raise(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise LostError(f"this {self._lost_kind} was lost: {self._lost_why}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # AttributeError for dunder look-ups: copy, pickle and display probe for those.
+        if name.startswith(("__", "_repr_", "_ipython_")):
+            raise AttributeError(name)
+        raise LostError(f"this {self._lost_kind} was lost: {self._lost_why}")
+
+    __call__ = __iter__ = __next__ = __enter__ = __exit__ = __await__ = _raise
+    __setattr__ = __delattr__ = __bool__ = __len__ = __contains__ = _raise
+    __getitem__ = __setitem__ = __delitem__ = __index__ = __int__ = __float__ = _raise
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _raise
+    __lt__ = __le__ = __gt__ = __ge__ = __str__ = __fspath__ = _raise
+
+
+def function(code: Any, globals_: dict[str, Any], closure: Any) -> Any:
+    """A function whose state :func:`set_function` fills in, so that it may refer to itself."""
+    return types.FunctionType(code, globals_, code.co_name, None, closure)
+
+
+def module_function(code: Any, module: str, closure: Any) -> Any:
+    """A function made at run time inside module ``module``: it keeps that module's globals."""
+    __import__(module)
+    return function(code, sys.modules[module].__dict__, closure)
+
+
+def set_function(func: Any, state: dict[str, Any]) -> None:
+    func.__dict__.update(state.pop("dict"))
+    for name, value in state.items():
+        setattr(func, name, value)
+
+
+def cell() -> Any:
+    """An empty closure cell; :func:`fill_cell` gives it its content, and it can be shared."""
+    return types.CellType()
+
+
+def fill_cell(target: Any, state: tuple[Any]) -> None:
+    target.cell_contents = state[0]
+
+
+def exception(cls: Any, args: tuple[Any, ...]) -> Any:
+    """An exception without a call of its ``__init__``, whose signature is the user's."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
+def set_exception(error: Any, state: dict[str, Any]) -> None:
+    error.__dict__.update(state["dict"])
+    error.__cause__ = state["cause"]
+    error.__context__ = state["context"]
+    error.__suppress_context__ = state["suppress"]
+
+
+def dict_view(mapping: Any, which: str) -> Any:
+    """``mapping.keys()``, ``.values()`` or ``.items()``: a live view of the restored dict."""
+    return getattr(mapping, which)()
+
+
+def lru_cache(func: Any, maxsize: int | None, typed: bool) -> Any:
+    import functools
+
+    return functools.lru_cache(maxsize=maxsize, typed=typed)(func)
+
+
+def array_view(
+    root: Any, cls: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool
+) -> Any:
+    """A numpy array over the memory of ``root``, ``offset`` bytes from its start."""
+    import numpy
+
+    array = numpy.ndarray.__new__(cls, shape, dtype, root, offset, strides)
+    array.flags.writeable = writeable and root.flags.writeable
+    return array
+
+
+def read_only(array: Any) -> Any:
+    array.flags.writeable = False
+    return array
+
+
+def memmap(path: str, dtype: Any, mode: str, offset: int, shape: Any, order: str) -> Any:
+    import numpy
+
+    size = os.stat(path).st_size
+    need = offset + int(numpy.dtype(dtype).itemsize) * int(numpy.prod(shape))
+    if size < need:
+        raise LostError(f"{path!r} has {size} bytes, the mapped array needs {need}")
+    return numpy.memmap(path, dtype=dtype, mode=mode, offset=offset, shape=shape, order=order)  # type: ignore[call-overload]
+
+
+def _open(path: Any, mode: str, text: dict[str, Any], buffering: int, opener: Any) -> Any:
+    if "b" in mode:
+        return io.open(path, mode, buffering=buffering, opener=opener)  # noqa: UP020
+    options = {name: text[name] for name in ("encoding", "errors") if name in text}
+    return io.open(path, mode, opener=opener, **options)  # noqa: UP020
+
+
+def open_file(
+    path: Any, cwd: str, mode: str, position: int, size: int, text: dict[str, Any], buffering: int
+) -> Any:
+    """Open ``path`` again at ``position``, as it was, without ever changing the file.
+
+    ``O_CREAT``, ``O_TRUNC`` and ``O_EXCL`` are taken out of what ``mode`` asks for. Raises
+    :class:`LostError` when the file is not the one of the checkpoint, as far as its size tells.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        flags &= ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)
+        descriptor = os.open(os.path.join(cwd, name), flags | os.O_CLOEXEC)
+        now = os.fstat(descriptor)
+        if not stat.S_ISREG(now.st_mode) or now.st_size != size:
+            os.close(descriptor)
+            raise LostError(f"{name!r} has {now.st_size} bytes now, it had {size}")
+        return descriptor
+
+    file = _open(path, mode, text, buffering, opener)
+    if "b" not in mode and text.get("line_buffering"):
+        file.reconfigure(line_buffering=True)
+    file.seek(position)
+    return file
+
+
+def closed_file(path: Any, mode: str, text: dict[str, Any], buffering: int) -> Any:
+    """A file object that is closed already, with the name and mode it had."""
+    file = _open(path, mode, text, buffering, lambda _n, _f: os.open(os.devnull, os.O_RDWR))
+    file.close()
+    return file

@@ -1,0 +1,294 @@
+"""How objects that plain pickling gets wrong, or refuses, are saved.
+
+A reducer takes ``(pickler, object)`` and returns what ``__reduce__`` returns, or raises `Unsaved`
+with the reason. `pickler.degrade(object, why)` notes that the object comes back, but not quite as
+it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import io
+import logging
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import files, rebuild
+from .files import Unsaved
+
+Reducer = Callable[[Any, Any], Any]
+
+# Types that hold a process's own things; by name, because most modules are not loaded.
+_LOST = {
+    "builtins.generator": "a generator's position in its code cannot be saved",
+    "builtins.coroutine": "a coroutine's position in its code cannot be saved",
+    "builtins.async_generator": "a generator's position in its code cannot be saved",
+    "builtins.frame": "a frame belongs to code that is running",
+    "builtins.traceback": "a traceback belongs to frames of this process",
+    "weakref.ProxyType": "a weak proxy hides what it stands for",
+    "weakref.CallableProxyType": "a weak proxy hides what it stands for",
+    "threading.Thread": "a thread cannot be moved to another process",
+    "_thread._local": "data of a thread stays with the thread",
+    "_queue.SimpleQueue": "its content cannot be read without taking it",
+    "concurrent.futures._base.Executor": "its workers belong to this process",
+    "concurrent.futures._base.Future": "the work it stands for belongs to this process",
+    "multiprocessing.process.BaseProcess": "a child process cannot be moved",
+    "multiprocessing.pool.Pool": "its workers belong to this process",
+    "subprocess.Popen": "a child process cannot be moved",
+    "sqlite3.Connection": "a connection to a database cannot be saved; connect again",
+    "sqlite3.Cursor": "a cursor belongs to a connection, which cannot be saved",
+    "_socket.socket": "a network connection cannot be saved",
+    "asyncio.events.AbstractEventLoop": "an event loop belongs to this process",
+    "_asyncio.Future": "the work it stands for belongs to this process",
+    "_asyncio.Task": "the work it stands for belongs to this process",
+    "mmap.mmap": "a mapping of memory cannot be saved",
+    "_contextvars.ContextVar": "a context variable belongs to this process",
+    "_contextvars.Context": "a context belongs to this process",
+}
+
+
+def _lost(_pickler: Any, obj: Any, why: str) -> Any:
+    raise Unsaved(why)
+
+
+def reducer_for(kind: type) -> Reducer | None:
+    """The rule for objects of type ``kind``; None: as they say themselves."""
+    if kind in _EXACT:
+        return _EXACT[kind]
+    for base in kind.__mro__:
+        why = _LOST.get(f"{base.__module__}.{base.__qualname__}")
+        if why is not None:
+            return functools.partial(_lost, why=why)
+    if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
+        return _file
+    if issubclass(kind, BaseException) and kind.__reduce__ is BaseException.__reduce__:
+        return _exception
+    if issubclass(kind, logging.Logger):
+        return _logger
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(kind, numpy.ndarray):
+        if kind is numpy.memmap:
+            return _memmap
+        return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
+    if kind.__module__.startswith("pandas.") and kind.__name__ in (
+        "BlockManager",
+        "SingleBlockManager",
+    ):
+        return _block_manager
+    return None
+
+
+def is_hopeless(obj: Any) -> bool:
+    """Whether ``obj`` is of a kind that is always lost."""
+    rule = reducer_for(type(obj))
+    return isinstance(rule, functools.partial) and rule.func is _lost
+
+
+# --- code ---------------------------------------------------------------------------------------
+
+
+def _importable(func: Any) -> bool:
+    module = sys.modules.get(getattr(func, "__module__", None) or "")
+    if module is None or func.__module__ == "__main__":
+        return False
+    found: Any = module
+    for part in func.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is func
+
+
+def _function(pickler: Any, func: Any) -> Any:
+    if _importable(func):
+        return NotImplemented
+    pickler.by_value.add(id(func))
+    pickler.has_code = True
+    state = {
+        "__name__": func.__name__,
+        "__qualname__": func.__qualname__,
+        "__module__": func.__module__,
+        "__doc__": func.__doc__,
+        "__defaults__": func.__defaults__,
+        "__kwdefaults__": func.__kwdefaults__,
+        "__annotations__": func.__annotations__,
+        "dict": func.__dict__,
+    }
+    globals_ = func.__globals__
+    module = globals_.get("__name__")
+    made: tuple[Any, ...]
+    if getattr(sys.modules.get(module), "__dict__", None) is globals_ and module != "__main__":
+        made = (rebuild.module_function, (func.__code__, module, func.__closure__))
+    else:
+        made = (rebuild.function, (func.__code__, globals_, func.__closure__))
+    return (*made, state, None, None, rebuild.set_function)
+
+
+def _cell(_pickler: Any, cell: Any) -> Any:
+    try:
+        content = cell.cell_contents
+    except ValueError:
+        return rebuild.cell, ()
+    return rebuild.cell, (), (content,), None, None, rebuild.fill_cell
+
+
+def _lru_cache(pickler: Any, func: Any) -> Any:
+    if _importable(func):
+        return NotImplemented
+    options = func.cache_parameters()
+    if func.cache_info().currsize:
+        pickler.degrade(func, "cached results are not kept, they are computed again")
+    state = dict(func.__dict__)
+    state.pop("cache_parameters", None)
+    args = (func.__wrapped__, options["maxsize"], options["typed"])
+    return rebuild.lru_cache, args, state
+
+
+def _exception(pickler: Any, error: Any) -> Any:
+    if error.__traceback__ is not None:
+        pickler.degrade(error, "an exception's traceback is not kept")
+    state = {
+        "dict": error.__dict__,
+        "cause": error.__cause__,
+        "context": error.__context__,
+        "suppress": error.__suppress_context__,
+    }
+    return (
+        rebuild.exception,
+        (type(error), error.args),
+        state,
+        None,
+        None,
+        rebuild.set_exception,
+    )
+
+
+# --- the standard library -----------------------------------------------------------------------
+
+
+def _file(pickler: Any, file: Any) -> Any:
+    if not isinstance(file, files.KINDS):
+        raise Unsaved("a stream of this kind cannot be opened again at its position")
+    reduced, difference = files.reduce(file)
+    if difference is not None:
+        pickler.degrade(file, difference)
+    return reduced
+
+
+def _lock(_pickler: Any, lock: Any) -> Any:
+    if lock.locked():
+        raise Unsaved("the lock is held")
+    return threading.Lock, ()
+
+
+def _rlock(_pickler: Any, lock: Any) -> Any:
+    if repr(lock).startswith("<locked"):
+        raise Unsaved("the lock is held")
+    return threading.RLock, ()
+
+
+def _logger(pickler: Any, logger: Any) -> Any:
+    if logger.handlers or logger.level:
+        pickler.degrade(logger, "a logger's level and handlers are not kept")
+    return logging.getLogger, (() if isinstance(logger, logging.RootLogger) else (logger.name,))
+
+
+def _memoryview(_pickler: Any, view: Any) -> Any:
+    whole = memoryview(view.obj)
+    if (whole.nbytes, whole.format, whole.shape) != (view.nbytes, view.format, view.shape):
+        raise Unsaved("a view of a part of a buffer cannot be saved")
+    return memoryview, (view.obj,)
+
+
+def _dict_view(_pickler: Any, view: Any, which: str) -> Any:
+    (mapping,) = gc.get_referents(view)
+    return rebuild.dict_view, (mapping, which)
+
+
+def _mapping_proxy(_pickler: Any, proxy: Any) -> Any:
+    (mapping,) = gc.get_referents(proxy)
+    return types.MappingProxyType, (mapping,)
+
+
+def _weak_reference(_pickler: Any, reference: Any) -> Any:
+    target = reference()
+    if target is None or reference.__callback__ is not None:
+        raise Unsaved("a weak reference that is dead or has a callback cannot be saved")
+    return weakref.ref, (target,)
+
+
+def _weak_dict(_pickler: Any, mapping: Any) -> Any:
+    return type(mapping), (dict(mapping),)
+
+
+# --- numpy and pandas ---------------------------------------------------------------------------
+
+
+def _array(pickler: Any, array: Any) -> Any:
+    """An array that shares another array's memory goes on sharing it."""
+    numpy = sys.modules["numpy"]
+    root = array
+    while isinstance(root.base, numpy.ndarray):
+        root = root.base
+    if root is array or id(array) in pickler.private or array.dtype.hasobject:
+        return NotImplemented
+    if type(root) is not numpy.ndarray or not (root.flags.c_contiguous or root.flags.f_contiguous):
+        return NotImplemented
+    start = root.__array_interface__["data"][0]
+    offset = array.__array_interface__["data"][0] - start
+    low, high = numpy.lib.array_utils.byte_bounds(array) if array.size else (start, start)
+    if low < start or high > start + root.nbytes:
+        return NotImplemented
+    args = (root, type(array), array.dtype, array.shape, array.strides, offset)
+    return rebuild.array_view, (*args, array.flags.writeable)
+
+
+def _memmap(pickler: Any, array: Any) -> Any:
+    numpy = sys.modules["numpy"]
+    path, mode = array.filename, array.mode
+    if isinstance(array.base, numpy.ndarray) or path is None or mode not in ("r", "r+", "w+"):
+        raise Unsaved(
+            "only a whole array mapped from a file, not copied on write, can be mapped again"
+        )
+    array.flush()
+    pickler.degrade(array, "the file is mapped again, not truncated")
+    order = "C" if array.flags.c_contiguous else "F"
+    mode = "r" if mode == "r" else "r+"
+    return rebuild.memmap, (str(path), array.dtype, mode, array.offset, array.shape, order)
+
+
+def _block_manager(pickler: Any, manager: Any) -> Any:
+    """Arrays inside frames are saved as copies, as pandas means them.
+
+    Copy-on-write notes who shares memory outside the arrays, and a restored frame has no such
+    notes.
+    """
+    numpy = sys.modules["numpy"]
+    seen = [block.values for block in manager.blocks]
+    while seen:
+        values = seen.pop()
+        if isinstance(values, numpy.ndarray):
+            pickler.private[id(values)] = values
+        elif (type(values).__module__ or "").startswith("pandas."):
+            seen += [part for part in gc.get_referents(values) if not isinstance(part, type)]
+    return NotImplemented
+
+
+_EXACT: dict[type, Reducer] = {
+    types.FunctionType: _function,
+    types.CellType: _cell,
+    functools._lru_cache_wrapper: _lru_cache,
+    type(threading.Lock()): _lock,
+    type(threading.RLock()): _rlock,
+    memoryview: _memoryview,
+    weakref.ref: _weak_reference,
+    weakref.WeakValueDictionary: _weak_dict,
+    weakref.WeakKeyDictionary: _weak_dict,
+    types.MappingProxyType: _mapping_proxy,
+    type({}.keys()): functools.partial(_dict_view, which="keys"),
+    type({}.values()): functools.partial(_dict_view, which="values"),
+    type({}.items()): functools.partial(_dict_view, which="items"),
+}

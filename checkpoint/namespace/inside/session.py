@@ -1,0 +1,259 @@
+"""What of a session is not a variable: IPython's own state, and that of the process."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import linecache
+import os
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .groups import Entry, is_atom
+
+_MODULE_NAMES = frozenset(
+    [
+        "__name__",
+        "__doc__",
+        "__package__",
+        "__loader__",
+        "__spec__",
+        "__session__",
+        "__builtin__",
+        "__builtins__",
+    ]
+)
+_HOOK_NAMES = ("_", "__", "___")
+# Set for one process by whoever starts the kernel.
+_PROCESS_VARIABLES = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT", "IPY_INTERRUPT_EVENT")
+# Objects that every process has one of, and that are never copied.
+_SEEDS = (
+    ("sys", "stdout"), ("sys", "stderr"), ("sys", "stdin"), ("sys", "__stdout__"),
+    ("sys", "__stderr__"), ("sys", "__stdin__"), ("sys", "modules"), ("sys", "path"),
+    ("sys", "argv"), ("os", "environ"), ("random", "_inst"), ("builtins", "__dict__"),
+    ("dataclasses", "MISSING"), ("dataclasses", "KW_ONLY"), ("dataclasses", "_FIELD"),
+    ("dataclasses", "_FIELD_CLASSVAR"), ("dataclasses", "_FIELD_INITVAR"),
+    ("dataclasses", "_HAS_DEFAULT_FACTORY"), ("numpy.random.mtrand", "_rand"),
+    ("matplotlib", "rcParams"), ("asyncio", "events"),
+)  # fmt: skip
+
+Seed = tuple[str, str]
+
+
+def namespace_entries(shell: Any) -> tuple[list[Entry], dict[str, str]]:
+    """The user's values, and the modules bound to names: ``{name: module}``."""
+    hidden, hook = shell.user_ns_hidden, shell.displayhook
+    entries, modules = [], {}
+    for number, value in sorted(shell.history_manager.output_hist.items()):
+        entries.append(Entry("output", str(number), value))
+    for name in _HOOK_NAMES:
+        entries.append(Entry("hook", name, getattr(hook, name)))
+    for name, value in list(shell.user_ns.items()):
+        if name in _MODULE_NAMES or (name in hidden and hidden[name] is value):
+            continue
+        if name in _HOOK_NAMES and getattr(hook, name) is value:
+            continue
+        if name in ("_i", "_ii", "_iii") and value == "":
+            continue
+        if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
+            modules[name] = value.__name__
+        else:
+            entries.append(Entry("variable", name, value))
+    return entries, modules
+
+
+def seeds(shell: Any, entries: list[Entry]) -> tuple[list[Seed], list[Any]]:
+    """Objects a restored kernel has by itself: how to find each, and the objects in that order."""
+    found: dict[int, tuple[Seed, Any]] = {}
+    history = shell.history_manager
+    own = {
+        "user_ns": shell.user_ns, "shell": shell, "hook": shell.displayhook, "history": history,
+        "In": history.input_hist_parsed, "Out": history.output_hist, "dirs": history.dir_hist,
+    }  # fmt: skip
+    for name, value in own.items():
+        found.setdefault(id(value), (("", name), value))
+    wanted = [seed for seed in _SEEDS if seed[0] in sys.modules]
+    for module, name in [*wanted, *_from_imports(history.input_hist_parsed, entries)]:
+        value = getattr(sys.modules[module], name, None)
+        if value is not None:
+            found.setdefault(id(value), ((module, name), value))
+    return [seed for seed, _ in found.values()], [value for _, value in found.values()]
+
+
+def find_seed(shell: Any, module: str, name: str) -> Any:
+    """The restored kernel's own object for a seed. Raises when there is none."""
+    if module:
+        return getattr(importlib.import_module(module), name)
+    history = shell.history_manager
+    return {
+        "user_ns": shell.user_ns, "shell": shell, "hook": shell.displayhook, "history": history,
+        "In": history.input_hist_parsed, "Out": history.output_hist, "dirs": history.dir_hist,
+    }[name]  # fmt: skip
+
+
+_parsed: dict[str, list[tuple[str, str]]] = {}
+
+
+def _from_imports(cells: list[str], entries: list[Entry]) -> Iterator[Seed]:
+    """Objects the user took out of modules: ``from matplotlib import rcParams`` is not a copy."""
+    values = {
+        id(entry.value): entry.value
+        for entry in entries
+        if not is_atom(entry.value)
+        and not isinstance(entry.value, (type, types.FunctionType, types.BuiltinFunctionType))
+    }
+    for cell in cells:
+        if "import" not in cell:
+            continue
+        if cell not in _parsed:
+            _parsed[cell] = list(_imported_names(cell))
+        for module, name in _parsed[cell]:
+            loaded = sys.modules.get(module)
+            names = list(vars(loaded)) if loaded is not None and name == "*" else [name]
+            for one in names:
+                if loaded is not None and id(getattr(loaded, one, None)) in values:
+                    yield module, one
+
+
+def _imported_names(cell: str) -> Iterator[tuple[str, str]]:
+    try:
+        tree = ast.parse(cell)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                yield node.module, alias.name
+
+
+def capture_history(shell: Any) -> dict[str, Any]:
+    history = shell.history_manager
+    sources = {}
+    for filename, number in getattr(shell.compile, "_filename_map", {}).items():
+        cached = linecache.cache.get(filename)
+        if number and cached is not None and len(cached) == 4:
+            sources[filename] = (number, "".join(cached[2]))
+    return {
+        "count": shell.execution_count,
+        "parsed": list(map(str, history.input_hist_parsed)),
+        "raw": list(map(str, history.input_hist_raw)),
+        "last": [str(getattr(history, name, "")) for name in ("_i00", "_i", "_ii", "_iii")],
+        "dirs": list(map(str, history.dir_hist)),
+        "sources": sources,
+    }
+
+
+def restore_history(shell: Any, saved: dict[str, Any]) -> None:
+    history = shell.history_manager
+    history.input_hist_parsed[:] = saved["parsed"]
+    history.input_hist_raw[:] = saved["raw"]
+    history.dir_hist[:] = saved["dirs"]
+    history._i00, history._i, history._ii, history._iii = saved["last"]
+    names = {f"_i{n}": text for n, text in enumerate(saved["raw"]) if n}
+    names.update({"_i": saved["last"][1], "_ii": saved["last"][2], "_iii": saved["last"][3]})
+    shell.push(names, interactive=False)
+    for filename, (number, text) in saved["sources"].items():
+        linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+        shell.compile._filename_map[filename] = number
+    shell.execution_count = saved["count"]
+
+
+def _start_environment() -> dict[str, str]:
+    """The environment this process was started with."""
+    try:
+        pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    split = [pair.partition(b"=") for pair in pairs if b"=" in pair]
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in split}
+
+
+def capture_process(shell: Any, modules: dict[str, str]) -> dict[str, Any]:
+    start, now = _start_environment(), dict(os.environ)
+    tops = {module.partition(".")[0] for module in modules.values()}
+    try:
+        cwd = os.getcwd()
+    except OSError:
+        cwd = ""
+    return {
+        "cwd": cwd,
+        "path": [entry for entry in sys.path if isinstance(entry, str)],
+        "prefix": sys.prefix,
+        "set": {n: v for n, v in now.items() if start.get(n) != v and n not in _PROCESS_VARIABLES},
+        "unset": [n for n in start if n not in now and n not in _PROCESS_VARIABLES],
+        "modules": modules,
+        "submodules": sorted(
+            name
+            for name, module in list(sys.modules.items())
+            if "." in name and module is not None and name.partition(".")[0] in tops
+        ),
+        "extensions": sorted(
+            shell.extension_manager.loaded - {"storemagic", "IPython.extensions.storemagic"}
+        ),
+    }
+
+
+def restore_process(saved: dict[str, Any], also: Callable[[str, Exception | None], None]) -> None:
+    """Working directory, ``sys.path`` and environment. ``also`` takes what became of each."""
+    for name, value in saved["set"].items():
+        os.environ[name] = value
+    for name in saved["unset"]:
+        os.environ.pop(name, None)
+    also("environment", None)
+    if saved["prefix"] == sys.prefix:
+        sys.path[:] = saved["path"]
+    else:
+        old = saved["prefix"] + os.sep
+        sys.path[:0] = [p for p in saved["path"] if p not in sys.path and not p.startswith(old)]
+    importlib.invalidate_caches()
+    also("sys.path", None)
+    try:
+        os.chdir(saved["cwd"])
+        also("cwd", None)
+    except OSError as error:
+        also("cwd", error)
+
+
+def restore_modules(
+    shell: Any, saved: dict[str, Any], also: Callable[[str, Exception | None], None]
+) -> dict[str, str]:
+    """Import the modules bound to names, with their submodules; returns what failed, and why."""
+    failed = {}
+    for name, module in saved["modules"].items():
+        try:
+            shell.user_ns[name] = importlib.import_module(module)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+    for module in saved["submodules"]:
+        if module not in sys.modules and module.partition(".")[0] in sys.modules:
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                also(f"module {module}", error)
+    return failed
+
+
+def capture_random() -> dict[str, Any]:
+    state: dict[str, Any] = {"random": random.getstate()}
+    numpy_random = sys.modules.get("numpy.random.mtrand")
+    if numpy_random is not None:
+        state["numpy.random"] = numpy_random.get_state(legacy=False)
+    return state
+
+
+def restore_random(saved: dict[str, Any], also: Callable[[str, Exception | None], None]) -> None:
+    setters: dict[str, Callable[[Any], None]] = {"random": random.setstate}
+    if "numpy.random" in saved:
+        import numpy
+
+        setters["numpy.random"] = numpy.random.set_state
+    for name, state in saved.items():
+        try:
+            setters[name](state)
+            also(name, None)
+        except Exception as error:
+            also(name, error)

@@ -1,0 +1,252 @@
+"""A session into a directory, and back. See ``docs/namespace-engine.md`` for what is in the
+directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import platform
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import blocks, groups, rebuild, session, settings
+
+FORMAT = 1
+SESSION = "session.pickle"
+HISTORY = "history.pickle"
+
+
+def _also(report: dict[str, Any]) -> Callable[[str, Exception | None], None]:
+    def note(name: str, error: Exception | None) -> None:
+        why = None if error is None else f"{type(error).__name__}: {error}"
+        report["also"][name] = {"state": "exact" if error is None else "lost", "why": why}
+
+    return note
+
+
+def _tell(report: dict[str, Any], name: str, state: str, kind: str, why: Any, size: int) -> None:
+    report["variables"][name] = {"state": state, "type": kind, "why": why, "bytes": size}
+
+
+# --- dump ---------------------------------------------------------------------------------------
+
+
+def dump(
+    shell: Any, store: blocks.Directory, limit: int, report: dict[str, Any], filters: list[Any]
+) -> None:
+    """Write the session to ``store``. ``filters`` are the user's ``warnings.filters``."""
+    entries, modules = session.namespace_entries(shell)
+    seed_names, seeds = session.seeds(shell, entries)
+    process = session.capture_process(shell, modules)
+    process["random"] = session.capture_random()
+    found = groups.collect(entries, seeds, limit)
+    process["settings"], failed = settings.capture(filters)
+    also = _also(report)
+    for name, error in failed.items():
+        also(f"settings of {name}", error)
+    for name in process["extensions"]:
+        also(f"extension {name}", RuntimeError("load it again with %load_ext"))
+    store.begin()
+    store.write(SESSION, memoryview(pickle.dumps(process)))
+    store.write(HISTORY, memoryview(pickle.dumps(session.capture_history(shell))))
+    index = {
+        "format": FORMAT,
+        "python": platform.python_version(),
+        "seeds": seed_names,
+        "groups": [_write(store, group) for group in found],
+        "lost": [_described(entry) for entry in entries if entry.state == "lost"],
+        "also": report["also"],
+    }
+    store.finish(index)
+    for entry in entries:
+        if entry.kind != "hook":
+            kind = groups.type_name(entry.value)
+            _tell(report, entry.shown, entry.state, kind, entry.why, entry.bytes)
+    for name in modules:
+        _tell(report, name, "exact", "module", None, 0)
+    for name in ("cwd", "sys.path", "environment", "history", "random"):
+        also(name, None)
+    report["bytes"] = store.size()
+    report["written"] = store.written
+
+
+def _described(entry: groups.Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "type": groups.type_name(entry.value),
+        "state": entry.state,
+        "why": entry.why,
+        "bytes": entry.bytes,
+    }
+
+
+def _write(store: blocks.Directory, group: groups.Group) -> dict[str, Any]:
+    first = group.entries[0]
+    label = f"{first.kind}:{first.name}".encode("utf-8", "surrogatepass")
+    name = f"v-{hashlib.blake2b(label, digest_size=8).hexdigest()}.pickle"
+    store.write(name, memoryview(group.stream))
+    written = []
+    for buffer in group.buffers:
+        raw = buffer.raw()
+        file = store.buffer_name(_address(raw), raw.nbytes)
+        store.write(file, raw)
+        written.append([file, raw.nbytes, raw.readonly])
+    return {
+        "file": name,
+        "size": len(group.stream),
+        "code": group.has_code,
+        "buffers": written,
+        "entries": [_described(entry) for entry in group.entries],
+    }
+
+
+def _address(raw: memoryview) -> int:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return id(raw.obj)
+    return int(numpy.frombuffer(raw, dtype="u1").__array_interface__["data"][0])
+
+
+# --- load ---------------------------------------------------------------------------------------
+
+
+def load(shell: Any, path: Path, report: dict[str, Any]) -> list[Any]:
+    """Bring the session at ``path`` into ``shell``; returns its ``warnings.filters``.
+
+    A part that fails is noted in ``report``, and the others go on. Raises `ValueError` when there
+    is no session at ``path``, or one of a newer format.
+    """
+    try:
+        index = json.loads((path / blocks.INDEX).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no complete namespace dump: {error}") from error
+    if index["format"] > FORMAT:
+        raise ValueError(f"{path} has format {index['format']}, known is up to {FORMAT}")
+    report["also"].update(index["also"])
+    also = _also(report)
+    process = pickle.loads((path / SESSION).read_bytes())  # noqa: S301 - the session's own data
+    session.restore_process(process, also)
+    failed = session.restore_modules(shell, process, also)
+    for name in process["modules"]:
+        state = "lost" if name in failed else "exact"
+        _tell(report, name, state, "module", failed.get(name), 0)
+    filters = settings.restore(process["settings"], also)
+    history = pickle.loads((path / HISTORY).read_bytes())  # noqa: S301
+    session.restore_history(shell, history)
+    also("history", None)
+    seeds = [_seed(shell, module, name) for module, name in index["seeds"]]
+    for described in index["lost"]:
+        _tell_entry(report, described)
+    for group in sorted(
+        index["groups"], key=lambda g: [e["kind"] == "variable" for e in g["entries"]]
+    ):
+        report["bytes"] += _load_group(shell, path, group, seeds, index["python"], report)
+    session.restore_random(process["random"], also)
+    return filters
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a stream whose memo begins with ``seeds``, as :class:`.pickler.Pickler` wrote it."""
+
+    def __init__(self, data: bytearray, buffers: list[memoryview], seeds: list[Any]) -> None:
+        # The memo cannot be set from outside (CPython drops what `Unpickler.memo = {...}` is
+        # given), so a pickle before the first one puts the seeds there.
+        put = [pickle.BININT + struct.pack("<i", i) for i in range(len(seeds))]
+        code = [number + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for number in put]
+        prologue = b"".join([pickle.PROTO + b"\x05", *code, pickle.NONE, pickle.STOP])
+        super().__init__(io.BytesIO(prologue + data), buffers=buffers)
+        self._seeds = seeds
+        self.load()
+
+    def persistent_load(self, index: Any) -> Any:
+        return self._seeds[index]
+
+
+def _seed(shell: Any, module: str, name: str) -> Any:
+    try:
+        return session.find_seed(shell, module, name)
+    except Exception as error:
+        return rebuild.Lost(f"{module}.{name}", f"{type(error).__name__}: {error}")
+
+
+def _tell_entry(report: dict[str, Any], entry: dict[str, Any]) -> None:
+    if entry["kind"] == "hook":
+        return
+    name = f"Out[{entry['name']}]" if entry["kind"] == "output" else entry["name"]
+    _tell(report, name, entry["state"], entry["type"], entry["why"], entry["bytes"])
+
+
+def _load_group(
+    shell: Any,
+    path: Path,
+    group: dict[str, Any],
+    seeds: list[Any],
+    python: str,
+    report: dict[str, Any],
+) -> int:
+    """Load one stream; returns its size in bytes. After a failure the rest of it is lost."""
+    why = None
+    size = 0
+    unpickler: _Unpickler | None = None
+    here = platform.python_version()
+    if group["code"] and python.split(".")[:2] != here.split(".")[:2]:
+        why = f"it holds code compiled by Python {python}, this kernel is Python {here}"
+    else:
+        try:
+            data = _read(path / group["file"], group["size"])
+            buffers = [_buffer(path, *buffer) for buffer in group["buffers"]]
+            size = group["size"] + sum(buffer.nbytes for buffer in buffers)
+            unpickler = _Unpickler(data, buffers, seeds)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+    for entry in group["entries"]:
+        if unpickler is not None and why is None:
+            try:
+                value = unpickler.load()
+                if type(value) is rebuild.Lost:
+                    raise rebuild.LostError(repr(value))
+                _bind(shell, entry["kind"], entry["name"], value)
+            except BaseException as error:
+                why = f"{type(error).__name__}: {error}"
+        if why is not None:
+            entry = {**entry, "state": "lost", "why": why}
+        _tell_entry(report, entry)
+    return size
+
+
+def _read(path: Path, size: int) -> bytearray:
+    """The file as memory of its own. Raises `ValueError` when it has another size."""
+    data = bytearray(size)
+    with open(path, "rb", buffering=0) as file:
+        view = memoryview(data)
+        at = 0
+        while at < size and (got := file.readinto(view[at:])):
+            at += got
+        if at != size or os.fstat(file.fileno()).st_size != size:
+            raise ValueError(f"{path.name} does not have its {size} bytes")
+    return data
+
+
+def _buffer(path: Path, name: str, size: int, readonly: bool) -> memoryview:
+    view = memoryview(_read(path / name, size))
+    return view.toreadonly() if readonly else view
+
+
+def _bind(shell: Any, kind: str, name: str, value: Any) -> None:
+    hook = shell.displayhook
+    if kind == "variable":
+        shell.user_ns[name] = value
+    elif kind == "output":
+        shell.history_manager.output_hist[int(name)] = value
+        shell.push({f"_{name}": value}, interactive=False)
+    else:
+        setattr(hook, name, value)
+        shell.push({name: value}, interactive=False)
