@@ -1,9 +1,9 @@
 """What each program of sessionkeeper can be told, and the one place where it is read.
 
 A setting comes from, later ones winning: the default, the file given with `--config` (TOML, one
-table per program: `[up]`, `[gateway]`, `[agent]`), the environment (`SESSIONKEEPER_NODES=3`), the
-flag (`--nodes 3`). A secret is never a flag: it is the content of a file (`--token-file`,
-`SESSIONKEEPER_TOKEN_FILE`) or of the environment (`SESSIONKEEPER_TOKEN`).
+table per program: `[up]`, `[gateway]`, `[agent]`, `[ui]`), the environment
+(`SESSIONKEEPER_NODES=3`), the flag (`--nodes 3`). A secret is never a flag: it is the content of a
+file (`--token-file`, `SESSIONKEEPER_TOKEN_FILE`) or of the environment (`SESSIONKEEPER_TOKEN`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sessionkeeper.errors import UsageError
 __all__ = [
     "AgentSettings",
     "GatewaySettings",
+    "UiSettings",
     "UpSettings",
     "default_state",
     "load",
@@ -211,8 +212,29 @@ class AgentSettings:
     """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
 
 
-Settings = TypeVar("Settings", UpSettings, GatewaySettings, AgentSettings)
-_TABLES: dict[type, str] = {UpSettings: "up", GatewaySettings: "gateway", AgentSettings: "agent"}
+@dataclass(frozen=True, kw_only=True)
+class UiSettings:
+    """`sessionkeeper ui`: JupyterLab."""
+
+    state: FilePath
+    """Directory of its own, for notebook sessions and lab settings."""
+    host: Text = "127.0.0.1"
+    port: Port = 8888
+    token: Secret = field(repr=False)
+    """What browsers show."""
+    gateway_url: Text
+    gateway_token: Secret = field(repr=False)
+    base_url: Text = "/"
+    ready_fd: Descriptor = None
+
+
+Settings = TypeVar("Settings", UpSettings, GatewaySettings, AgentSettings, UiSettings)
+_TABLES: dict[type, str] = {
+    UpSettings: "up",
+    GatewaySettings: "gateway",
+    AgentSettings: "agent",
+    UiSettings: "ui",
+}
 
 
 def default_state(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:

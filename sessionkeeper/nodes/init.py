@@ -1,7 +1,7 @@
 """PID 1 of a node: keeps the agent running, reaps orphans, and ends everything when told.
 
     python -m sessionkeeper.nodes.init --ready-fd N [--hide DIRECTORY [--keep DIRECTORY]...]
-        -- AGENT [ARG]...
+        [--nameserver ADDRESS]... -- AGENT [ARG]...
 
 It says "started" on the descriptor, and starts the agent when it reads a line from standard input,
 by which time the supervisor has connected the node's network; it ends when there is none. When the
@@ -29,6 +29,7 @@ _MASK = (signal.SIGCHLD, signal.SIGTERM)
 _GRACE_SECONDS = 5.0
 _LONGEST_DELAY = 5.0
 _STEADY_SECONDS = 10.0
+_RESOLVER = "/etc/resolv.conf"
 
 
 def main(arguments: list[str]) -> int:
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     options, agent = _options(arguments[:split]), arguments[split + 1 :]
     if os.getpid() == 1:
         _arrange_mounts(options.get("--hide", []), options.get("--keep", []))
+        _name_servers(options.get("--nameserver", []))
     else:
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     announce(int(options["--ready-fd"][0]), "started")
@@ -100,14 +102,20 @@ def _end(agent: int | None) -> int:
 
 
 def _arrange_mounts(hidden: list[str], kept: list[str]) -> None:
-    """Names of network namespaces are the node's own. What the state directory holds beside the
-    node's own data (store, keys, tokens, other nodes) is not there for it."""
-    os.makedirs("/run/netns", exist_ok=True)
-    _mount("tmpfs", "/run/netns", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
+    """/run is the node's own: names of network namespaces, state of runc, and CRIU's cache of what
+    the kernel can do, which it keeps only on a tmpfs. What a hidden directory holds beside the kept
+    ones is not there for the node."""
     inside = [one for one in kept if os.path.isdir(one)]
-    # Open first: once the tmpfs covers them they can be reached by descriptor alone.
+    # Open first: once a tmpfs covers them they can be reached by descriptor alone.
     handles = {one: os.open(one, os.O_PATH) for one in inside}
+    resolver = _read(_RESOLVER)
+    _mount("tmpfs", "/run", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
+    for path in ("/run/netns", "/run/lock"):
+        os.mkdir(path)
+    if not os.path.exists(_RESOLVER):  # a link to a file in /run
+        _write(os.path.realpath(_RESOLVER), resolver)
     for path in hidden:
+        os.makedirs(path, mode=0o700, exist_ok=True)
         _mount("tmpfs", path, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=700,size=64k")
     for path, handle in handles.items():
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -115,6 +123,29 @@ def _arrange_mounts(hidden: list[str], kept: list[str]) -> None:
         os.close(handle)
     # A working directory below what is now hidden would be a way around.
     os.chdir("/")
+
+
+def _name_servers(addresses: list[str]) -> None:
+    """Ask these, where the machine's configuration names a resolver on its own loopback."""
+    words = _read(_RESOLVER).split()
+    if not addresses or not any(word.startswith(("127.", "::1")) for word in words):
+        return
+    _write("/run/resolv.conf", "".join(f"nameserver {one}\n" for one in addresses))
+    _mount("/run/resolv.conf", os.path.realpath(_RESOLVER), None, _MS_BIND, None)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sessionkeeper.nodes import cgroups
 from sessionkeeper.nodes.bridged import BridgedNetwork
-from sessionkeeper.nodes.network import NetworkError
+from sessionkeeper.nodes.network import NetworkError, nameservers
 from sessionkeeper.nodes.processes import children_of, descendants, end_all, part_of, parts
 from sessionkeeper.up.child import Child
 
@@ -57,7 +57,7 @@ class ProcessNode:
 
     async def start(self) -> Child:
         """Start it, empty. The child says "ready" when its agent does; its end is the node's."""
-        await asyncio.to_thread(erase, self.plan.data)
+        await self.pull_plug()  # of what it was before
         self.plan.data.mkdir(parents=True, mode=0o700)
         handle = os.open(self.plan.data / "token", os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w") as file:
@@ -100,9 +100,9 @@ class ProcessNode:
 
     def _command(self) -> list[str]:
         init = [sys.executable, "-m", "sessionkeeper.nodes.init", "--ready-fd", "{ready_fd}"]
-        return [*init, *self._hidden(), "--", *self.plan.agent]
+        return [*init, *self._view(), "--", *self.plan.agent]
 
-    def _hidden(self) -> list[str]:
+    def _view(self) -> list[str]:
         return []
 
     async def _connect(self, child: Child) -> None:
@@ -153,11 +153,13 @@ class NamespaceNode(ProcessNode):
         flags = ("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
         return ["unshare", *flags, "--", *super()._command()]
 
-    def _hidden(self) -> list[str]:
-        if self.plan.hide is None:
-            return []
-        keep = [one for path in (self.plan.data, *self.plan.keep) for one in ("--keep", str(path))]
-        return ["--hide", str(self.plan.hide), *keep]
+    def _view(self) -> list[str]:
+        view = [word for one in nameservers() for word in ("--nameserver", one)]
+        if self.plan.hide is not None:
+            kept = (self.plan.data, *self.plan.keep)
+            view += ["--hide", str(self.plan.hide)]
+            view += [word for path in kept for word in ("--keep", str(path))]
+        return view
 
     async def _connect(self, child: Child) -> None:
         self._init = next(iter(children_of(child.pid)), None)

@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 
 from sessionkeeper.errors import StoreUnusable
 from sessionkeeper.settings import UpSettings
@@ -40,7 +42,7 @@ def bring_up(
         _check_store(settings.store)
         if runtime is None:
             with terminal.step("looking at what this machine can do"):
-                runtime = _choose_runtime(settings)
+                runtime, settings = settle_runtime(settings, terminal.say)
         supervisor = Supervisor(
             settings,
             state,
@@ -75,8 +77,27 @@ def _check_store(url: str) -> None:
         raise StoreUnusable(f"the store {url} cannot be used: {error}", hint=error.hint) from None
 
 
-def _choose_runtime(settings: UpSettings) -> str:
-    raise NotImplementedError
+def settle_runtime(settings: UpSettings, say: Callable[[str], None]) -> tuple[str, UpSettings]:
+    """The runtime, and the settings with the CRIU that it uses. Says why it is not containers
+    when nobody asked for that. Raises CriuError or RuntimeUnavailable."""
+    from sessionkeeper import criu, doctor, machine
+
+    if settings.criu:
+        os.environ["SESSIONKEEPER_CRIU"] = str(settings.criu)  # what `criu.find` goes by
+    if settings.criu or (settings.runtime == "container" and os.geteuid() == 0):
+        criu.require()
+    facts = machine.examine(settings.state)
+    runtime = doctor.choose_runtime(settings.runtime, facts)
+    if runtime == "container":
+        return runtime, replace(settings, criu=criu.require().path)
+    if settings.runtime == "auto":
+        verdict = doctor.decide(facts)
+        say("Kernels run as plain processes here: their variables survive a node, not the process.")
+        for reason in verdict.reasons:
+            say(f"  {reason}")
+        for command in verdict.commands:
+            say(f"  to change that: {command}")
+    return runtime, settings
 
 
 def _log_to(state: StateDirectory) -> None:

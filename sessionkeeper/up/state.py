@@ -62,12 +62,12 @@ class StateDirectory:
             ) from None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory. AlreadyRunning when another process does."""
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
+        """Hold the directory. When another process does, wait for its end, or AlreadyRunning."""
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise self._held() from None
             yield

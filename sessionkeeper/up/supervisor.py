@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from sessionkeeper.errors import SessionkeeperError, UnknownNode, UsageError
 from sessionkeeper.nodes.bridged import BridgedNetwork
 from sessionkeeper.nodes.local import NamespaceNode, NodePlan, ProcessNode
-from sessionkeeper.nodes.processes import part_of
+from sessionkeeper.nodes.processes import end_all, part_of, parts
 from sessionkeeper.settings import UpSettings, default_state
 from sessionkeeper.up import control, leftovers
 from sessionkeeper.up.child import Child
@@ -125,7 +126,7 @@ class Supervisor:
             for result in await asyncio.gather(*stops, return_exceptions=True):
                 if isinstance(result, BaseException):
                     _log.error("a node did not stop: %s", result)
-            await asyncio.to_thread(leftovers.end_processes, self._state, self._terminal.say)
+            await asyncio.to_thread(end_all, lambda: parts(self._state.id))
             await asyncio.to_thread(leftovers.sweep, self._state)
         self._state.forget_record()
 
@@ -185,14 +186,19 @@ class Supervisor:
             ),
             environ=os.environ,
             hide=self._state.path,
-            # Where `sessionkeeper setup` puts CRIU when the state directory is the default one.
-            keep=[self._state.path / "criu"],
+            keep=self._kept(),
             token=self._state.token("agent"),
         )
         network = self._network
         node = NamespaceNode(plan, network) if network else ProcessNode(plan)
         self._nodes[name] = node
         await self._launch(name, node.start)
+
+    def _kept(self) -> list[Path]:
+        """CRIU, where the state directory holds it too."""
+        criu = self._settings.criu
+        inside = criu is not None and criu.is_relative_to(self._state.path)
+        return [criu.parent] if criu and inside else []
 
     async def _handle(self, call: dict[str, Any]) -> dict[str, Any]:
         match call.get("command"):

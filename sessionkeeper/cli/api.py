@@ -1,0 +1,76 @@
+"""The gateway's HTTP API, as the command line needs it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from sessionkeeper.errors import SessionkeeperError, Unavailable, UnknownNode
+from sessionkeeper.up.state import StateDirectory
+
+__all__ = ["drain", "nodes", "status"]
+
+_SECONDS = 10.0
+
+
+def nodes(state: StateDirectory) -> list[dict[str, Any]]:
+    """The nodes that the gateway knows."""
+    found: list[dict[str, Any]] = _call(state, "GET", "/nodes")["nodes"]
+    return found
+
+
+def status(state: StateDirectory) -> dict[str, Any]:
+    """The session's status."""
+    return _call(state, "GET", "/status")
+
+
+def drain(state: StateDirectory, name: str, deadline: float) -> dict[str, Any]:
+    """Move everything off a node; returns what moved and how many seconds it took. UnknownNode
+    when there is none of that name."""
+    body = {"deadline": deadline}
+    # A move that is late is still better than none: give it time beyond the deadline.
+    seconds = deadline + 120
+    return _call(state, "POST", f"/nodes/{quote(name, safe='')}/drain", body, seconds)
+
+
+def _call(
+    state: StateDirectory,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    seconds: float = _SECONDS,
+) -> dict[str, Any]:
+    where = urlsplit(state.running()["gateway"])
+    headers = {"Authorization": f"token {state.token('gateway')}"}
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=seconds)
+    try:
+        sent = json.dumps(body) if body is not None else None
+        connection.request(method, f"/api/sessionkeeper{path}", sent, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"the gateway does not answer: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        found = {}
+    if answer.status >= 400:
+        raise _error(answer.status, found if isinstance(found, dict) else {})
+    if not isinstance(found, dict):
+        raise Unavailable(f"the gateway's answer to {path} was not understood")
+    return found
+
+
+def _error(status: int, said: dict[str, Any]) -> SessionkeeperError:
+    inner = said.get("error")
+    detail = inner if isinstance(inner, dict) else said
+    message = str(detail.get("message") or f"the gateway answered with HTTP status {status}")
+    kind = UnknownNode if detail.get("code") == UnknownNode.code else SessionkeeperError
+    error = kind(message, hint=str(detail.get("hint") or "") or None)
+    if kind is SessionkeeperError:
+        error.code = str(detail.get("code") or "gateway")
+    return error

@@ -1,0 +1,82 @@
+"""`sessionkeeper node list|drain|kill|start`."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+
+from sessionkeeper.cli import api
+from sessionkeeper.cli.running import state_of
+from sessionkeeper.errors import UnknownNode, UsageError
+from sessionkeeper.settings import parse_duration
+from sessionkeeper.up import control
+from sessionkeeper.up.state import StateDirectory
+from sessionkeeper.up.terminal import Terminal
+
+__all__ = ["drain", "kill", "list_nodes", "start"]
+
+
+def list_nodes(arguments: Namespace) -> int:
+    """A line for each node that the gateway knows."""
+    found = api.nodes(state_of(arguments))
+    if arguments.json:
+        print(json.dumps({"nodes": found}, indent=1))
+        return 0
+    print(f"{'NODE':<12} {'STATE':<9} {'RUNTIME':<10} {'TIER':<10} {'LAST SEEN':<10} SESSIONS")
+    for node in found:
+        seen = f"{max(0.0, time.time() - node['last_seen']):.1f} s ago"
+        sessions = ", ".join(node["sessions"]) or "-"
+        print(
+            f"{node['name']:<12} {node['state']:<9} {node['runtime'] or '-':<10}"
+            f" {node['tier'] or '-':<10} {seen:<10} {sessions}"
+        )
+    return 0
+
+
+def drain(arguments: Namespace) -> int:
+    """Give notice, and wait until everything has moved."""
+    state = state_of(arguments)
+    try:
+        deadline = parse_duration(arguments.deadline)
+    except ValueError as error:
+        raise UsageError(f"--deadline: {arguments.deadline!r} {error}") from None
+    names = [node["name"] for node in api.nodes(state) if node["state"] in ("ready", "draining")]
+    if arguments.name not in names:
+        raise _unknown(arguments.name, names)
+    with Terminal().step(f"moving what runs on {arguments.name}"):
+        done = api.drain(state, arguments.name, deadline)
+    moved = ", ".join(map(str, done["moved"])) or "nothing"
+    print(f"{arguments.name} is drained: moved {moved} in {done['seconds']:.1f} s")
+    return 0
+
+
+def kill(arguments: Namespace) -> int:
+    """Pull the plug."""
+    state = state_of(arguments)
+    _known(state, arguments.name)
+    with Terminal().step(f"pulling the plug of {arguments.name}"):
+        control.request(state, "kill", node=arguments.name)
+    print(f"{arguments.name} is gone")
+    return 0
+
+
+def start(arguments: Namespace) -> int:
+    """Start a node, and wait until the gateway has it."""
+    state = state_of(arguments)
+    state.running()
+    with Terminal().step("starting a node"):
+        done = control.request(state, "start", node=arguments.name)
+    print(f"{done['node']} is ready")
+    return 0
+
+
+def _known(state: StateDirectory, name: str) -> None:
+    names = list(state.running()["nodes"])
+    if name not in names:
+        raise _unknown(name, names)
+
+
+def _unknown(name: str, names: list[str]) -> UnknownNode:
+    there = ", ".join(sorted(names)) or "none"
+    return UnknownNode(f"no node {name!r} runs; there is {there}", hint="`sessionkeeper node list`")

@@ -1,0 +1,244 @@
+"""What can be typed, and its help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["parse"]
+
+_TOP = """\
+Notebook sessions that outlive the node they run on.
+
+  sessionkeeper up                                start JupyterLab, a gateway and two nodes here
+  sessionkeeper status                            where the session is, how old its checkpoint
+  sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
+  sessionkeeper node kill node-1                  a node is gone without a word
+  sessionkeeper doctor                            what this machine can do, and what it lacks
+
+`sessionkeeper COMMAND --help` explains a command.
+"""
+
+_SOURCES = """\
+Every setting can also come from the environment (SESSIONKEEPER_PORT=9000) or from a TOML file
+given with --config; a flag beats the environment, which beats the file.
+
+"""
+
+_UP = (
+    _SOURCES
+    + """\
+examples:
+  sessionkeeper up
+  sessionkeeper up --nodes 3 --lease-seconds 5s --workspace ./course
+  sessionkeeper up --state /srv/lab --store /mnt/backup/sessions --port 9000
+  sessionkeeper up --runtime process     without root and CRIU: variables are kept, processes not
+
+exit codes:
+  3 already running   4 port taken   5 store unusable   6 CRIU missing or too old
+  10 the runtime does not work here
+"""
+)
+
+_NODE = """\
+examples:
+  sessionkeeper node list
+  sessionkeeper node drain node-1 --deadline 30s
+  sessionkeeper node kill node-2
+  sessionkeeper node start node-2
+"""
+
+_INTERNAL = """\
+`sessionkeeper up` starts this for you. Start it yourself to run the parts on machines of their own.
+
+"""
+
+Parser = argparse.ArgumentParser
+_CLI = "sessionkeeper.cli"
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """What was typed. `run` names the function of the command. Exits with 2 for what it cannot
+    understand, with 0 after `--help`."""
+    parser = _parser()
+    found = parser.parse_args(words)
+    if not hasattr(found, "run"):
+        shown: Parser = getattr(found, "shown", parser)
+        shown.print_help()
+        parser.exit(0 if not words else 2)
+    return found
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="sessionkeeper",
+        description=_TOP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print it")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_up(commands)
+    _add_operating(commands)
+    _add_node(commands)
+    _add_machine(commands)
+    _add_parts(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Found out when asked: it takes a while."""
+
+    def __call__(self, parser: Parser, *_: object, **__: object) -> None:
+        from importlib.metadata import version
+
+        print(f"sessionkeeper {version('sessionkeeper')}")
+        parser.exit()
+
+
+def _add(commands: Any, name: str, help_: str, run: str | None = None, epilog: str = "") -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=help_,
+        description=help_[:1].upper() + help_[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if run:
+        parser.set_defaults(run=f"{_CLI}.{run}")
+    return parser
+
+
+def _add_state(parser: Parser) -> None:
+    parser.add_argument("--state", metavar="DIR", help="state directory of the `up` that is meant")
+
+
+def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
+    for flag, (metavar, text) in texts.items():
+        parser.add_argument(flag, metavar=metavar, help=text)
+
+
+_UP_FLAGS = {
+    "--nodes": ("N", "nodes to begin with (2)"),
+    "--store": ("URL", "blob store: a directory (in the state directory by default)"),
+    "--port": ("P", "port for the browser (8888); the gateway takes one above it"),
+    "--host": ("ADDRESS", "address for the browser (127.0.0.1)"),
+    "--runtime": ("R", "auto, container or process (auto: see `sessionkeeper doctor`)"),
+    "--state": ("DIR", "where everything is kept (root: /var/lib/sessionkeeper)"),
+    "--workspace": ("DIR", "a new session's workspace begins with these files"),
+    "--memory": ("SIZE", "memory that one kernel may use, such as 2G (no limit)"),
+    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--on-rollback": ("WHAT", "replay or stop: cells that a lost node took with it (replay)"),
+    "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
+    "--criu": ("FILE", "the criu to use"),
+    "--config": ("FILE", "settings as TOML, in the table [up]"),
+}
+
+_GATEWAY_FLAGS = {
+    "--state": ("DIR", "directory for journals"),
+    "--host": ("ADDRESS", "address to listen on (127.0.0.1)"),
+    "--port": ("P", "port to listen on (8889)"),
+    "--agent-host": ("ADDRESS", "another address to listen on, for agents"),
+    "--token-file": ("FILE", "the token that clients show"),
+    "--agent-token-file": ("FILE", "the token that agents show"),
+    "--store": ("URL", "blob store"),
+    "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
+    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--on-rollback": ("WHAT", "replay or stop (replay)"),
+    "--session": ("ID", "session to serve (default)"),
+    "--seed": ("DIR", "a new session's workspace begins with these files"),
+    "--ready-fd": ("N", "descriptor to write a line to when it serves"),
+    "--config": ("FILE", "settings as TOML, in the table [gateway]"),
+}
+
+_AGENT_FLAGS = {
+    "--gateway-url": ("URL", "the gateway, http://host:port"),
+    "--token-file": ("FILE", "the agents' token"),
+    "--node": ("NAME", "name of this node"),
+    "--tier": ("TIER", "spot, volunteer or on-demand (on-demand)"),
+    "--data": ("DIR", "directory for what kernels need here"),
+    "--runtime": ("R", "container or process (process)"),
+    "--criu": ("FILE", "the criu to use"),
+    "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--cgroup": ("PATH", "parent of the kernels' control groups"),
+    "--ready-fd": ("N", "descriptor to write a line to when the gateway accepted it"),
+    "--config": ("FILE", "settings as TOML, in the table [agent]"),
+}
+
+_UI_FLAGS = {
+    "--state": ("DIR", "directory for notebook sessions and lab settings"),
+    "--host": ("ADDRESS", "address to listen on (127.0.0.1)"),
+    "--port": ("P", "port to listen on (8888)"),
+    "--token-file": ("FILE", "the token that browsers show"),
+    "--gateway-url": ("URL", "the gateway, http://host:port"),
+    "--gateway-token-file": ("FILE", "the token that the gateway wants"),
+    "--base-url": ("PATH", "path that its URLs begin with (/)"),
+    "--ready-fd": ("N", "descriptor to write a line to when it serves"),
+    "--config": ("FILE", "settings as TOML, in the table [ui]"),
+}
+
+
+def _add_up(commands: Any) -> None:
+    parser = _add(commands, "up", "start everything on this machine", "running:up", _UP)
+    _flags(parser, _UP_FLAGS)
+    parser.add_argument(
+        "--no-ui", dest="ui", action="store_const", const="false", help="no JupyterLab"
+    )
+
+
+def _add_operating(commands: Any) -> None:
+    for name, text in {
+        "down": "stop a running `up`; the session is kept",
+        "status": "say where the session is, how old its checkpoint is, what happened",
+        "url": "print the URL for the browser, with its token",
+    }.items():
+        parser = _add(commands, name, text, f"running:{name}")
+        _add_state(parser)
+        if name == "status":
+            parser.add_argument("--json", action="store_true", help="as the gateway says it")
+
+
+def _add_node(commands: Any) -> None:
+    node = _add(commands, "node", "list, drain, kill or start nodes", epilog=_NODE)
+    node.set_defaults(shown=node)
+    actions = node.add_subparsers(title="actions", metavar="ACTION")
+    parser = _add(actions, "list", "the nodes, as the gateway sees them", "node:list_nodes")
+    parser.add_argument("--json", action="store_true", help="as the gateway says it")
+    _add_state(parser)
+    parser = _add(
+        actions, "drain", "the notice before a node goes: what runs on it moves", "node:drain"
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--deadline", metavar="TIME", default="30s", help="time there is (30s)")
+    _add_state(parser)
+    parser = _add(
+        actions, "kill", "pull the plug: all of it dies at once, its data is gone", "node:kill"
+    )
+    parser.add_argument("name", metavar="NAME")
+    _add_state(parser)
+    parser = _add(actions, "start", "start a node that was killed, or one more", "node:start")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
+    _add_state(parser)
+
+
+def _add_machine(commands: Any) -> None:
+    parser = _add(
+        commands, "doctor", "which runtime this machine gets, why, what to do", "running:doctor"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    _add_state(parser)
+    parser = _add(commands, "setup", "install what is missing, as root", "running:setup")
+    parser.add_argument("what", choices=["criu"], help="a CRIU that runs on this machine")
+    parser.add_argument("--rebuild", action="store_true", help="even if there is one that works")
+    _add(commands, "bench", "measure: recovery, latency, start")
+
+
+def _add_parts(commands: Any) -> None:
+    for name, text, flags in (
+        ("gateway", "the kernel gateway that UI servers and agents talk to", _GATEWAY_FLAGS),
+        ("ui", "a JupyterLab server without compute of its own", _UI_FLAGS),
+        ("agent", "offer this machine's compute to a gateway", _AGENT_FLAGS),
+    ):
+        parser = _add(commands, name, text, f"parts:{name}", _INTERNAL + _SOURCES)
+        _flags(parser, flags)

@@ -1,0 +1,67 @@
+"""`sessionkeeper gateway|ui|agent`: the parts that `up` starts."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import Namespace
+from importlib import import_module
+from pathlib import Path
+
+from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, load
+from sessionkeeper.up.ready import announce
+
+__all__ = ["agent", "gateway", "ui"]
+
+
+def gateway(arguments: Namespace) -> int:
+    """Serve until SIGTERM."""
+    settings = load(GatewaySettings, vars(arguments), config=config_of(arguments))
+    _log()
+    import_module("sessionkeeper.gateway_app").run(settings)
+    return 0
+
+
+def agent(arguments: Namespace) -> int:
+    """Offer compute until SIGTERM."""
+    settings = load(AgentSettings, vars(arguments), config=config_of(arguments))
+    _log()
+    import_module("sessionkeeper.agent").run(settings)
+    return 0
+
+
+def ui(arguments: Namespace) -> int:
+    """Serve JupyterLab until SIGTERM."""
+    settings = load(UiSettings, vars(arguments), config=config_of(arguments))
+    _log()
+    from tornado.ioloop import IOLoop
+
+    from sessionkeeper.ui import app
+
+    # Its sockets listen before the loop turns, so the first turn is when it serves.
+    IOLoop.current().add_callback(announce, settings.ready_fd)
+    app.run(
+        app.UiSettings(
+            state=settings.state,
+            host=settings.host,
+            port=settings.port,
+            token=settings.token,
+            gateway_url=settings.gateway_url,
+            gateway_token=settings.gateway_token,
+            base_url=settings.base_url,
+        )
+    )
+    return 0
+
+
+def config_of(arguments: Namespace) -> Path | None:
+    """The file given with --config."""
+    return Path(arguments.config) if arguments.config else None
+
+
+def _log() -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )

@@ -1,0 +1,108 @@
+"""`sessionkeeper up|down|status|url|doctor|setup`."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from sessionkeeper.settings import UpSettings, default_state, load
+from sessionkeeper.up.state import StateDirectory
+
+__all__ = ["doctor", "down", "setup", "state_of", "status", "up", "url"]
+
+
+def state_of(arguments: Namespace) -> StateDirectory:
+    """The state directory that is meant: `--state`, `SESSIONKEEPER_STATE`, or the default."""
+    return StateDirectory(load(UpSettings, {"state": arguments.state}).state)
+
+
+def up(arguments: Namespace) -> int:
+    """Start everything; returns when it has ended."""
+    from sessionkeeper.up.start import bring_up
+
+    config = Path(arguments.config) if arguments.config else None
+    bring_up(load(UpSettings, vars(arguments), config=config))
+    return 0
+
+
+def down(arguments: Namespace) -> int:
+    """Stop a running `up`, or what one that was killed left running."""
+    from sessionkeeper.up import control, leftovers
+    from sessionkeeper.up.terminal import Terminal
+
+    state, terminal = state_of(arguments), Terminal()
+    if state.is_locked():
+        with terminal.step("stopping: the session is saved first"):
+            control.request(state, "stop")
+            with state.locked(wait=True):
+                pass
+        print("stopped")
+        return 0
+    if state.read_record() is None:
+        raise state.not_running()
+    with state.locked():
+        leftovers.end_processes(state, terminal.say)
+        leftovers.sweep(state)
+        state.forget_record()
+    print("it was not running; what it had left behind is gone")
+    return 0
+
+
+def status(arguments: Namespace) -> int:
+    """What the gateway says of the session."""
+    from sessionkeeper.cli import api
+
+    state = state_of(arguments)
+    found = api.status(state)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print(f"JupyterLab   {state.running()['url']}")
+    for line in described(found, time.time()):
+        print(line)
+    return 0
+
+
+def described(found: dict[str, Any], now: float) -> list[str]:
+    """A status in words: where, how old the newest checkpoint is, what happened. `now` is in
+    seconds since the epoch."""
+    state, detail = found.get("state") or "unknown", found.get("detail")
+    lines = [f"session      {state}" + (f": {detail}" if detail else "")]
+    if node := found.get("node"):
+        tier = f" ({found['tier']})" if found.get("tier") else ""
+        lines.append(f"node         {node}{tier}")
+    checkpoint = found.get("checkpoint")
+    if isinstance(checkpoint, dict) and checkpoint.get("time"):
+        age = max(0.0, now - float(checkpoint["time"]))
+        lines.append(f"checkpoint   number {checkpoint.get('number', '?')}, {age:.0f} s old")
+    elif "checkpoint" in found:
+        lines.append("checkpoint   none yet")
+    for event in (found.get("events") or [])[-10:]:
+        when = time.strftime("%H:%M:%S", time.localtime(float(event.get("time", now))))
+        lines.append(f"{when}     {event.get('text', event)}")
+    return lines
+
+
+def url(arguments: Namespace) -> int:
+    """The URL for the browser."""
+    print(state_of(arguments).running()["url"])
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """What this machine can do."""
+    from sessionkeeper import doctor, machine
+
+    facts = machine.examine(Path(arguments.state) if arguments.state else default_state())
+    print(doctor.as_json(facts) if arguments.json else doctor.render(facts))
+    return 0
+
+
+def setup(arguments: Namespace) -> int:
+    """Install something."""
+    from sessionkeeper import setup
+
+    return setup.main([arguments.what, *(["--rebuild"] if arguments.rebuild else [])])
