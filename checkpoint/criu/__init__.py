@@ -1,0 +1,12 @@
+"""The `criu` engine's storage: a directory of CRIU images to chunks, and back.
+
+A full dump goes in (`encode`); what comes out (`materialize`) is that directory again, or, beside
+one that a node already has, an incremental directory with only the pages that differ
+(`materialize_delta`).
+"""
+
+from checkpoint.criu.encode import encode
+from checkpoint.criu.image import Image, load_image
+from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
+
+__all__ = ["Image", "Materialized", "encode", "load_image", "materialize", "materialize_delta"]
