@@ -61,10 +61,10 @@ hint_for() { # what a command said -> what to do
   case $1 in
     *"No space left"*|*"enough free space"*)
       echo "make room on the disk, then run it again" ;;
-    *"resolve"*|*"ould not connect"*|*"onnection"*|*"imed out"*|*"etwork is unreachable"*|*"Failed to fetch"*)
-      echo "check the network and any proxy settings, then run it again" ;;
-    *"HASHES"*|*"hashes"*)
+    *"DO NOT MATCH THE HASHES"*)
       echo "what was downloaded is not what is locked; a mirror may be stale or altered" ;;
+    *"name resolution"*|*"resolving"*|*"ould not resolve"*|*"ould not connect"*|*"onnection"*|*"imed out"*|*"etwork is unreachable"*|*"Failed to fetch"*)
+      echo "check the network and any proxy settings, then run it again" ;;
     *"Could not get lock"*|*"frontend lock"*)
       echo "another program is installing packages; run it again when that has ended" ;;
     *"dpkg was interrupted"*)
@@ -158,8 +158,7 @@ make_venv() {
 }
 
 key_of() { # lock file: what an installation from it depends on
-  { pwd; cat "$1" pyproject.toml; find sessionkeeper -path '*labextension/package.json' -exec cat {} +
-  } | sha256sum
+  { pwd; cat "$1" pyproject.toml; } | sha256sum
 }
 
 installed() { # profile, lock file
@@ -206,6 +205,6 @@ mkdir -p "$work" || die "$PWD cannot be written" "run it as the user this checko
 exec 9>"$work/lock"
 flock -n 9 || { say "another setup of this checkout is under way, waiting for it"; flock 9; }
 : >"$log"
-python_part
 system_part
+python_part
 criu_part

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -48,6 +49,16 @@ def _criu() -> str:
     return ""
 
 
+def _system_python() -> str:
+    code = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
+    command = ["/usr/bin/python3", "-I", "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:
+        return "no /usr/bin/python3"
+    return "" if done.returncode == 0 else "/usr/bin/python3 is too old or has no ensurepip"
+
+
 # Service -> why it is missing; an empty string when it is there.
 SERVICES: dict[str, Callable[[], str]] = {
     "root": _root,
@@ -59,6 +70,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "r": lambda: _kernel("ir"),
     "bash": lambda: _kernel("bash"),
     "apt": lambda: _program("apt-get"),
+    "system-python": _system_python,
 }
 MARKS = {"container": ("root", "runc", "criu", "ip", "nft"), "browser": ("chromium",)}
 
