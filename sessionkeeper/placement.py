@@ -10,7 +10,9 @@ TIER_ORDER = ("spot", "volunteer", "on-demand")
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What placement knows of a node. ``load`` is the number of sessions it runs; ``memory_free`` is in bytes."""
+    """What placement knows of a node. ``load`` is the number of sessions it runs; ``memory_free``
+    is in bytes.
+    """
 
     name: str
     ready: bool
@@ -23,7 +25,9 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a session needs: the engine its newest checkpoint was made with (None: any), the CPU it ran on."""
+    """What a session needs: the engine its newest checkpoint was made with (None: any), the CPU it
+    ran on.
+    """
 
     engine: str | None = None
     cpu: str | None = None
@@ -32,7 +36,9 @@ class Needs:
 
 @dataclass(frozen=True)
 class Choice:
-    """``node`` is None when no node fits; ``reasons`` says why each other one was not taken, by name."""
+    """``node`` is None when no node fits; ``reasons`` says why each other one was not taken, by
+    name.
+    """
 
     node: str | None
     reasons: dict[str, str]
@@ -46,7 +52,9 @@ class Choice:
 
 
 def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
-    """Return the node with the cheapest tier, then the least load, then the first by name, among those that fit."""
+    """Return the node with the cheapest tier, then the least load, then the first by name, among
+    those that fit.
+    """
     reasons: dict[str, str] = {}
     fitting: list[NodeFacts] = []
     for node in nodes:

@@ -1,4 +1,6 @@
-"""When a session is checkpointed. A pure function of what it costs and of how likely its node is to go."""
+"""When a session is checkpointed. A pure function of what it costs and of how likely its node is
+to go.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,18 @@ MEAN_TIME_BETWEEN_FAILURES = {
 """Seconds, by tier, until a pool's own rate has been measured."""
 
 LARGEST_SHARE = 0.2
-"""Of a session's time, at most this share is spent standing still for checkpoints between short cells."""
+"""Of a session's time, at most this share is spent standing still for checkpoints between short
+cells.
+"""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Times are seconds on one monotonic clock; ``cost`` is how long the kernels stood still last time.
+    """Times are seconds on one monotonic clock; ``cost`` is how long the kernels stood still
+    last time.
 
-    ``changed`` is whether anything happened since the newest checkpoint began, ``busy`` whether a cell runs.
+    ``changed`` is whether anything happened since the newest checkpoint began, ``busy`` whether
+    a cell runs.
     """
 
     now: float
@@ -32,10 +38,12 @@ class Situation:
 
 
 def due(s: Situation) -> float | None:
-    """Return in how many seconds the next checkpoint should begin; None: not before something happens.
+    """Return in how many seconds the next checkpoint should begin; None: not before something
+    happens.
 
-    Between cells at once, unless cells are so short that the session would mostly stand still. During a cell after
-    ``sqrt(2 · cost · mean time between failures)`` (Young 1974; Daly 2006, first order).
+    Between cells at once, unless cells are so short that the session would mostly stand still.
+    During a cell after ``sqrt(2 · cost · mean time between failures)`` (Young 1974; Daly 2006,
+    first order).
     """
     if not s.changed:
         return None

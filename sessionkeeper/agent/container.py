@@ -1,4 +1,6 @@
-"""Kernels in containers: one overlay and one network namespace per session, one ``runc`` container per kernel."""
+"""Kernels in containers: one overlay and one network namespace per session, one ``runc`` container
+per kernel.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class NodeContainers:
 
 
 class ContainerPlace:
-    """A session's containers on this node, below ``base``. See :class:`~sessionkeeper.agent.place.Place`."""
+    """A session's containers on this node, below ``base``. See
+    :class:`~sessionkeeper.agent.place.Place`.
+    """
 
     engine = "criu"
     home = HOME
@@ -148,6 +152,8 @@ class ContainerPlace:
 
 
 def python_prefixes() -> tuple[Path, ...]:
-    """Return the directories this Python consists of that a container's root may hide (a home, a virtual environment)."""
+    """Return the directories this Python consists of that a container's root may hide (a home, a
+    virtual environment).
+    """
     prefixes = dict.fromkeys(Path(p).resolve() for p in (sys.base_prefix, sys.prefix))
     return tuple(p for p in prefixes if not p.is_relative_to("/usr"))

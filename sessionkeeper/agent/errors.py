@@ -1,12 +1,12 @@
 """What can go wrong on a node. Leaves of :class:`sessionkeeper.errors.SessionkeeperError`.
 
-    SessionkeeperError
-    ├── NodeSetupFailed     a namespace, mount or address could not be made
-    ├── DumpFailed          CRIU could not dump a kernel; the kernel goes on
-    ├── RestoreFailed       CRIU could not restore a kernel here
-    ├── KernelStartFailed   the container or the shim did not come up
-    ├── NotHosted           this node does not run that session (any more)
-    └── FileRefused         a workspace file operation failed, in the operating system's words
+SessionkeeperError
+├── NodeSetupFailed     a namespace, mount or address could not be made
+├── DumpFailed          CRIU could not dump a kernel; the kernel goes on
+├── RestoreFailed       CRIU could not restore a kernel here
+├── KernelStartFailed   the container or the shim did not come up
+├── NotHosted           this node does not run that session (any more)
+└── FileRefused         a workspace file operation failed, in the operating system's words
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class DumpFailed(SessionkeeperError):
 
     code = "dump_failed"
     retryable = True
-    hint = "something in the kernel cannot be dumped; close it (a device, a GPU, a mount), then go on"
+    hint = (
+        "something in the kernel cannot be dumped; close it (a device, a GPU, a mount), then go on"
+    )
 
 
 class RestoreFailed(SessionkeeperError):
@@ -52,7 +54,9 @@ class NotHosted(SessionkeeperError):
 
 
 class FileRefused(SessionkeeperError):
-    """A workspace operation failed. ``code`` is the HTTP boundary's: not_found, exists, not_empty, refused, full."""
+    """A workspace operation failed. ``code`` is the HTTP boundary's: not_found, exists, not_empty,
+    refused, full.
+    """
 
     def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

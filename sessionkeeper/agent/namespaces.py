@@ -1,4 +1,6 @@
-"""Entering another network namespace for the length of one call, without leaving a trace in this thread."""
+"""Entering another network namespace for the length of one call, without leaving a trace in this
+thread.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def connect_in(namespace: Path, address: tuple[str, int], timeout: float) -> socket.socket:
-    """Return a TCP socket connected to ``address`` as seen in the network namespace at ``namespace``.
+    """Return a TCP socket connected to ``address`` as seen in the network namespace at
+    ``namespace``.
 
-    A socket belongs to the namespace it was made in; the calling thread is back in its own when this returns.
-    Raises OSError. ``timeout`` in seconds.
+    A socket belongs to the namespace it was made in; the calling thread is back in its own when
+    this returns. Raises OSError. ``timeout`` in seconds.
     """
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)

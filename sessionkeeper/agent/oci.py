@@ -1,7 +1,8 @@
 """What a kernel's container is: a pure function to an OCI runtime configuration.
 
-User code runs as an ordinary user without any capability, with no way to gain one (``noNewPrivileges``), behind a
-seccomp filter and a memory limit. The mount points are the same on every node, because CRIU looks mounts up by them.
+User code runs as an ordinary user without any capability, with no way to gain one
+(``noNewPrivileges``), behind a seccomp filter and a memory limit. The mount points are the same
+on every node, because CRIU looks mounts up by them.
 
 Source: OCI runtime specification 1.0.2 (config.md, config-linux.md).
 """
@@ -22,16 +23,19 @@ CONTROL_DIR = "/run/sessionkeeper"
 IPC_DIR = "/run/kernel"
 """In the container: the sockets between shim and kernel."""
 
-# A filter by name: everything an unprivileged program needs is left, what reaches into the kernel's or other
-# tenants' business is refused. io_uring is among them also because CRIU cannot dump it.
-REFUSED_SYSCALLS = (
-    "acct add_key bpf clock_adjtime clock_adjtime64 clock_settime clock_settime64 create_module delete_module "
-    "finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter io_uring_register io_uring_setup ioperm "
-    "iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mount mount_setattr move_mount name_to_handle_at "
-    "nfsservctl open_by_handle_at open_tree perf_event_open pivot_root process_madvise query_module quotactl "
-    "quotactl_fd reboot request_key setdomainname sethostname setns settimeofday stime swapoff swapon sysfs syslog "
-    "umount umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old"
-).split()
+# A filter by name: everything an unprivileged program needs is left, what reaches into the
+# kernel's or other tenants' business is refused. io_uring is among them also because CRIU
+# cannot dump it.
+REFUSED_SYSCALLS = """
+    acct add_key bpf clock_adjtime clock_adjtime64 clock_settime clock_settime64
+    create_module delete_module finit_module fsconfig fsmount fsopen fspick init_module
+    io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load
+    kexec_load keyctl lookup_dcookie mount mount_setattr move_mount name_to_handle_at
+    nfsservctl open_by_handle_at open_tree perf_event_open pivot_root process_madvise
+    query_module quotactl quotactl_fd reboot request_key setdomainname sethostname setns
+    settimeofday stime swapoff swapon sysfs syslog umount umount2 unshare uselib
+    userfaultfd ustat vhangup vm86 vm86old
+""".split()  # noqa: SIM905
 CLONE_NEW_NAMESPACES = 0x7E020000
 EPERM, ENOSYS = 1, 38
 
@@ -49,7 +53,8 @@ class Bind:
 class Container:
     """Everything that distinguishes one kernel's container from another's.
 
-    ``memory`` is in bytes; ``network`` is the path of a network namespace; ``criu_config`` a CRIU configuration file.
+    ``memory`` is in bytes; ``network`` is the path of a network namespace; ``criu_config`` a
+    CRIU configuration file.
     """
 
     name: str
@@ -66,7 +71,8 @@ class Container:
 
 
 def seccomp() -> dict[str, Any]:
-    """Return the seccomp section: refused calls get EPERM; ``clone3`` ENOSYS so that libc falls back to ``clone``,
+    """Return the seccomp section: refused calls get EPERM; ``clone3`` ENOSYS so that libc falls
+    back to ``clone``,
 
     whose flags a filter can see: no new namespaces, a user namespace above all.
     """

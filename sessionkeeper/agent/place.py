@@ -1,7 +1,8 @@
 """The seam between a session on a node and the way its kernels run there.
 
-Two implementations: :class:`~sessionkeeper.agent.container.ContainerPlace` (``runc`` and CRIU, needs root) and
-:class:`~sessionkeeper.agent.process.ProcessPlace` (plain child processes). One contract suite runs on both.
+Two implementations: :class:`~sessionkeeper.agent.container.ContainerPlace` (``runc`` and CRIU,
+needs root) and :class:`~sessionkeeper.agent.process.ProcessPlace` (plain child processes). One
+contract suite runs on both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Slot:
 
 
 class Place(Protocol):
-    """Where one session's kernels run on this node. All calls block; all may raise ``SessionkeeperError``."""
+    """Where one session's kernels run on this node. All calls block; all may raise
+    ``SessionkeeperError``.
+    """
 
     engine: str
     """``criu``: :meth:`dump` and :meth:`restore` work. ``namespace``: they do not."""
@@ -45,16 +48,22 @@ class Place(Protocol):
     """The user id that owns what the session writes; None: this process's own."""
 
     def create(self) -> None:
-        """Make the tree of a new session. It is then filled, or a checkpoint's tree is put in its place."""
+        """Make the tree of a new session. It is then filled, or a checkpoint's tree is put in its
+        place.
+        """
 
     def open(self) -> None:
         """Make the place usable, once its tree is there: mount, network."""
 
     def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
-        """Start a shim in ``slot``. ``launch`` is its configuration but for what depends on the place."""
+        """Start a shim in ``slot``. ``launch`` is its configuration but for what depends on the
+        place.
+        """
 
     def connect(self, slot: Slot) -> socket.socket:
-        """Return a connected socket to the shim in ``slot``. Raises OSError while it does not listen."""
+        """Return a connected socket to the shim in ``slot``. Raises OSError while it does not
+        listen.
+        """
         ...
 
     def stop(self, slot: Slot) -> None:

@@ -1,8 +1,9 @@
 """Kernels as plain child processes, for nodes with neither root nor CRIU.
 
-The workspace is a directory of the node, the shims' sockets are unix sockets. Processes are stopped with their whole
-group; freezing is SIGSTOP to it, enough to copy files at one moment. Memory is not dumped: a session's variables are
-saved by the ``namespace`` engine, at cell boundaries.
+The workspace is a directory of the node, the shims' sockets are unix sockets. Processes are
+stopped with their whole group; freezing is SIGSTOP to it, enough to copy files at one moment.
+Memory is not dumped: a session's variables are saved by the ``namespace`` engine, at cell
+boundaries.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from sessionkeeper.agent.place import Slot
 
 
 class ProcessPlace:
-    """A session's processes on this node, below ``base``. See :class:`~sessionkeeper.agent.place.Place`."""
+    """A session's processes on this node, below ``base``. See
+    :class:`~sessionkeeper.agent.place.Place`.
+    """
 
     engine = "namespace"
     excluded: frozenset[str] = frozenset()
@@ -37,7 +40,8 @@ class ProcessPlace:
         self.tree = base / "workspace"
         self.root = self.tree
         self.home = "/"
-        # Unix socket paths may have 107 bytes, so the sockets lie apart from a possibly deep data directory.
+        # Unix socket paths may have 107 bytes, so the sockets lie apart from a possibly deep
+        # data directory.
         self._sockets = Path(tempfile.gettempdir()) / f"sk-{os.getuid()}-{os.getpid()}-{session}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -136,7 +140,8 @@ def _descendants(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # Field 4 of stat(5) is the parent; the second field may hold anything, in parentheses.
+                # Field 4 of stat(5) is the parent; the second field may hold anything, in
+                # parentheses.
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
     found: list[int] = []

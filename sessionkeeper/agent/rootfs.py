@@ -1,8 +1,9 @@
 """The root file system of a session on a node: one overlay, shared by its kernels' containers.
 
-The lower layer is the session's image, or the host's own root when there is none; then places that may hold other
-people's secrets (homes, this program's state, run-time directories) are hidden by the upper layer. Everything a
-session writes lands in the upper layer, and that is what a checkpoint holds.
+The lower layer is the session's image, or the host's own root when there is none; then places
+that may hold other people's secrets (homes, this program's state, run-time directories) are
+hidden by the upper layer. Everything a session writes lands in the upper layer, and that is
+what a checkpoint holds.
 
 Source: Linux Documentation/filesystems/overlayfs.rst (opaque directories, whiteouts).
 """
@@ -15,12 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, USER_NAME
 from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, USER_NAME
 
 HIDDEN = ("root", "home", "run", "tmp", "var/tmp", "mnt", "media", "srv", "boot", "lost+found")
 STICKY = ("tmp", "var/tmp")
-# Mount points that only exist so that something can be mounted there; they are made anew on each node.
+# Mount points that only exist so that something can be mounted there; they are made anew on
+# each node.
 NOT_SAVED = (CONTROL_DIR, IPC_DIR)
 
 
@@ -49,7 +51,8 @@ class Layers:
 
 
 def create_upper(upper: Path, hidden: Iterable[Path] = ()) -> None:
-    """Make the upper layer of a new session: hidden places empty, the user's home there and owned by the user.
+    """Make the upper layer of a new session: hidden places empty, the user's home there and
+    owned by the user.
 
     ``hidden`` are further directories of the host that the session must not see.
     """

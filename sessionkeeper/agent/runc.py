@@ -3,11 +3,12 @@
 What made dump and restore work, and why:
 
 * ``tcp-close``: a connection to the outside cannot move to another node, a listening socket can.
-* ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in the namespace.
+* ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
+  the namespace.
 * ``--file-locks``: sqlite3 and others hold some.
-* ``--manage-cgroups-mode ignore``: runc puts the restored processes into the new node's cgroup itself.
-* A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only with the same *real*
-  user id (prlimit(2)); CRIU then runs with the user's real and root's effective id.
+* A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only
+  with the same *real* user id (prlimit(2)); CRIU then runs with the user's real and root's
+  effective id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sessionkeeper.agent.oci import USER_ID, Container, config
 
 CAP_SYS_RESOURCE = 24
 CRIU_CONFIG = "tcp-close\nnetwork-lock skip\n"
-_CHECKPOINT_FLAGS = ("--file-locks", "--manage-cgroups-mode", "ignore")
+_CHECKPOINT_FLAGS = ("--file-locks",)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Runc:
         self._call("resume", name)
 
     def dump(self, name: str, images: Path) -> None:
-        """Dump the (frozen) container into ``images``, and leave it as it is. Raises :class:`DumpFailed`."""
+        """Dump the (frozen) container into ``images``, and leave it as it is. Raises
+        :class:`DumpFailed`.
+        """
         images.mkdir(parents=True)
         log = images.parent / f"{images.name}.work"
         done = self._call(

@@ -1,8 +1,10 @@
-"""File operations of the UI on a live workspace, done as the session's user and inside the session's root.
+"""File operations of the UI on a live workspace, done as the session's user and inside the
+session's root.
 
-The kernels of a session are not trusted: a symbolic link in the workspace may point anywhere. So paths are resolved by
-the operating system with the session's root as ``/`` (openat2(2), ``RESOLVE_IN_ROOT``), and by threads whose
-file-system identity is the session's user (setfsuid(2)), which also takes root's rights over files from them.
+The kernels of a session are not trusted: a symbolic link in the workspace may point anywhere.
+So paths are resolved by the operating system with the session's root as ``/`` (openat2(2),
+``RESOLVE_IN_ROOT``), and by threads whose file-system identity is the session's user
+(setfsuid(2)), which also takes root's rights over files from them.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ class _OpenHow(ctypes.Structure):
 
 @dataclass(frozen=True)
 class LiveWorkspace:
-    """The directory ``home`` (as the kernels see it) below ``root`` (as the node sees it), used as ``user``.
+    """The directory ``home`` (as the kernels see it) below ``root`` (as the node sees it), used
+    as ``user``.
 
-    Calls block; run them through :meth:`executor`. All raise :class:`FileRefused` with the system's words.
+    Calls block; run them through :meth:`executor`. All raise :class:`FileRefused` with the
+    system's words.
     """
 
     root: Path
@@ -65,13 +69,15 @@ class LiveWorkspace:
 
     def stat(self, path: str) -> dict[str, Any]:
         with _words(path), self._parent(path) as (directory, name):
-            return _describe(directory, name)
+            return self._describe(directory, name, path)
 
     def list(self, path: str) -> list[dict[str, Any]]:
         with _words(path):
             fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                return [_describe(fd, name) for name in sorted(os.listdir(fd))]
+                return [
+                    self._describe(fd, name, f"{path}/{name}") for name in sorted(os.listdir(fd))
+                ]
             finally:
                 os.close(fd)
 
@@ -88,13 +94,15 @@ class LiveWorkspace:
     def write(
         self, path: str, fill: Callable[[BinaryIO], None], *, append: bool = False
     ) -> dict[str, Any]:
-        """Create or replace a file with what ``fill`` writes, in one step for whoever looks; or append to it."""
+        """Create or replace a file with what ``fill`` writes, in one step for whoever looks; or
+        append to it.
+        """
         with _words(path), self._parent(path) as (directory, name):
             if append:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
                 with os.fdopen(os.open(name, flags, 0o644, dir_fd=directory), "ab") as file:
                     fill(file)
-                return _describe(directory, name)
+                return self._describe(directory, name, path)
             temporary = f".{name[:200]}.{os.urandom(4).hex()}"
             mode = 0o644
             try:
@@ -114,12 +122,12 @@ class LiveWorkspace:
             except BaseException:
                 os.unlink(temporary, dir_fd=directory)
                 raise
-            return _describe(directory, name)
+            return self._describe(directory, name, path)
 
     def mkdir(self, path: str) -> dict[str, Any]:
         with _words(path), self._parent(path) as (directory, name):
             os.mkdir(name, 0o755, dir_fd=directory)
-            return _describe(directory, name)
+            return self._describe(directory, name, path)
 
     def rename(self, path: str, to: str) -> dict[str, Any]:
         with (
@@ -129,7 +137,7 @@ class LiveWorkspace:
         ):
             _absent(target, new)
             os.rename(name, new, src_dir_fd=directory, dst_dir_fd=target)
-            return _describe(target, new)
+            return self._describe(target, new, to)
 
     def copy(self, path: str, to: str) -> dict[str, Any]:
         with _words(path):
@@ -162,6 +170,37 @@ class LiveWorkspace:
         finally:
             os.close(root)
 
+    def _describe(self, directory: int, name: str, path: str) -> dict[str, Any]:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        kind = "other"
+        if st.S_ISLNK(info.st_mode):
+            try:
+                # Not os.stat: the link leads where the session's root says, not where the
+                # node's does.
+                fd = self._open(path, os.O_PATH)
+            except OSError:
+                kind = "symlink-broken"
+            else:
+                info = os.fstat(fd)
+                os.close(fd)
+        if st.S_ISDIR(info.st_mode):
+            kind = "directory"
+        elif st.S_ISREG(info.st_mode):
+            kind = "file"
+        return {
+            "name": "" if name == "." else name,
+            "type": kind,
+            "size": info.st_size,
+            "mtime": info.st_mtime,
+            "created": info.st_ctime,
+            "writable": self._may_write(info),
+        }
+
+    def _may_write(self, info: os.stat_result) -> bool:
+        user = os.geteuid() if self.user is None else self.user
+        bit = st.S_IWUSR if info.st_uid == user else st.S_IWOTH
+        return user == 0 or bool(info.st_mode & bit)
+
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         above, _, name = path.strip("/").rpartition("/")
@@ -170,28 +209,6 @@ class LiveWorkspace:
             yield fd, name or "."
         finally:
             os.close(fd)
-
-
-def _describe(directory: int, name: str) -> dict[str, Any]:
-    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    kind = "symlink" if st.S_ISLNK(info.st_mode) else "other"
-    if kind == "symlink":
-        try:
-            info = os.stat(name, dir_fd=directory)
-        except OSError:
-            kind = "symlink-broken"
-    if st.S_ISDIR(info.st_mode):
-        kind = "directory"
-    elif st.S_ISREG(info.st_mode):
-        kind = "file"
-    return {
-        "name": "" if name == "." else name,
-        "type": kind,
-        "size": info.st_size,
-        "mtime": info.st_mtime,
-        "created": info.st_ctime,
-        "writable": kind == "directory" or os.access(name, os.W_OK, dir_fd=directory),
-    }
 
 
 def _absent(directory: int, name: str) -> None:

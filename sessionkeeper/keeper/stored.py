@@ -1,7 +1,7 @@
 """A workspace without compute: the newest checkpoint's files with the recorded writes on top.
 
-Nothing is copied: a directory's entries are read from the store when somebody looks, and a write points at the bytes
-in the write journal.
+Nothing is copied: a directory's entries are read from the store when somebody looks, and a
+write points at the bytes in the write journal.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class StoredWorkspace:
         return b"".join(found)
 
     def apply(self, write: Write) -> None:
-        """Do what ``write`` says, in this view. Raises :class:`FileRefused` and changes nothing if it cannot be done."""
+        """Do what ``write`` says, in this view. Raises :class:`FileRefused` and changes nothing if
+        it cannot be done.
+        """
         parent, name = self._parent(write.path)
         if write.operation in {"write", "append"}:
             self._write(parent, name, write)
@@ -171,7 +173,9 @@ class StoredWorkspace:
 
 
 def parts(path: str) -> list[str]:
-    """Return the components of a workspace path. Raises :class:`FileRefused` for one that leads outside."""
+    """Return the components of a workspace path. Raises :class:`FileRefused` for one that leads
+    outside.
+    """
     found = [p for p in path.split("/") if p and p != "."]
     if ".." in found or "\0" in path:
         raise FileRefused(f"{path}: leads out of the workspace", "refused")

@@ -1,8 +1,9 @@
 """What was written to a workspace from outside its kernels: recorded first, then done.
 
-A record is on disk before anybody is told that it is done, so a file saved in the UI survives the node it was sent to,
-and this process. A checkpoint says up to which record it contains (``meta["writes"]``); records up to there are
-dropped, later ones are done again wherever the session comes back.
+A record is on disk before anybody is told that it is done, so a file saved in the UI survives
+the node it was sent to, and this process. A checkpoint says up to which record it contains
+(``meta["writes"]``); records up to there are dropped, later ones are done again wherever the
+session comes back.
 
 Layout: ``log`` (one JSON object per line), ``<number>.data`` (the bytes of one write).
 """
@@ -25,7 +26,8 @@ Operation = Literal["write", "append", "mkdir", "rename", "copy", "delete"]
 class Write:
     """One recorded operation. ``size`` is that of its data file in bytes, ``at`` Unix seconds.
 
-    ``path`` and ``to`` are relative to the workspace; bytes that are no UTF-8 are surrogate escapes.
+    ``path`` and ``to`` are relative to the workspace; bytes that are no UTF-8 are surrogate
+    escapes.
     """
 
     number: int
@@ -38,7 +40,9 @@ class Write:
 
 
 class WriteJournal:
-    """The recorded writes of one session, in the directory ``base``. Not thread-safe; calls touch the disk."""
+    """The recorded writes of one session, in the directory ``base``. Not thread-safe; calls touch
+    the disk.
+    """
 
     def __init__(self, base: Path) -> None:
         self._base = base

@@ -1,0 +1,241 @@
+"""One session on this node: its kernels, their shims, and the workspace operations of the UI."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sessionkeeper.agent.errors import KernelStartFailed
+from sessionkeeper.agent.place import Place, Slot
+from sessionkeeper.agent.relay import ShimRelay
+from sessionkeeper.agent.workspace import LiveWorkspace
+
+START_TIMEOUT = 30.0
+FIRST_PORT = 42000
+"""Shims listen from here on, in their session's own network namespace."""
+
+PRELOAD = ("ipykernel.kernelapp", "ipykernel.zmqshell", "IPython.core.interactiveshell")
+"""What a spare interpreter has imported before it is told which kernel it becomes."""
+
+Forward = Callable[[str, bytes], None]
+
+
+@dataclass
+class HostedKernel:
+    """A kernel on this node. ``launch`` is what its shim was told: argv, env, cwd, interrupt mode."""
+
+    kernel_id: str
+    name: str
+    slot: Slot
+    token: str
+    launch: dict[str, Any]
+    relay: ShimRelay | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of it, for another node to bring it back."""
+        return {
+            "kernel_id": self.kernel_id,
+            "name": self.name,
+            "slot": asdict(self.slot),
+            "token": self.token,
+            "launch": self.launch,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> HostedKernel:
+        return cls(
+            record["kernel_id"],
+            record["name"],
+            Slot(**record["slot"]),
+            record["token"],
+            record["launch"],
+        )
+
+
+@dataclass
+class Spare:
+    """A shim without a kernel, and beside it an interpreter that has imported what a kernel needs."""
+
+    slot: Slot
+    token: str
+    relay: ShimRelay
+
+
+@dataclass
+class HostedSession:
+    """The session ``session`` under ``epoch`` in ``place``.
+
+    ``forward`` takes a kernel id and a link frame for the gateway. ``warm`` keeps one spare.
+    """
+
+    session: str
+    epoch: int
+    place: Place
+    forward: Forward
+    warm: bool = True
+    kernels: dict[str, HostedKernel] = field(default_factory=dict)
+    writes: int = 0
+    """Number of the last workspace write of the gateway's journal that is in the workspace."""
+
+    def __post_init__(self) -> None:
+        self.workspace = LiveWorkspace(self.place.root, self.place.home, self.place.user)
+        self.files = self.workspace.executor()
+        self.changing = asyncio.Lock()
+        """Held while workspace files are written, and while a checkpoint cuts them."""
+        self._ports = FIRST_PORT
+        self._spare: Spare | None = None
+        self._warming: asyncio.Task[None] | None = None
+
+    async def start_kernel(
+        self, kernel_id: str, name: str, launch: dict[str, Any], next_seq: int, applied: int
+    ) -> None:
+        """Start a kernel; returns when its shim is linked. Raises :class:`KernelStartFailed`."""
+        await self.stop_kernel(kernel_id)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            kernel = HostedKernel(kernel_id, name, spare.slot, spare.token, launch, spare.relay)
+            self.kernels[kernel_id] = kernel
+            await spare.relay.call(
+                "start", kernel_id=kernel_id, kernel=launch, next_seq=next_seq, applied=applied
+            )
+        else:
+            kernel = HostedKernel(
+                kernel_id, name, self._slot(kernel_id), secrets.token_hex(16), launch
+            )
+            self.kernels[kernel_id] = kernel
+            configuration = {
+                "kernel_id": kernel_id,
+                "token": kernel.token,
+                "kernel": launch,
+                "next_seq": next_seq,
+                "applied": applied,
+            }
+            try:
+                await asyncio.to_thread(self.place.start, kernel.slot, self.epoch, configuration)
+                await self._link(kernel)
+            except BaseException:
+                await self.stop_kernel(kernel_id)
+                raise
+        self.keep_warm()
+
+    async def adopt(self, kernel: HostedKernel) -> None:
+        """Take over a kernel that runs already: restored, or left by an agent that crashed."""
+        self.kernels[kernel.kernel_id] = kernel
+        self._ports = max(self._ports, kernel.slot.port + 1)
+        await self._link(kernel)
+
+    async def stop_kernel(self, kernel_id: str) -> None:
+        """End a kernel; nothing happens when there is none of that id."""
+        kernel = self.kernels.pop(kernel_id, None)
+        if kernel is None:
+            return
+        if kernel.relay is not None:
+            await kernel.relay.close()
+        await asyncio.to_thread(self.place.stop, kernel.slot)
+
+    def to_shim(self, kernel_id: str, frame: bytes) -> None:
+        """Pass a frame of the gateway on; dropped when the kernel is not here (any more)."""
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None and kernel.relay is not None:
+            kernel.relay.send(frame)
+
+    async def interrupt(self, kernel_id: str) -> None:
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None and kernel.relay is not None:
+            await kernel.relay.call("interrupt")
+
+    def slots(self) -> list[Slot]:
+        return [kernel.slot for kernel in self.kernels.values()]
+
+    def keep_warm(self) -> None:
+        """Have a spare ready soon, if wanted and there is none."""
+        if self.warm and self._spare is None and (not self._warming or self._warming.done()):
+            self._warming = asyncio.create_task(self._warm_up())
+
+    async def close(self) -> None:
+        """End everything of the session on this node."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        relays = [kernel.relay for kernel in self.kernels.values()]
+        if self._spare is not None:
+            relays.append(self._spare.relay)
+        for relay in relays:
+            if relay is not None:
+                await relay.close()
+        self.kernels.clear()
+        self.files.shutdown(wait=False)
+        await asyncio.to_thread(self.place.close)
+
+    async def _warm_up(self) -> None:
+        slot, token = self._slot("spare"), secrets.token_hex(16)
+        configuration = {
+            "kernel_id": "",
+            "token": token,
+            "kernel": None,
+            "preload": list(PRELOAD),
+            "next_seq": 1,
+            "applied": 0,
+        }
+        await asyncio.to_thread(self.place.start, slot, self.epoch, configuration)
+        relay = self._relay(slot, token, lambda: self._owner(slot))
+        await relay.open(START_TIMEOUT)
+        self._spare = Spare(slot, token, relay)
+
+    async def _link(self, kernel: HostedKernel) -> None:
+        kernel.relay = self._relay(kernel.slot, kernel.token, lambda: kernel.kernel_id)
+        await kernel.relay.open(START_TIMEOUT)
+
+    def _relay(self, slot: Slot, token: str, owner: Callable[[], str | None]) -> ShimRelay:
+        def forward(frame: bytes) -> None:
+            kernel_id = owner()
+            if kernel_id is not None:
+                self.forward(kernel_id, frame)
+
+        return ShimRelay(
+            lambda: self.place.connect(slot), lambda: self.place.alive(slot), token, forward
+        )
+
+    def _owner(self, slot: Slot) -> str | None:
+        for kernel in self.kernels.values():
+            if kernel.slot == slot:
+                return kernel.kernel_id
+        return None
+
+    def _slot(self, name: str) -> Slot:
+        self._ports += 1
+        return Slot(f"{name[:8]}-{self._ports}", self._ports)
+
+
+def kernelspec_launch(
+    spec: dict[str, Any], resources: Path, env: dict[str, str], cwd: str | None
+) -> dict[str, Any]:
+    """Return what a shim needs to start a kernel of ``spec`` (a ``kernel.json``), for this
+    user's ``env``.
+
+    The kernelspec's own variables win over the node's, the user's over both.
+    ``{connection_file}`` is left to the shim.
+    """
+    argv = [a.replace("{resource_dir}", str(resources)) for a in spec["argv"]]
+    if not argv:
+        raise KernelStartFailed("the kernelspec has an empty argv")
+    return {
+        "argv": argv,
+        "env": {**spec.get("env", {}), **env},
+        "cwd": cwd,
+        "interrupt_mode": spec.get("interrupt_mode", "signal"),
+        "language": spec.get("language", ""),
+    }
+
+
+def only_allowed(
+    env: dict[str, str], allowed: Iterable[str] = ("KERNEL_", "JPY_")
+) -> dict[str, str]:
+    """Return the variables that a client may set for a kernel, by their prefix (as the kernel
+    gateway does).
+    """
+    return {k: v for k, v in env.items() if k.startswith(tuple(allowed))}

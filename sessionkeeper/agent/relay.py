@@ -1,0 +1,106 @@
+"""Stays connected to one shim, wherever its namespace is, and passes frames between it and the
+gateway.
+
+The relay keeps nothing: what is lost with a connection is sent again by the two ends
+(``docs/link-protocol.md``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from socket import socket
+from typing import Any
+
+from gateway.errors import ShimGone
+from gateway.shim_client import ShimClient
+from sessionkeeper.agent.errors import KernelStartFailed
+
+_RETRY = 0.005
+
+
+class ShimRelay:
+    """The agent's side of one shim.
+
+    ``dial`` returns a connected socket or raises OSError, ``alive`` says whether the shim is there;
+    both may block. ``on_frame`` gets the link frames for the gateway.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], socket],
+        alive: Callable[[], bool],
+        token: str,
+        on_frame: Callable[[bytes], None],
+    ) -> None:
+        self._dial = dial
+        self._alive = alive
+        self._token = token
+        self._on_frame = on_frame
+        self._client: ShimClient | None = None
+        self._closed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, within: float) -> None:
+        """Connect, in at most ``within`` seconds, and keep connected until :meth:`close`.
+
+        Raises :class:`KernelStartFailed`.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._connect()
+        except TimeoutError:
+            raise KernelStartFailed(f"the shim did not listen within {within:.0f} s") from None
+        self._task = asyncio.create_task(self._stay_connected())
+
+    def send(self, frame: bytes) -> None:
+        """Pass a frame of the gateway on. Without a connection it is dropped: it comes again."""
+        if self._client is not None:
+            self._client.send_frame(frame)
+
+    async def call(self, name: str, *, wait: float = 30.0, **arguments: Any) -> Any:
+        """Ask the shim for something. Raises ``GatewayError``."""
+        if self._client is None:
+            raise ShimGone("the shim is not connected")
+        return await self._client.call(name, wait=wait, **arguments)
+
+    def hold_back(self, held: bool) -> None:
+        """Read from the shim no more, or again: the gateway takes no more for now."""
+        if self._client is not None:
+            (self._client.pause if held else self._client.resume)()
+
+    async def close(self) -> None:
+        """Disconnect, for good."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._closed.clear()
+        while True:
+            try:
+                connection = await asyncio.to_thread(self._dial)
+            except OSError:
+                if not await asyncio.to_thread(self._alive):
+                    raise KernelStartFailed("the shim ended before it listened") from None
+                await asyncio.sleep(_RETRY)  # nobody tells when it listens
+                continue
+            connection.setblocking(False)
+            _, self._client = await loop.create_connection(
+                lambda: ShimClient(self._token, self._on_frame, on_close=self._closed.set),
+                sock=connection,
+            )
+            return
+
+    async def _stay_connected(self) -> None:
+        while True:
+            await self._closed.wait()
+            self._client = None
+            try:
+                await self._connect()
+            except KernelStartFailed:
+                return

@@ -1,0 +1,240 @@
+"""Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
+
+The kernels stand still only while memory is copied to tmpfs and while what changed in the file tree since a pass just
+before is read. Hashing, sealing and sending happen after they run again. Every call here blocks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoint import criu, files
+from checkpoint.blobs import BlobStore
+from checkpoint.keys import SessionKeys
+from checkpoint.manifest import Body, Manifest, Part
+from checkpoint.reader import Reader
+from checkpoint.writer import Writer
+
+from sessionkeeper.agent.hosted import HostedKernel
+from sessionkeeper.agent.place import Place
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was copied while everything stood still. ``pause`` in seconds."""
+
+    kernels: tuple[HostedKernel, ...]
+    images: Mapping[str, Path]
+    tree: files.Scan
+    meta: Mapping[str, Any]
+    pause: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose every byte is in the store; only its number is missing.
+
+    ``stored`` are the bytes it added, ``seconds`` how long each part took.
+    """
+
+    body: Body
+    pause: float
+    stored: int
+    seconds: dict[str, float]
+
+
+@dataclass
+class Staged:
+    """Images of a checkpoint that lie on this node, ready to be restored or to be completed."""
+
+    number: int
+    kernels: dict[str, criu.Materialized]
+
+
+class Savepoints:
+    """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its own."""
+
+    def __init__(self, place: Place, store: BlobStore, keys: SessionKeys, images: Path) -> None:
+        self._place = place
+        self._store = store
+        self._keys = keys
+        self._images = images
+        self._pool = ThreadPoolExecutor(4, "savepoint")
+        self._writer: Future[Writer] | None = None
+        self._known: dict[str, Future[criu.Image]] = {}
+        self._tree: files.Scan | None = None
+        self._round = 0
+        images.mkdir(parents=True, exist_ok=True)
+
+    # -- taking one ------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Read and store what changed in the file tree, while everything runs."""
+        self._tree = self._scan()
+        self._tree.store(self._open_writer())
+
+    def cut(
+        self, kernels: Iterable[HostedKernel], meta: Callable[[], Mapping[str, Any]], final: bool
+    ) -> Cut:
+        """Stop the kernels where they stand, copy them, and let them go on unless it is ``final``.
+
+        Raises ``DumpFailed``; the kernels go on then.
+        """
+        kernels = tuple(kernels)
+        slots = [k.slot for k in kernels]
+        self._round += 1
+        images = {k.kernel_id: self._images / f"{self._round}" / k.slot.name for k in kernels}
+        clock = Stopwatch()
+        began = time.monotonic()
+        done = False
+        try:
+            self._place.freeze(slots)
+            clock.lap("freeze")
+            dumps = [
+                self._pool.submit(self._place.dump, k.slot, images[k.kernel_id]) for k in kernels
+            ]
+            tree = self._scan()
+            clock.lap("files")
+            for dump in dumps:
+                dump.result()
+            clock.lap("dump")
+            facts = meta()
+            done = True
+        finally:
+            if not (final and done):
+                self._place.thaw(slots)
+            if not done:
+                self._discard_round()
+        return Cut(kernels, images, tree, facts, time.monotonic() - began, clock.laps)
+
+    def save(self, cut: Cut) -> Saved:
+        """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
+        clock = Stopwatch(cut.seconds)
+        writer = self._open_writer()
+        before = writer.written_bytes
+        try:
+            images = {
+                k.kernel_id: criu.encode(
+                    writer, cut.images[k.kernel_id], self._before(k.kernel_id)
+                )
+                for k in cut.kernels
+            }
+            clock.lap("encode")
+            root = cut.tree.store(writer)
+            packs = writer.finish()
+            clock.lap("upload")
+        finally:
+            self._discard_round()
+        self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
+        self._tree = cut.tree
+        processes = {
+            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record()) for k in cut.kernels
+        }
+        body = Body(packs, root, processes, dict(cut.meta))
+        return Saved(body, cut.pause, writer.written_bytes - before, clock.laps)
+
+    # -- bringing one back -----------------------------------------------------------------------
+
+    def stage(self, manifest: Manifest) -> Staged:
+        """Bring the images of ``manifest`` here. Raises ``CheckpointError``."""
+        with Reader(self._store, self._keys, manifest.packs) as reader:
+            return self._materialize(reader, manifest, f"staged-{manifest.number}", None)
+
+    def restore_tree(self, manifest: Manifest) -> None:
+        """Put the file tree of ``manifest`` in its place. Raises ``CheckpointError``."""
+        if manifest.tree is not None:
+            with Reader(self._store, self._keys, manifest.packs) as reader:
+                files.materialize(reader, manifest.tree, self._place.tree)
+
+    def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
+        """Bring the images of ``manifest`` here, beside those that are. Raises ``CheckpointError``."""
+        if staged is not None and staged.number == manifest.number:
+            return staged
+        with Reader(self._store, self._keys, manifest.packs) as reader:
+            return self._materialize(reader, manifest, f"opened-{manifest.number}", staged)
+
+    def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
+        """What is stored already need not be stored again. Reads the images in the background."""
+        packs = manifest.packs if manifest is not None else ()
+        self._writer = self._pool.submit(Writer, self._store, self._keys, packs)
+        if restored is not None:
+            self._known = {
+                kernel_id: self._pool.submit(materialized.image)
+                for kernel_id, materialized in restored.kernels.items()
+            }
+            self._pool.submit(self._forget_images, list(self._known.values()))
+
+    def close(self) -> None:
+        """Give up what is under way and free the memory."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._writer is not None and not self._writer.cancelled():
+            with suppress(Exception):
+                self._writer.result().close()
+        shutil.rmtree(self._images, ignore_errors=True)
+
+    # -- small things ----------------------------------------------------------------------------
+
+    def _scan(self) -> files.Scan:
+        return files.scan(self._place.tree, self._tree, exclude=self._place.excluded)
+
+    def _materialize(
+        self, reader: Reader, manifest: Manifest, name: str, parent: Staged | None
+    ) -> Staged:
+        kernels: dict[str, criu.Materialized] = {}
+        for kernel_id, part in manifest.processes.items():
+            if part.engine != "criu" or part.root is None:
+                continue
+            directory = self._images / name / kernel_id
+            before = parent.kernels.get(kernel_id) if parent is not None else None
+            kernels[kernel_id] = (
+                criu.materialize(reader, part.root, directory)
+                if before is None
+                else criu.materialize_delta(reader, part.root, directory, before)
+            )
+        return Staged(manifest.number, kernels)
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            self._writer = self._pool.submit(Writer, self._store, self._keys, ())
+        return self._writer.result()
+
+    def _before(self, kernel_id: str) -> criu.Image | None:
+        known = self._known.get(kernel_id)
+        return known.result() if known is not None else None
+
+    def _discard_round(self) -> None:
+        shutil.rmtree(self._images / f"{self._round}", ignore_errors=True)
+
+    def _forget_images(self, read: list[Future[criu.Image]]) -> None:
+        for one in read:
+            one.exception()
+        for directory in self._images.iterdir():
+            if directory.name.startswith(("staged-", "opened-")):
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+class Stopwatch:
+    """Seconds per part of something that has parts."""
+
+    def __init__(self, laps: Mapping[str, float] | None = None) -> None:
+        self.laps = dict(laps or {})
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def _done(image: criu.Image) -> Future[criu.Image]:
+    future: Future[criu.Image] = Future()
+    future.set_result(image)
+    return future

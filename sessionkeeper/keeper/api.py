@@ -1,0 +1,253 @@
+"""``/api/sessionkeeper/...``: status, nodes and workspace files, for the UI server and the
+command line.
+
+Errors are JSON: ``{"code", "message", "hint", "retryable"}``, with the status of one table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from gateway.handlers import check_token
+from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.workspace import Workspace
+
+STATUS = {
+    "not_found": 404,
+    "unknown_node": 404,
+    "exists": 409,
+    "not_empty": 409,
+    "is_a_directory": 409,
+    "not_a_directory": 409,
+    "refused": 403,
+    "forbidden": 403,
+    "full": 507,
+    "disk_full": 507,
+    "store_full": 507,
+    "unavailable": 503,
+    "usage": 400,
+}
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
+class Handler(RequestHandler):
+    """A handler behind the gateway's token, whose errors are words."""
+
+    def initialize(self, token: str, keeper: SessionKeeper, nodes: Nodes, **_: Any) -> None:
+        self._token = token
+        self.keeper = keeper
+        self.nodes = nodes
+
+    def prepare(self) -> Any:
+        check_token(self.request, self._token)
+
+    def check_xsrf_cookie(self) -> None:
+        """No cookie gives access here: the token is in a header."""
+
+    def compute_etag(self) -> None:
+        """Nobody asks for one."""
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        code = getattr(error, "code", None) or "error"
+        retryable = bool(getattr(error, "retryable", False))
+        if not isinstance(error, HTTPError):
+            self.set_status(STATUS.get(code, 503 if retryable else 500))
+        if self.get_status() == 503:
+            self.set_header("Retry-After", "1")
+        message = self._reason if isinstance(error, HTTPError) or error is None else str(error)
+        self.finish(
+            {
+                "code": code,
+                "message": message,
+                "hint": getattr(error, "hint", ""),
+                "retryable": retryable,
+            }
+        )
+
+
+class StatusHandler(Handler):
+    def get(self) -> None:
+        self.finish(self.keeper.status.json())
+
+
+class NodesHandler(Handler):
+    def get(self) -> None:
+        self.finish({"nodes": self.nodes.report()})
+
+
+class DrainHandler(Handler):
+    """The preemption notice: the node's sessions move, and nothing new is placed there."""
+
+    async def post(self, name: str) -> None:
+        node = self.nodes.get(name)
+        try:
+            deadline = float(json.loads(self.request.body or b"{}").get("deadline", 30.0))
+        except (ValueError, AttributeError):
+            raise HTTPError(400, reason="deadline must be a number of seconds") from None
+        self.finish(await self.keeper.drain(node, deadline))
+
+
+class EventsHandler(WebSocketHandler):
+    """The status at once, then at each change."""
+
+    def initialize(self, token: str, keeper: SessionKeeper, **_: Any) -> None:
+        self._token = token
+        self._keeper = keeper
+        self._unlisten = lambda: None
+
+    def prepare(self) -> Any:
+        check_token(self.request, self._token)
+
+    def open(self, *args: str, **kwargs: str) -> Any:
+        self.set_nodelay(True)
+        self._unlisten = self._keeper.status.listen(self._tell)
+        self._tell(self._keeper.status.json())
+
+    def on_message(self, message: str | bytes) -> None:
+        """Nothing is asked over this connection."""
+
+    def on_close(self) -> None:
+        self._unlisten()
+
+    def _tell(self, status: dict[str, Any]) -> None:
+        try:
+            self.write_message(json.dumps(status))
+        except WebSocketClosedError:
+            self._unlisten()
+
+
+@stream_request_body
+class FilesHandler(Handler):
+    """One entry of the workspace."""
+
+    def initialize(self, workspace: Workspace, **rest: Any) -> None:
+        super().initialize(**rest)
+        self.workspace = workspace
+        self._incoming = workspace.journal.incoming()
+        self._file = None
+
+    def prepare(self) -> Any:
+        super().prepare()
+        if self.request.method == "PUT":
+            self.request.connection.set_max_body_size(1 << 40)  # type: ignore[union-attr]
+            self._file = self._incoming.open("xb")
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._file is not None:
+            self._file.write(chunk)
+
+    def on_finish(self) -> None:
+        self._discard()
+
+    def on_connection_close(self) -> None:
+        self._discard()
+        super().on_connection_close()
+
+    async def get(self, quoted: str) -> None:
+        path = _path(self.request)
+        operation = self.get_query_argument("op", "")
+        if operation == "stat":
+            self.finish(_entry(path, await self.workspace.stat(path)))
+        elif operation == "list":
+            entries = await self.workspace.list(path)
+            self.finish({"entries": [_entry(f"{path}/{e['name']}", e) for e in entries]})
+        else:
+            await self._send(path)
+
+    async def put(self, quoted: str) -> None:
+        append = self.get_query_argument("append", "") == "1"
+        assert self._file is not None
+        self._file.close()
+        path = _path(self.request)
+        stat = await self.workspace.change(
+            "append" if append else "write", path, data=self._incoming
+        )
+        self.finish(_entry(path, stat))
+
+    async def post(self, quoted: str) -> None:
+        path = _path(self.request)
+        operation = self.get_query_argument("op", "")
+        if operation == "mkdir":
+            self.finish(_entry(path, await self.workspace.change("mkdir", path)))
+        elif operation in {"rename", "copy"}:
+            to = _clean(self.get_query_argument("to", strip=False))
+            change: Any = operation
+            self.finish(_entry(to, await self.workspace.change(change, path, to=to)))
+        else:
+            raise HTTPError(400, reason="op must be mkdir, rename or copy")
+
+    async def delete(self, quoted: str) -> None:
+        recursive = self.get_query_argument("recursive", "") == "1"
+        await self.workspace.change("delete", _path(self.request), recursive=recursive)
+        self.set_status(204)
+
+    async def _send(self, path: str) -> None:
+        stat = await self.workspace.stat(path)
+        if stat["type"] == "directory":
+            raise FileRefused(f"{path}: is a directory", "is_a_directory")
+        size = int(stat["size"])
+        start, length = 0, size
+        wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
+        if wanted:
+            start = min(int(wanted[1]), size)
+            length = min(int(wanted[2] or size - 1) + 1, size) - start
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {start}-{start + length - 1}/{size}")
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("X-Mtime", repr(stat["mtime"]))
+        if length <= 0:
+            self.finish()
+            return
+        try:
+            async for piece in self.workspace.read(path, start, length):
+                self.write(piece)
+                await self.flush()
+        except StreamClosedError:
+            return
+        self.finish()
+
+    def _discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._incoming.unlink(missing_ok=True)
+
+
+def routes(
+    token: str, keeper: SessionKeeper, nodes: Nodes, workspace: Workspace
+) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
+    """Return what to add to the gateway's application."""
+    common = {"token": token, "keeper": keeper, "nodes": nodes}
+    return [
+        (r"/api/sessionkeeper/status", StatusHandler, common),
+        (r"/api/sessionkeeper/events", EventsHandler, common),
+        (r"/api/sessionkeeper/nodes", NodesHandler, common),
+        (r"/api/sessionkeeper/nodes/([^/]+)/drain", DrainHandler, common),
+        (r"/api/sessionkeeper/files/(.*)", FilesHandler, {**common, "workspace": workspace}),
+    ]
+
+
+def _path(request: HTTPServerRequest) -> str:
+    quoted = request.path.removeprefix("/api/sessionkeeper/files/")
+    return _clean(unquote_to_bytes(quoted).decode(errors="surrogateescape"))
+
+
+def _clean(path: str) -> str:
+    parts = [p for p in path.split("/") if p and p != "."]
+    if ".." in parts or "\0" in path:
+        raise FileRefused(f"{path}: leads out of the workspace", "refused")
+    return "/".join(parts)
+
+
+def _entry(path: str, stat: dict[str, Any]) -> dict[str, Any]:
+    return {**stat, "path": path.strip("/")}

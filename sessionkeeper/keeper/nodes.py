@@ -1,0 +1,226 @@
+"""The nodes the gateway knows, and their leases.
+
+A node is *lost* when nothing was heard of it for its lease. Its agent stops its own kernels
+when the lease it was granted has passed on its own clock, counted from when it *sent* the
+heartbeat that was answered, and so always before the gateway, which counts from when it
+*received* it, gives its sessions to another node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from sessionkeeper.errors import UnknownNode
+from sessionkeeper.placement import NodeFacts
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SUSPECT_SHARE = 0.3
+"""Silent for this share of its lease a node is suspect: others prepare to take over, nothing is
+decided.
+"""
+
+STALL = 0.25
+"""Seconds this process may be late before silence is held to be its own fault, not the node's."""
+
+
+class Connection(Protocol):
+    """What is needed of an agent's connection; :class:`gateway.agents.AgentConnection` is one."""
+
+    async def call(
+        self, method: str, params: dict[str, Any], timeout: float | None = None
+    ) -> Any: ...
+
+    def send_frame(self, kernel_id: str, frame: bytes) -> None: ...
+
+    def send_event(self, event: dict[str, Any]) -> None: ...
+
+    def close(self, reason: str = "") -> None: ...
+
+
+class NodeLost(Exception):
+    """The node's lease ended, or it left, while something was asked of it."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(f"{node} is lost")
+        self.node = node
+
+
+@dataclass(eq=False)
+class Node:
+    """One node. ``gone`` is done as soon as it is lost; a node that comes back is a new one of the
+    same name.
+    """
+
+    name: str
+    connection: Connection | None
+    hello: dict[str, Any]
+    lease: float
+    last_seen: float = 0.0
+    draining: bool = False
+    suspect: bool = False
+    gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
+    hosting: set[str] = field(default_factory=set)
+
+    @property
+    def ready(self) -> bool:
+        return not self.gone.done() and not self.draining and not self.suspect
+
+    @property
+    def runtime(self) -> str:
+        return str(self.hello.get("runtime", "process"))
+
+    @property
+    def state(self) -> str:
+        if self.gone.done():
+            return "lost"
+        return "draining" if self.draining else "suspect" if self.suspect else "ready"
+
+    def facts(self) -> NodeFacts:
+        return NodeFacts(
+            name=self.name,
+            ready=self.ready and self.connection is not None,
+            tier=str(self.hello.get("tier", "on-demand")),
+            runtime=self.runtime,
+            load=len(self.hosting),
+            cpu=str(self.hello.get("cpu", "")),
+        )
+
+    async def call(self, method: str, params: dict[str, Any], timeout: float = 120.0) -> Any:
+        """Ask the agent. Raises :class:`NodeLost` as soon as the node is, whatever the connection
+        says.
+        """
+        if self.connection is None:
+            raise NodeLost(self.name)
+        return await self.while_there(self.connection.call(method, params, timeout))
+
+    async def while_there(self, work: Awaitable[T]) -> T:
+        """Await ``work``, but no longer than the node is there. Raises :class:`NodeLost`."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        raise NodeLost(self.name)
+
+
+class Nodes:
+    """All nodes by name. ``changed`` is called with a node whenever its state changed."""
+
+    def __init__(self, lease: float, changed: Callable[[Node], None]) -> None:
+        self.lease = lease
+        self._changed = changed
+        self._nodes: dict[str, Node] = {}
+
+    def __iter__(self) -> Any:
+        return iter(self._nodes.values())
+
+    def get(self, name: str) -> Node:
+        """Return the node. Raises :class:`UnknownNode` that names the nodes there are."""
+        try:
+            return self._nodes[name]
+        except KeyError:
+            known = ", ".join(sorted(self._nodes)) or "none"
+            raise UnknownNode(f"there is no node {name!r}", hint=f"nodes: {known}") from None
+
+    def find(self, name: str | None) -> Node | None:
+        return self._nodes.get(name) if name else None
+
+    def joined(self, connection: Connection, hello: dict[str, Any]) -> Node:
+        """An agent said hello. Its node is the one it was if its lease has not ended, else a new
+        one.
+        """
+        name = str(hello["node"])
+        node = self._nodes.get(name)
+        if node is None or node.gone.done():
+            node = Node(name, connection, hello, self.lease)
+            self._nodes[name] = node
+        else:
+            node.connection, node.hello = connection, hello
+        self.heard(node)
+        self._changed(node)
+        return node
+
+    def expect(self, name: str) -> None:
+        """A node of that name had a session when this process ended: it has one lease to come
+        back.
+        """
+        node = Node(name, None, {"node": name}, self.lease)
+        self._nodes[name] = node
+        self.heard(node)
+
+    def disconnected(self, node: Node, connection: Connection) -> None:
+        """The connection ended. The node's lease runs on: its agent may have crashed and come
+        back.
+        """
+        if node.connection is connection:
+            node.connection = None
+            self._changed(node)
+
+    def heard(self, node: Node) -> None:
+        """Something was received from the node: its lease begins anew."""
+        loop = asyncio.get_running_loop()
+        first = node.last_seen == 0.0
+        node.last_seen = loop.time()
+        if node.suspect:
+            node.suspect = False
+            self._changed(node)
+        if first:
+            self._watch(node)
+
+    def left(self, node: Node) -> None:
+        """The node is gone for good, by its own or the operator's word."""
+        self._lose(node, "left")
+
+    def _watch(self, node: Node) -> None:
+        loop = asyncio.get_running_loop()
+        if node.gone.done():
+            return
+        silent = loop.time() - node.last_seen
+        if silent >= node.lease:
+            self._lose(node, f"was silent for {silent:.1f} s")
+            return
+        suspicion = node.lease * SUSPECT_SHARE
+        if silent >= suspicion and not node.suspect:
+            node.suspect = True
+            self._changed(node)
+        due = node.lease - silent if node.suspect else suspicion - silent
+        when = loop.time() + max(due, 0.01)
+        loop.call_at(when, self._look, node, when)
+
+    def _look(self, node: Node, when: float) -> None:
+        late = asyncio.get_running_loop().time() - when
+        if late > STALL:
+            # We stood still, not the node: what it sent meanwhile is read first.
+            log.warning("this process stood still for %.1f s; leases are extended", late)
+            node.last_seen += late
+        self._watch(node)
+
+    def _lose(self, node: Node, why: str) -> None:
+        if not node.gone.done():
+            log.warning("node %s is lost: it %s", node.name, why)
+            node.gone.set_result(None)
+            if node.connection is not None:
+                node.connection.close("your lease is over")
+            self._changed(node)
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return what ``GET /api/sessionkeeper/nodes`` says."""
+        now = asyncio.get_running_loop().time()
+        return [
+            {
+                "name": n.name,
+                "state": n.state,
+                "tier": n.hello.get("tier"),
+                "runtime": n.runtime,
+                "sessions": sorted(n.hosting),
+                "last_seen": time.time() - (now - n.last_seen),
+            }
+            for n in self._nodes.values()
+        ]

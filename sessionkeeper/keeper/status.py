@@ -1,0 +1,104 @@
+"""What a session says about itself: to the UI's status bar, the command line and the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+log = logging.getLogger(__name__)
+
+State = Literal["idle", "starting", "running", "moving", "recovering", "waiting", "failed"]
+Level = Literal["info", "warning", "error"]
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+KEPT_EVENTS = 50
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """The newest committed checkpoint. ``at`` in Unix seconds; sizes in bytes, ``stored`` what it
+    added.
+    """
+
+    number: int
+    at: float
+    stored_bytes: int
+    total_bytes: int
+    pause_seconds: float
+
+
+@dataclass
+class Status:
+    """One session's status. Listeners are called with its JSON form after every change."""
+
+    session: str
+    state: State = "idle"
+    node: str | None = None
+    epoch: int = 0
+    runtime: str | None = None
+    engine: str | None = None
+    checkpoint: CheckpointFacts | None = None
+    checkpointing: bool = False
+    message: str = ""
+    warnings: dict[str, str] = field(default_factory=dict)
+    kernels: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
+        self._listeners: set[Callable[[dict[str, Any]], None]] = set()
+
+    def update(self, **changes: Any) -> None:
+        """Set fields, and tell the listeners if anything is new."""
+        new = {name: value for name, value in changes.items() if getattr(self, name) != value}
+        for name, value in new.items():
+            setattr(self, name, value)
+        if new:
+            self._tell()
+
+    def say(self, text: str, level: Level = "info") -> None:
+        """Something happened that the user should be able to read: kept in the events, and logged."""
+        log.log(LEVELS[level], "session %s: %s", self.session, text)
+        self._events.append({"at": time.time(), "level": level, "text": text})
+        self.message = text
+        self._tell()
+
+    def warn(self, topic: str, text: str | None) -> None:
+        """Set, or with None take back, the standing warning about ``topic``."""
+        if self.warnings.get(topic) == text:
+            return
+        if text is None:
+            self.warnings.pop(topic, None)
+            self._tell()
+        else:
+            self.warnings[topic] = text
+            self.say(text, "warning")
+
+    def listen(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Call ``listener`` at every change; returns what ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def json(self) -> dict[str, Any]:
+        """Return what ``GET /api/sessionkeeper/status`` says."""
+        return {
+            "session": self.session,
+            "state": self.state,
+            "node": self.node,
+            "epoch": self.epoch,
+            "runtime": self.runtime,
+            "engine": self.engine,
+            "checkpoint": asdict(self.checkpoint) if self.checkpoint else None,
+            "checkpointing": self.checkpointing,
+            "message": self.message,
+            "warnings": list(self.warnings.values()),
+            "events": list(self._events),
+            "kernels": self.kernels,
+        }
+
+    def _tell(self) -> None:
+        status = self.json()
+        for listener in list(self._listeners):
+            listener(status)

@@ -1,0 +1,220 @@
+"""The session's workspace as the UI sees it: one, wherever the session is.
+
+While a node has the session, operations go to its agent. Without compute they are done on the
+newest checkpoint with the recorded writes on top. While the session is on its way they wait:
+both views would be of another moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from checkpoint.blobs import BlobStore, Buffer
+from checkpoint.errors import NotFound
+
+from gateway.errors import RemoteError
+from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.errors import DiskFull, Unavailable
+from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.stored import Base, Read, Stat, StoredWorkspace
+from sessionkeeper.keeper.writes import Operation, Write, WriteJournal
+
+PIECE = 1 << 20
+PATIENCE = 15.0
+"""Seconds an operation waits for a session that is on its way."""
+
+
+class Whereabouts(Protocol):
+    """Where the session is, as far as its files are concerned."""
+
+    session: str
+
+    async def settled(self) -> Node | None:
+        """Return the node that has the session, None when there is no compute; waits while it is
+        on its way.
+        """
+        ...
+
+    async def stored_base(self) -> tuple[object, Base | None, int]:
+        """Return the newest checkpoint's files: what identifies it, the files, and the writes it
+        contains.
+        """
+        ...
+
+
+class Workspace:
+    """File operations on one session. Paths are relative to its workspace.
+
+    Raises :class:`FileRefused`, :class:`Unavailable` (on its way for too long) and
+    :class:`DiskFull`.
+    """
+
+    def __init__(self, where: Whereabouts, journal: WriteJournal) -> None:
+        self._where = where
+        self.journal = journal
+        self._changing = asyncio.Lock()
+        self._stored: tuple[object, StoredWorkspace] | None = None
+
+    async def stat(self, path: str) -> dict[str, Any]:
+        return await self._read("stat", path)
+
+    async def list(self, path: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._read("list", path)
+        return found
+
+    async def read(self, path: str, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield ``length`` bytes from ``start`` in pieces; ends early where the file does."""
+        while length > 0:
+            piece = await self._read("read", path, start=start, length=min(length, PIECE))
+            if not piece:
+                return
+            yield piece
+            start, length = start + len(piece), length - len(piece)
+
+    async def change(
+        self,
+        operation: Operation,
+        path: str,
+        *,
+        to: str | None = None,
+        recursive: bool = False,
+        data: Path | None = None,
+    ) -> dict[str, Any]:
+        """Do a write and return the entry's new stat (``{}`` after a delete). When it returns, it
+        is kept for good.
+        """
+        async with self._changing:
+            node = await self._settled()
+            try:
+                write = self.journal.record(
+                    operation, path, to=to, recursive=recursive, data=data, at=time.time()
+                )
+            except OSError as error:
+                raise DiskFull(f"{path} could not be recorded: {error.strerror}") from error
+            try:
+                return await self._apply(node, write)
+            except FileRefused:
+                self.journal.void(write.number)
+                raise
+
+    async def _apply(self, node: Node | None, write: Write) -> dict[str, Any]:
+        if node is not None:
+            try:
+                found: dict[str, Any] = await self._ask(node, "apply", write=vars(write))
+                return found
+            except (NodeLost, Unavailable):
+                # It is recorded: whoever opens the session next does it.
+                return {"name": write.path.rpartition("/")[2], "type": "file", "pending": True}
+        view = await self._view()
+        await asyncio.to_thread(view.apply, write)
+        if write.operation == "delete":
+            return {}
+        return _json(await asyncio.to_thread(view.stat, write.to or write.path))
+
+    async def _read(self, what: str, path: str, **arguments: int) -> Any:
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            node = await self._settled()
+            if node is None:
+                view = await self._view()
+                found = await asyncio.to_thread(getattr(view, what), path, *arguments.values())
+                if isinstance(found, Stat):
+                    return _json(found)
+                return found if isinstance(found, bytes) else [_json(one) for one in found]
+            try:
+                found = await self._ask(node, what, path=path, **arguments)
+                return base64.b64decode(found) if what == "read" else found
+            except (NodeLost, Unavailable):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+
+    async def _ask(self, node: Node, what: str, **arguments: Any) -> Any:
+        try:
+            return await node.call(
+                f"files.{what}", {"session": self._where.session, **arguments}, timeout=600.0
+            )
+        except RemoteError as error:
+            if error.retryable:
+                await asyncio.sleep(0.05)  # the session has just left that node
+                raise Unavailable(str(error), hint=error.hint) from error
+            raise FileRefused(str(error), error.code, hint=error.hint or None) from error
+
+    async def _settled(self) -> Node | None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._where.settled()
+        except TimeoutError:
+            raise Unavailable("the session is still on its way to another node") from None
+
+    async def _view(self) -> StoredWorkspace:
+        identity, base, contained = await self._where.stored_base()
+        if self._stored is None or self._stored[0] != identity:
+            writes = self.journal.after(contained)
+            view = await asyncio.to_thread(StoredWorkspace, base, [], self._data)
+            for write in writes:
+                await asyncio.to_thread(view.apply, write)
+            self._stored = identity, view
+            return view
+        return self._stored[1]
+
+    def forget_view(self) -> None:
+        """The session was on a node since: look again at its newest checkpoint."""
+        self._stored = None
+
+    def _data(self, write: Write) -> Read:
+        path = self.journal.data(write.number)
+
+        def read(start: int, length: int) -> bytes:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+
+        return read
+
+
+class StoreWithWrites:
+    """A session's blob store in which the bytes of recorded writes can be read too, as
+    ``writes/NUMBER``.
+    """
+
+    def __init__(self, store: BlobStore, journal: WriteJournal) -> None:
+        self._store = store
+        self._journal = journal
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if not key.startswith("writes/"):
+            return self._store.get(key, start, length)
+        try:
+            with self._journal.data(int(key.removeprefix("writes/"))).open("rb") as file:
+                file.seek(start)
+                return file.read(-1 if length is None else length)
+        except (ValueError, FileNotFoundError):
+            raise NotFound(key) from None
+
+    def put(self, key: str, data: Buffer) -> None:
+        self._store.put(key, data)
+
+    def create(self, key: str, data: Buffer) -> None:
+        self._store.create(key, data)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        return self._store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(key)
+
+
+def _json(stat: Stat) -> dict[str, Any]:
+    return {
+        "name": stat.name,
+        "type": stat.kind,
+        "size": stat.size,
+        "mtime": stat.mtime,
+        "created": stat.mtime,
+        "writable": stat.writable,
+    }

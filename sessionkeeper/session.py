@@ -1,0 +1,124 @@
+"""What a session should do next. Pure: no I/O, no clock.
+
+What is *wanted* and what *is* go in, one step comes out; the keeper does it and asks again. So
+a crash between any two steps needs no code of its own: what is observed afterwards leads to the
+right step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sessionkeeper.placement import Choice, Needs, NodeFacts, choose
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The session's compute: ``epoch`` on ``node``. ``up``: the node has said that the session is
+    there.
+    """
+
+    node: str
+    epoch: int
+    up: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known. ``failed`` are the nodes that could not open the newest checkpoint,
+    ``doubtful`` whether
+
+    there is no reason to try that checkpoint anywhere else (it is damaged).
+    """
+
+    wanted: bool
+    placed: Placed | None
+    nodes: tuple[NodeFacts, ...]
+    lost: frozenset[str] = frozenset()
+    leaving: frozenset[str] = frozenset()
+    needs: Needs = field(default_factory=Needs)
+    failed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rest:
+    """No compute is wanted and none is there."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """No node fits; ``why`` says so for each."""
+
+    why: Choice
+
+
+@dataclass(frozen=True)
+class Open:
+    """Bring the session up on ``node``; ``recover`` when its node was lost."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Every node failed to open this checkpoint: take an older one, or start its kernels anew."""
+
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Lose:
+    """The node that had the session is lost: its incarnation is over."""
+
+    placed: Placed
+
+
+@dataclass(frozen=True)
+class Serve:
+    """All is well: keep it going and take checkpoints."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """The node is leaving: bring the session to ``target``."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Secure:
+    """The node is leaving and there is nowhere to go yet: commit what there is."""
+
+    why: Choice
+
+
+Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure
+
+
+def decide(facts: Facts) -> Step:
+    """Return the next step."""
+    placed = facts.placed
+    if placed is not None:
+        if placed.node in facts.lost:
+            return Lose(placed)
+        if placed.node in facts.leaving:
+            others = [n for n in facts.nodes if n.name != placed.node]
+            choice = choose(others, facts.needs)
+            return Move(choice.node) if choice.node else Secure(choice)
+        return Serve()
+    if not facts.wanted:
+        return Rest()
+    there = _names(facts.nodes)
+    choice = choose(
+        [n for n in facts.nodes if n.name not in facts.failed | facts.leaving], facts.needs
+    )
+    if choice.node:
+        return Open(choice.node)
+    if there and there <= facts.failed:
+        return GiveUp(facts.failed)
+    return Wait(choice)
+
+
+def _names(nodes: Iterable[NodeFacts]) -> frozenset[str]:
+    return frozenset(n.name for n in nodes if n.ready)
