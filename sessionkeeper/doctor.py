@@ -119,7 +119,8 @@ def _namespaces(facts: Facts) -> Row:
     failed = {name: why for name, why in facts.namespaces.items() if why}
     if not failed:
         return Row("namespaces", "ok", ", ".join(facts.namespaces), "container")
-    text = "; ".join(f"{name}: {why}" for name, why in failed.items())
+    by_reason = {why: [name for name in failed if failed[name] == why] for why in failed.values()}
+    text = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
     fix = "run it where namespaces are allowed (in Docker: --privileged)" if facts.root else ""
     return Row("namespaces", "broken", text, "container", fix)
 
