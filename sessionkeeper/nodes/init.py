@@ -5,8 +5,8 @@
 
 It says "started" on the descriptor, and starts the agent when it reads a line from standard input,
 by which time the supervisor has connected the node's network; it ends when there is none. When the
-agent ends by itself it is started again, so that kernels outlive it. SIGTERM ends the agent, then
-everything else on the node.
+agent ends by itself it says "failed" and starts it again, so that kernels outlive it. SIGTERM ends
+the agent, then everything else on the node.
 
 Without a PID namespace it is a "child subreaper" (prctl(2)): what daemonises inside the node stays
 its descendant. Only the standard library, and little of that: it costs memory on every node.
@@ -42,11 +42,12 @@ def main(arguments: list[str]) -> int:
         _name_servers(options.get("--nameserver", []))
     else:
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    announce(int(options["--ready-fd"][0]), "started")
+    ready_fd = int(options["--ready-fd"][0])
+    announce(ready_fd, "started")
     if not sys.stdin.readline():
         return 1
     _give_up_stdin()
-    return _keep_running(agent)
+    return _keep_running(agent, ready_fd)
 
 
 def _options(words: list[str]) -> dict[str, list[str]]:
@@ -56,7 +57,7 @@ def _options(words: list[str]) -> dict[str, list[str]]:
     return options
 
 
-def _keep_running(agent: list[str]) -> int:
+def _keep_running(agent: list[str], ready_fd: int) -> int:
     delay = 0.1
     while True:
         started = time.monotonic()
@@ -66,6 +67,7 @@ def _keep_running(agent: list[str]) -> int:
             if signal.sigwait(_MASK) == signal.SIGTERM:
                 return _end(pid)
         delay = 0.1 if time.monotonic() - started > _STEADY_SECONDS else delay
+        announce(ready_fd, "failed")
         _say(f"the agent ended ({_reason(status)}); starting it again in {delay:.1f} s")
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0:

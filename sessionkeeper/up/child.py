@@ -54,6 +54,7 @@ class Child:
         self._process = process
         self._ready = ready
         self._transport = transport
+        self._failed = False
 
     @classmethod
     async def start(
@@ -108,8 +109,8 @@ class Child:
             self._process.stdin.write(b"go\n")
 
     async def said(self, word: str, seconds: float) -> None:
-        """Return when it said `word` (once more). ChildFailed when it ends before, or when it
-        does not in `seconds`."""
+        """Return when it said `word` (once more). ChildFailed when it ends or says "failed" before,
+        or when it does not in `seconds`."""
         hearing = asyncio.create_task(self._hear(word))
         ending = asyncio.create_task(self._process.wait())
         try:
@@ -120,6 +121,8 @@ class Child:
                 return
             if self.returncode is None and not hearing.done():
                 raise ChildFailed(self.name, f"was not {word} in {seconds:.0f} s", self.log)
+            if self.returncode is None and self._failed:
+                raise ChildFailed(self.name, "failed to start", self.log)
             # Descriptors close before the process is dead, or a grandchild may hold them open.
             await ending
             raise ChildFailed(self.name, f"ended ({self.reason()})", self.log)
@@ -131,6 +134,9 @@ class Child:
         while line := await self._ready.readline():
             if line.strip() == word.encode():
                 return True
+            if line.strip() == b"failed":
+                self._failed = True
+                return False
         return False
 
     async def ended(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,19 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-__all__ = ["Terminal", "program"]
+__all__ = ["Terminal"]
 
 
-def program(state: Path | None = None) -> tuple[str, str]:
-    """How this user calls sessionkeeper, and the flag that names a state directory (or nothing
-    for the default, None)."""
-    name = "sessionkeeper"
-    script = Path(sys.argv[0])
-    if shutil.which(name) is None:
-        name = f"{sys.executable} -m sessionkeeper"
-        if script.name == "sessionkeeper":
-            name = os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)
-    return name, f" --state {state}" if state else ""
+def _program() -> str:
+    """How this user can call sessionkeeper: by name where that is found, else by path."""
+    script = Path(sys.executable).parent / "sessionkeeper"
+    if shutil.which("sessionkeeper"):
+        return "sessionkeeper"
+    if script.exists():
+        return os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)
+    return f"{sys.executable} -m sessionkeeper"
 
 
 class Terminal:
@@ -50,18 +49,16 @@ class Terminal:
 
     def ready(self, url: str, nodes: list[str], state: Path | None) -> None:
         """Everything runs: where to go, and what to try."""
-        name, flag = program(state)
-        first = nodes[0]
+        name, flag = _program(), f" --state {shlex.quote(str(state))}" if state else ""
         tries = {
-            f"{name} node drain {first} --deadline 5s{flag}": "notice: the node goes in 5 seconds",
-            f"{name} node kill {first}{flag}": "no notice: its plug is pulled",
-            f"{name} node start{flag}": "a node comes (back)",
-            f"{name} status{flag}": "where the session is, how old its checkpoint",
+            "notice: a node goes in 5 seconds": f"node drain {nodes[0]} --deadline 5s",
+            "no notice: its plug is pulled": f"node kill {nodes[0]}",
+            "it comes back": "node start",
+            "where is the session?": "status",
         }
-        width = max(map(len, tries))
         self.say("\nOpen this in a browser:\n")
         print(f"  {url}", flush=True)
-        self.say("\nRun a cell, then, in another terminal:\n")
-        for command, meaning in tries.items():
-            self.say(f"  {command:<{width}}  {meaning}")
+        self.say("\nRun a cell there, and meanwhile, in another terminal:\n")
+        for meaning, command in tries.items():
+            self.say(f"  {meaning:<34}{name} {command}{flag}")
         self.say("\nCtrl-C stops everything; the session is kept and comes back with the next up.")

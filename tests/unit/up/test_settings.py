@@ -1,0 +1,146 @@
+"""Where settings come from, and what a user is told about those that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sessionkeeper.errors import UsageError
+from sessionkeeper.settings import (
+    AgentSettings,
+    GatewaySettings,
+    UpSettings,
+    default_state,
+    load,
+    parse_duration,
+    parse_size,
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "sessionkeeper.toml"
+    path.write_text('[up]\nnodes = 5\nport = 7000\nlease_seconds = "7s"\n[gateway]\nport = 7001\n')
+    return path
+
+
+def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(config: Path) -> None:
+    environ = {"SESSIONKEEPER_PORT": "8000", "SESSIONKEEPER_NODES": "4"}
+    found = load(UpSettings, {"nodes": "3", "port": None}, config=config, environ=environ)
+    assert found.nodes == 3
+    assert found.port == 8000
+    assert found.lease_seconds == 7.0
+    assert found.on_rollback == "replay"
+
+
+def test_state_is_system_wide_for_root_and_xdg_for_others() -> None:
+    assert default_state({}, uid=0) == Path("/var/lib/sessionkeeper")
+    assert default_state({"HOME": "/home/ada"}, uid=7) == Path(
+        "/home/ada/.local/state/sessionkeeper"
+    )
+    assert default_state({"XDG_STATE_HOME": "/x"}, uid=7) == Path("/x/sessionkeeper")
+
+
+def test_store_is_in_the_state_directory_unless_given(tmp_path: Path) -> None:
+    assert load(UpSettings, {"state": str(tmp_path)}, environ={}).store == str(tmp_path / "store")
+    assert load(UpSettings, {"store": "s3://b/p"}, environ={}).store == "s3://b/p"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"nodes": "0"}, ["--nodes", "'0'", "1 to 60"]),
+        ({"nodes": "two"}, ["--nodes", "'two'"]),
+        ({"port": "70000"}, ["--port", "65535"]),
+        ({"runtime": "docker"}, ["--runtime", "auto, container, process"]),
+        ({"lease_seconds": "-1"}, ["--lease-seconds", "5s"]),
+        ({"lease_seconds": "0"}, ["--lease-seconds", "longer"]),
+        ({"workspace": "/nowhere/at/all"}, ["--workspace", "not a directory"]),
+        ({"memory": "lots"}, ["--memory", "2G"]),
+    ],
+)
+def test_wrong_value_is_named_with_its_flag_and_what_would_do(
+    flags: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(UpSettings, flags, environ={})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_wrong_value_names_the_source_it_came_from(config: Path) -> None:
+    with pytest.raises(UsageError, match="SESSIONKEEPER_NODES"):
+        load(UpSettings, {}, environ={"SESSIONKEEPER_NODES": "x"})
+    config.write_text("[up]\nnodes = 'x'\n")
+    with pytest.raises(UsageError, match=f"nodes in {config}"):
+        load(UpSettings, {}, config=config, environ={})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[up]\nnodez = 1\n", "nodez"),
+        ("[upp]\n", "upp"),
+        ("up = 3\n", "table"),
+        ("[up\n", "not TOML"),
+    ],
+)
+def test_mistake_in_the_file_is_an_error_not_ignored(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=words):
+        load(UpSettings, {}, config=path, environ={})
+
+
+def test_missing_file_is_an_error() -> None:
+    with pytest.raises(UsageError, match="--config"):
+        load(UpSettings, {}, config=Path("/nowhere.toml"), environ={})
+
+
+def test_secret_comes_from_a_file_or_the_environment_and_is_never_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("hush\n")
+    flags = {
+        "token_file": str(secret),
+        "gateway_url": "http://g",
+        "node": "n",
+        "data": str(tmp_path),
+    }
+    settings = load(AgentSettings, flags, environ={"SESSIONKEEPER_TOKEN": "other"})
+    assert settings.token == "hush"
+    assert "hush" not in repr(settings)
+    settings = load(
+        AgentSettings, {**flags, "token_file": None}, environ={"SESSIONKEEPER_TOKEN": "e"}
+    )
+    assert settings.token == "e"
+    secret.write_text("")
+    with pytest.raises(UsageError, match="token"):
+        load(AgentSettings, flags, environ={})
+
+
+def test_missing_setting_is_asked_for_by_its_flag() -> None:
+    with pytest.raises(UsageError, match="--agent-token-file"):
+        load(GatewaySettings, {}, environ={"SESSIONKEEPER_TOKEN": "t"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5s", 5.0), ("500ms", 0.5), ("1m", 60.0), ("5", 5.0), ("1.5h", 5400.0), (" 2 s ", 2.0)],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "5 parsecs", "1e3", "inf", "nan"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1024", 1024), ("2G", 2 << 30), ("1.5kib", 1536), ("512MB", 512 << 20)]
+)
+def test_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
