@@ -10,6 +10,7 @@ there would look for a workspace on this machine, and there is none.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 from dataclasses import dataclass, field
@@ -25,11 +26,12 @@ MAX_MESSAGE = 2**30
 
 LABEXTENSIONS = Path(__file__).parent / "labextensions"
 
-# Their server halves run user-facing processes on the UI server, or need the internet.
+# Their server halves run processes of the user on the UI server, or need the internet.
 _DISABLED_LAB_PLUGINS = (
     "@jupyterlab/lsp-extension",
+    "@jupyterlab/fileeditor-extension:language-server",
+    "@jupyterlab/notebook-extension:language-server",
     "@jupyterlab/terminal-extension",
-    "@jupyterlab/extensionmanager-extension",
     "@jupyterlab/apputils-extension:announcements",
 )
 
@@ -95,6 +97,9 @@ def _isolate(state: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ[f"JUPYTER_{name.upper()}_DIR"] = str(directory)
     os.environ["JUPYTER_NO_CONFIG"] = "1"
+    page = state / "lab-app" / "page_config.json"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(json.dumps({"disabledExtensions": dict.fromkeys(_DISABLED_LAB_PLUGINS, True)}))
     # Kernel ids and working directories are the gateway's business, not this machine's.
     for name in [n for n in os.environ if n.startswith(("JUPYTER_GATEWAY_", "KERNEL_"))]:
         del os.environ[name]
@@ -126,12 +131,7 @@ def _config(settings: UiSettings) -> Any:
             "session_manager_class": "sessionkeeper.ui.kernels.NotebookSessions",
             "identity_provider_class": "sessionkeeper.ui.identity.TokenIdentity",
             "kernel_websocket_connection_class": "sessionkeeper.ui.channels.ResumingConnection",
-            "tornado_settings": {
-                "websocket_max_message_size": MAX_MESSAGE,
-                "page_config_data": {
-                    "disabledExtensions": dict.fromkeys(_DISABLED_LAB_PLUGINS, True)
-                },
-            },
+            "tornado_settings": {"websocket_max_message_size": MAX_MESSAGE},
         },
         TokenIdentity={"token": settings.token, "allow_password_change": False},
         ResumingConnection={"positions_directory": str(state / "positions")},
@@ -146,6 +146,7 @@ def _config(settings: UiSettings) -> Any:
         NotebookNotary={"db_file": str(state / "notebook-signatures.sqlite")},
         LabApp={
             "extra_labextensions_path": [str(LABEXTENSIONS)],
+            "app_settings_dir": str(state / "lab-app"),
             "user_settings_dir": str(state / "lab-settings"),
             "workspaces_dir": str(state / "lab-workspaces"),
             "news_url": None,

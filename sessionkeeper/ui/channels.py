@@ -166,20 +166,18 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         """Write to the browser, at its pace."""
         if self._position is None or self._gone:
             return
+        message = frames.v1_to_legacy(payload) if self._is_legacy else payload
         self._delivering = True
         try:
-            if self._is_legacy:
-                text = frames.v1_to_legacy(payload)
-                await self.websocket_handler.write_message(text, binary=isinstance(text, bytes))
-            else:
-                await self.websocket_handler.write_message(payload, binary=True)
+            written = self.websocket_handler.write_message(message, isinstance(message, bytes))
+            # It is on its way, also if the gateway's connection ends while we wait.
+            self._position = Position(self._position.journal, cursor)
+            await written
+            self._ping()
         except WebSocketClosedError:
             self._gone = True
-            return
         finally:
             self._delivering = False
-        self._position = Position(self._position.journal, cursor)
-        self._ping()
 
     # The gateway's side
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ class StatusFeed:
         self._headers = {"Authorization": f"token {token}"}
         self._log = log
         self._status: Status = _away({}, "the gateway was not reached yet")
-        self._listeners: set[Callable[[str], None]] = set()
+        self._listeners: set[Callable[[Status], None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -57,7 +58,7 @@ class StatusFeed:
             self._task = None
 
     @contextlib.contextmanager
-    def _listening(self, listener: Callable[[str], None]) -> Any:
+    def _listening(self, listener: Callable[[Status], None]) -> Any:
         self._listeners.add(listener)
         try:
             yield
@@ -65,19 +66,23 @@ class StatusFeed:
             self._listeners.discard(listener)
 
     async def subscribe(self) -> AsyncIterator[str]:
-        """Statuses as JSON, beginning with the present one. Skips some for a slow listener."""
-        # Room for one: who is slow wants the newest, not all.
-        newest: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
+        """Statuses as JSON, beginning with the present one. Skips some for a slow listener.
 
-        def put(text: str) -> None:
+        `now` in them is this machine's clock, so that a browser whose clock is off
+        shows right ages.
+        """
+        # Room for one: who is slow wants the newest, not all.
+        newest: asyncio.Queue[Status] = asyncio.Queue(maxsize=1)
+
+        def put(status: Status) -> None:
             if newest.full():
                 newest.get_nowait()
-            newest.put_nowait(text)
+            newest.put_nowait(status)
 
         with self._listening(put):
-            put(json.dumps(self._status))
+            put(self._status)
             while True:
-                yield await newest.get()
+                yield json.dumps({**await newest.get(), "now": time.time()})
 
     async def _follow(self) -> None:
         failures = 0
@@ -110,9 +115,8 @@ class StatusFeed:
         if status == self._status:
             return
         self._status = status
-        text = json.dumps(status)
         for listener in self._listeners:
-            listener(text)
+            listener(status)
 
 
 def _away(last: Status, reason: str) -> Status:

@@ -5,6 +5,8 @@ answer, the resumable WebSocket and the status events, over a socket. It can go 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -59,6 +61,7 @@ class Gateway:
         self.server.stop()
         for socket in list(self.sockets):
             socket.ws_connection.stream.close()
+        self.sockets.clear()
         await self.server.close_all_connections()
 
     @property
@@ -123,7 +126,10 @@ def status(**changes: Any) -> dict[str, Any]:
 
 
 def v1(channel: str, *parts: Any) -> bytes:
-    raw = [channel.encode(), *(p if isinstance(p, bytes) else json.dumps(p).encode() for p in parts)]
+    raw = [
+        channel.encode(),
+        *(p if isinstance(p, bytes) else json.dumps(p).encode() for p in parts),
+    ]
     offsets = [8 * (len(raw) + 2)]
     for part in raw:
         offsets.append(offsets[-1] + len(part))
@@ -133,7 +139,7 @@ def v1(channel: str, *parts: Any) -> bytes:
 def v1_parts(payload: bytes) -> tuple[str, list[bytes]]:
     count = int.from_bytes(payload[:8], "little")
     offsets = struct.unpack_from(f"<{count}Q", payload, 8)
-    parts = [payload[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    parts = [payload[a:b] for a, b in itertools.pairwise(offsets)]
     return parts[0].decode(), parts[1:]
 
 
@@ -265,7 +271,8 @@ class Channels(websocket.WebSocketHandler, Base):
         kind, number = struct.unpack_from(">BQ", frame)
         if kind == 1:
             self.gateway.apply(self.kernel_id, frame[9:])
-            self.write_message(struct.pack(">BQ", 2, number), binary=True)
+            with contextlib.suppress(websocket.WebSocketClosedError):
+                self.write_message(struct.pack(">BQ", 2, number), binary=True)
 
     def on_close(self) -> None:
         self.gateway.sockets.discard(self)

@@ -1,0 +1,295 @@
+"""A tab's kernel WebSocket: nothing is lost or doubled, whatever comes and goes behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TOKEN, UiServer
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+from ui_gateway import Gateway, header, until, v1, v1_parts
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+V1 = "v1.kernel.websocket.jupyter.org"
+
+
+def request(code: str, kind: str = "execute_request") -> bytes:
+    return v1("shell", header(kind), {}, {}, {"code": code})
+
+
+def output(text: str) -> bytes:
+    return v1("iopub", header("stream"), {}, {}, {"name": "stdout", "text": text})
+
+
+class Tab:
+    """A browser tab's connection to one kernel."""
+
+    def __init__(self, ui: UiServer, kernel_id: str, session_id: str | None = None) -> None:
+        self.session_id = session_id or uuid.uuid4().hex
+        self.url = f"{ui.url}/api/kernels/{kernel_id}/channels?session_id={self.session_id}"
+        self.got: list[Any] = []
+        self.socket: WebSocketClientConnection | None = None
+
+    async def open(self, subprotocol: str | None = V1) -> Tab:
+        self.socket = await websocket_connect(
+            HTTPRequest(
+                self.url.replace("http", "ws", 1), headers={"Authorization": f"token {TOKEN}"}
+            ),
+            subprotocols=[subprotocol] if subprotocol else None,
+            max_message_size=2**30,
+            on_message_callback=self._take,
+        )
+        return self
+
+    def _take(self, message: Any) -> None:
+        if message is not None:
+            self.got.append(message)
+
+    def texts(self) -> list[str]:
+        contents = [json.loads(v1_parts(message)[1][3]) for message in self.got]
+        return [content["text"] for content in contents if "text" in content]
+
+    async def send(self, message: Any, binary: bool = True) -> None:
+        assert self.socket is not None
+        await self.socket.write_message(message, binary=binary)
+
+    def close(self) -> None:
+        assert self.socket is not None
+        self.socket.close()
+
+    def cut(self) -> None:
+        """As a network that goes away does."""
+        assert self.socket is not None
+        self.socket.stream.close()
+
+
+async def test_bytes_pass_as_they_are(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    assert tab.socket.selected_subprotocol == V1
+    asked = v1("shell", header("execute_request"), {}, {}, {"code": "1"}, b"\x00\xffbuffer")
+    await tab.send(asked)
+    await until(lambda: len(tab.got) == 4)
+    assert gateway.applied[-1] == asked
+    assert tab.got == gateway.journals[kernel]
+    tab.close()
+
+
+async def test_client_without_subprotocol_is_understood(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open(subprotocol=None)
+    message = {"header": header("execute_request"), "parent_header": {}, "metadata": {}}
+    await tab.send(
+        json.dumps({**message, "content": {"code": "hi"}, "channel": "shell"}), binary=False
+    )
+    await until(lambda: len(tab.got) == 4)
+    stream = json.loads(tab.got[1])
+    assert (stream["channel"], stream["msg_type"]) == ("iopub", "stream")
+    assert stream["content"]["text"] == "hi"
+    gateway.output(kernel, v1("iopub", header("comm_msg"), {}, {}, {}, b"buffer"))
+    await until(lambda: len(tab.got) == 5)
+    assert tab.got[4].endswith(b"buffer")
+    tab.close()
+
+
+async def test_tab_stays_open_while_the_gateway_restarts(ui, gateway: Gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("before"))
+    await until(lambda: len(tab.got) == 4)
+    await gateway.stop()
+    gateway.output(kernel, output("said while away"))
+    for number in range(20):
+        await tab.send(request(f"asked {number}"))
+    applied = len(gateway.applied)
+    await gateway.start()
+    await until(lambda: len(tab.texts()) == 22)
+    assert tab.texts() == ["before", "said while away", *(f"asked {n}" for n in range(20))]
+    assert len(gateway.applied) == applied + 20
+    assert tab.got == gateway.journals[kernel]
+    tab.close()
+
+
+async def test_request_whose_acknowledgement_was_lost_is_applied_once(ui, gateway, monkeypatch):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    apply = gateway.apply
+
+    def apply_and_break(kernel_id: str, payload: bytes) -> None:
+        apply(kernel_id, payload)
+        monkeypatch.setattr(gateway, "apply", apply)
+        for socket in list(gateway.sockets):
+            socket.ws_connection.stream.close()
+
+    monkeypatch.setattr(gateway, "apply", apply_and_break)
+    await tab.send(request("once"))
+    await tab.send(request("more"))
+    await until(lambda: len(tab.texts()) == 2)
+    assert tab.texts() == ["once", "more"]
+    assert tab.got == gateway.journals[kernel]
+    tab.close()
+
+
+async def test_request_of_a_tab_that_closed_is_delivered_when_the_gateway_is_back(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("seen"))
+    await until(lambda: len(tab.got) == 4)
+    await gateway.stop()
+    asked = request("the last one")
+    await tab.send(asked)
+    tab.close()
+    await gateway.start()
+    await until(lambda: asked in gateway.applied)
+
+
+@pytest.mark.parametrize("how", ["close", "cut"])
+async def test_tab_that_connects_again_gets_what_it_missed(ui, gateway, how):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await until(lambda: any(getattr(s, "kernel_id", "") == kernel for s in gateway.sockets))
+    gateway.output(kernel, output("1"))
+    await until(lambda: tab.texts() == ["1"])
+    await confirmed(ui, 1)
+    getattr(tab, how)()
+    await until(lambda: not any(getattr(s, "kernel_id", "") == kernel for s in gateway.sockets))
+    gateway.output(kernel, output("2"))
+    again = await Tab(ui, kernel, tab.session_id).open()
+    await until(lambda: again.texts() == ["2"])
+    again.close()
+
+
+async def confirmed(ui: UiServer, cursor: int) -> None:
+    """Until some tab has confirmed that cursor."""
+    positions = ui.state / "positions"
+    await until(lambda: any(f.read_text().split()[1] == str(cursor) for f in positions.iterdir()))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path, how):
+    ui = UiServer(tmp_path / "state", gateway.url)
+    await ui.start()
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("first"))
+    await until(lambda: len(tab.got) == 4)
+    await confirmed(ui, 4)
+    await ui.stop(how)
+    gateway.output(kernel, output("meanwhile"))
+    await ui.start()
+    try:
+        again = await Tab(ui, kernel, tab.session_id).open()
+        await again.send(request("second"))
+        await until(lambda: len(again.texts()) == 2)
+        assert again.texts() == ["meanwhile", "second"]
+        again.close()
+    finally:
+        await ui.stop()
+
+
+async def test_new_tab_gets_only_what_comes_from_now_on(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    gateway.output(kernel, output("old"))
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("new"))
+    await until(lambda: len(tab.got) == 4)
+    assert tab.texts() == ["new"]
+    tab.close()
+
+
+class Relay:
+    """Passes bytes on. After `cut` the connections there are stay open and carry nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server: asyncio.Server | None = None
+        self._alive: list[asyncio.Event] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self.dialled: list[float] = []
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        for dead in self._alive:
+            dead.set()
+        self.dialled.clear()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += (writer, up_writer)
+        dead = asyncio.Event()
+        self._alive.append(dead)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                if b"/channels" in data:
+                    self.dialled.append(time.monotonic())
+                if not dead.is_set():
+                    sink.write(data)
+            sink.close()
+
+        await asyncio.gather(
+            copy(reader, up_writer), copy(up_reader, writer), return_exceptions=True
+        )
+
+
+async def test_silent_gateway_is_given_up_in_five_seconds(gateway, tmp_path: Path):
+    relay = Relay(gateway.port)
+    ui = UiServer(tmp_path / "state", await relay.start())
+    await ui.start()
+    try:
+        tab = await Tab(ui, gateway.start_kernel()["id"]).open()
+        await tab.send(request("before"))
+        await until(lambda: len(tab.got) == 4)
+        relay.cut()
+        cut = time.monotonic()
+        await tab.send(request("after"))
+        await until(lambda: tab.texts() == ["before", "after"])
+        assert relay.dialled[0] - cut < 5.5
+        tab.close()
+    finally:
+        await ui.stop()
+        relay.stop()
+
+
+async def test_message_of_50_megabytes_passes_both_ways(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("big 50000000"))
+    await until(lambda: len(tab.got) == 4, 60)
+    assert len(tab.texts()[0]) == 50_000_000
+    tab.got.clear()
+    asked = v1("shell", header("comm_msg"), {}, {}, {}, bytes(50_000_000))
+    await tab.send(asked)
+    await until(lambda: len(tab.got) == 2, 60)
+    assert gateway.applied.pop() == asked
+    tab.close()
+
+
+async def test_kernel_that_ended_closes_the_tabs_socket(ui, gateway):
+    kernel = gateway.start_kernel()["id"]
+    tab = await Tab(ui, kernel).open()
+    await tab.send(request("alive"))
+    await until(lambda: len(tab.got) == 4)
+    del gateway.kernels[kernel]
+    for socket in list(gateway.sockets):
+        if getattr(socket, "kernel_id", "") == kernel:
+            socket.close(4404, "ended")
+    await until(lambda: tab.socket.close_code == 1011)
+    assert "does not exist" in tab.socket.close_reason
