@@ -126,7 +126,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 if obj.__module__ != "builtins":
                     self.by_value.add(id(obj))
                     self.has_code = True
-                return reduced
+                return reducers.made_class(obj, reduced)
             custom = self.dispatch_table.get(kind)
             reduced = custom(obj) if custom is not None else obj.__reduce_ex__(5)
         if isinstance(reduced, str):

@@ -69,6 +69,28 @@ def set_function(func: Any, state: dict[str, Any]) -> None:
         setattr(func, name, value)
 
 
+def make_class(meta: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+    """A class without its attributes, which come as its state.
+
+    Code of the user's that runs when a class is made (`__init_subclass__`, a metaclass) has run
+    already, in the first kernel: it must not count or register this class once more.
+    """
+    hooks = {
+        base: base.__dict__["__init_subclass__"]
+        for parent in bases
+        for base in parent.__mro__
+        if base.__module__ == "__main__" and "__init_subclass__" in base.__dict__
+    }
+    maker = next(kind for kind in meta.__mro__ if kind.__module__ != "__main__")
+    for base in hooks:
+        type.__delattr__(base, "__init_subclass__")
+    try:
+        return maker.__new__(meta, name, bases, namespace)
+    finally:
+        for base, hook in hooks.items():
+            type.__setattr__(base, "__init_subclass__", hook)
+
+
 def cell() -> Any:
     """An empty closure cell; :func:`fill_cell` gives it its content, and it can be shared."""
     return types.CellType()

@@ -127,6 +127,16 @@ def _function(pickler: Any, func: Any) -> Any:
     return (*made, state, None, None, rebuild.set_function)
 
 
+def made_class(kind: type, reduced: Any) -> Any:
+    """cloudpickle's recipe for a class defined in the notebook, with its slots and metaclass."""
+    if getattr(reduced[0], "__name__", "") != "_make_skeleton_class":
+        return reduced
+    first = ("__module__", "__slots__", "__orig_bases__")
+    namespace = {name: kind.__dict__[name] for name in first if name in kind.__dict__}
+    args = (type(kind), kind.__name__, kind.__bases__, namespace)
+    return (rebuild.make_class, args, *reduced[2:])
+
+
 def _cell(_pickler: Any, cell: Any) -> Any:
     try:
         content = cell.cell_contents
@@ -164,6 +174,11 @@ def _exception(pickler: Any, error: Any) -> Any:
         None,
         rebuild.set_exception,
     )
+
+
+def _lost_part(pickler: Any, part: Any) -> Any:
+    pickler.notes.append(f"a {part._lost_kind} inside is lost: {part._lost_why}")
+    return NotImplemented
 
 
 # --- the standard library -----------------------------------------------------------------------
@@ -278,6 +293,7 @@ def _block_manager(pickler: Any, manager: Any) -> Any:
 
 
 _EXACT: dict[type, Reducer] = {
+    rebuild.Lost: _lost_part,
     types.FunctionType: _function,
     types.CellType: _cell,
     functools._lru_cache_wrapper: _lru_cache,

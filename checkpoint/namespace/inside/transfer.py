@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import pickle
 import platform
@@ -156,13 +157,15 @@ def load(shell: Any, path: Path, report: dict[str, Any]) -> list[Any]:
 class _Unpickler(pickle.Unpickler):
     """Reads a stream whose memo begins with ``seeds``, as :class:`.pickler.Pickler` wrote it."""
 
-    def __init__(self, data: bytearray, buffers: list[memoryview], seeds: list[Any]) -> None:
+    def __init__(
+        self, data: bytearray | mmap.mmap, buffers: list[memoryview], seeds: list[Any]
+    ) -> None:
         # The memo cannot be set from outside (CPython drops what `Unpickler.memo = {...}` is
         # given), so a pickle before the first one puts the seeds there.
         put = [pickle.BININT + struct.pack("<i", i) for i in range(len(seeds))]
         code = [number + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for number in put]
         prologue = b"".join([pickle.PROTO + b"\x05", *code, pickle.NONE, pickle.STOP])
-        super().__init__(io.BytesIO(prologue + data), buffers=buffers)
+        super().__init__(io.BytesIO(prologue + bytes(data)), buffers=buffers)
         self._seeds = seeds
         self.load()
 
@@ -222,11 +225,13 @@ def _load_group(
     return size
 
 
-def _read(path: Path, size: int) -> bytearray:
+def _read(path: Path, size: int) -> bytearray | mmap.mmap:
     """The file as memory of its own. Raises `ValueError` when it has another size."""
-    data = bytearray(size)
+    # Pages of their own instead of a bytearray, which would be filled with zeros first.
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    data = mmap.mmap(-1, size, flags=private) if size >= blocks.BLOCK else bytearray(size)
+    view = memoryview(data)
     with open(path, "rb", buffering=0) as file:
-        view = memoryview(data)
         at = 0
         while at < size and (got := file.readinto(view[at:])):
             at += got
