@@ -1,0 +1,386 @@
+"""One kernel as the gateway has it: journal, link to its node, clients.
+
+Everything a client asks is journaled, then acknowledged, then sent; everything a kernel says is
+journaled, then acknowledged, then delivered. Nodes come and go below (`attach_node`), clients
+above (`attach_client`); the channel stays, also over a restart of the gateway (`recover`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
+from gateway.feed import Delivery, Feed
+from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
+from gateway.journal import IDLE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
+from gateway.link import FencedOff, GatewayLink, Output, Resumed
+from gateway.messages import execution_state, is_cell_output, is_reply, read_header, synthesize
+from gateway.observer import KernelExit, Observer
+from gateway.requests import Request, Requests
+from gateway.rollback import Mode, Plan, Rerun, Rollback, lives, plan
+
+log = logging.getLogger(__name__)
+
+# Outputs are acknowledged after so many, so many bytes, or so many seconds.
+_ACK_COUNT, _ACK_BYTES, _ACK_AFTER = 32, 1 << 20, 0.05
+
+
+class KernelChannel:
+    """See the module. `mode` is what to do with requests after a rollback."""
+
+    def __init__(
+        self, kernel_id: str, journal: Journal, observer: Observer, mode: Mode = "replay"
+    ) -> None:
+        self.kernel_id = kernel_id
+        self.journal = journal
+        self.observer = observer
+        self.mode: Mode = mode
+        self.ended = False
+        self.execution_state = "starting"
+        self.last_activity = datetime.now(UTC)
+        self.feeds: set[Feed] = set()
+        self.requests = Requests()
+        self._muted: set[str] = set()
+        self._send: Callable[[bytes], None] | None = None
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        journal.outputs.passed = lambda: min(
+            (f.position for f in self.feeds), default=self.last_cursor
+        )
+        self._recover()
+
+    def _recover(self) -> None:
+        inputs, outputs = self.journal.inputs, self.journal.outputs
+        for number, payload in inputs.recover():
+            self.requests.add(number, payload, 0)
+        by_number = {r.number: r for r in self.requests.open.values()}
+        received, acked = (0, 0), 0
+        for record in outputs.recover():
+            if record.flags & MARK:
+                note = json.loads(record.payload)
+                acked, self._muted = note["applied"], set(note["muted"])
+            elif record.seq:
+                received, acked = (record.epoch, record.seq), record.applied
+            request = by_number.get(record.request)
+            if request is not None:
+                self._note_end(request, record.flags, record.seq)
+        self.link = GatewayLink(inputs, received, acked)
+
+    # -- what a feed reads ------------------------------------------------------------------------
+
+    @property
+    def first_cursor(self) -> int:
+        return self.journal.outputs.first
+
+    @property
+    def last_cursor(self) -> int:
+        return self.journal.outputs.last
+
+    def records(self, start: int) -> Iterator[OutputRecord]:
+        """Messages of the journal from a cursor on."""
+        return self.journal.outputs.read(start)
+
+    def somebody_is(self, session: str) -> bool:
+        """Whether the client of this Jupyter session is here."""
+        return any(session in feed.sessions for feed in self.feeds)
+
+    def attach_client(self, feed: Feed) -> None:
+        """From now on the feed gets what comes, and what it has not had."""
+        self.feeds.add(feed)
+        feed.start()
+
+    def detach_client(self, feed: Feed) -> None:
+        feed.close()
+        self.feeds.discard(feed)
+
+    def close(self) -> None:
+        """The kernel is deleted: its clients are sent away, its journal is closed."""
+        self.detach_node()
+        for timer in (self._ack_timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        for feed in list(self.feeds):
+            self.detach_client(feed)
+            feed.kernel_gone()
+        self.journal.close()
+
+    # -- the node ---------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> int | None:
+        """Epoch of the attached node, None if there is none."""
+        return self.link.epoch
+
+    def positions(self) -> dict[str, int]:
+        """What a new shim for a fresh kernel starts with: `next_seq`, `applied`."""
+        return {"next_seq": self.link.received[1] + 1, "applied": self.link.inputs.last}
+
+    def attach_node(self, send: Callable[[bytes], None], epoch: int) -> None:
+        """A node runs this kernel. `send` takes link frames for its shim, without blocking."""
+        self._send = send
+        self.link.attach(epoch)
+        self._flush()
+
+    def detach_node(self) -> None:
+        """The node is gone, or must not be heard any more. Requests wait in the journal."""
+        self._send = None
+        self.link.detach()
+
+    def receive(self, frame: bytes | memoryview, epoch: int | None = None) -> None:
+        """Take a frame of the node's shim.
+
+        `epoch`: that of the node it came from, if the caller knows; another one than the attached
+        is refused with `Fenced`. Raises `BadFrame`, `VersionRefused`.
+        """
+        if epoch is not None and epoch != self.link.epoch:
+            raise Fenced(
+                f"Kernel {self.kernel_id} is in epoch {self.link.epoch}; "
+                f"a node of epoch {epoch} spoke and was not heard."
+            )
+        try:
+            event = self.link.receive(frame)
+            if isinstance(event, Output):
+                self._output(event)
+            elif isinstance(event, Resumed):
+                self._resumed(event)
+            elif isinstance(event, FencedOff):
+                self.observer.fenced(self.kernel_id, event.epoch)
+        except LinkError as error:
+            kind = VersionRefused if error.code == "version_refused" else BadFrame
+            raise kind(f"Kernel {self.kernel_id}: {error}.") from None
+        except JournalFull as error:
+            log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
+            self.link.stalled()
+            self._retry = asyncio.get_running_loop().call_later(1.0, self._try_again)
+            return
+        self._flush()
+
+    def release(self, upto: int, produced: int | None = None) -> None:
+        """A committed checkpoint contains the inputs up to `upto` (outputs up to `produced`)."""
+        self.link.release(upto)
+        self.requests.release(upto, produced)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._send is None or self._retry is not None:
+            return
+        for frame in self.link.outgoing():
+            self._send(frame)
+
+    def _acknowledge(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        ack = self.link.take_ack()
+        if ack is not None and self._send is not None:
+            self._send(ack)
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def submit(self, payload: bytes) -> None:
+        """Take a request of a client; it is in the journal when this returns.
+
+        One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
+        """
+        parts = decode_payload(payload)[1]
+        header = read_header(parts[0])
+        if not header.msg_id:
+            raise BadFrame("A message without msg_id cannot be told from its own resend.")
+        if header.msg_id in self.requests:
+            return
+        if self.ended:
+            self.requests.add(0, payload, self.last_cursor)
+            request = self.requests.open.pop(header.msg_id, None)
+            if request is not None:
+                self._abort(request, "KernelEnded", "The kernel has ended. Restart it to go on.")
+            return
+        self.requests.add(self.link.submit(payload), payload, self.last_cursor)
+        self.last_activity = datetime.now(UTC)
+        if self._send is None:
+            self.observer.wanted(self.kernel_id, header.msg_type)
+        self._flush()
+
+    def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
+        """Answer what still waits (numbers up to `upto`) with an error, and never run it again."""
+        for request in list(self.requests.open.values()):
+            if not request.finished and (upto is None or request.number <= upto):
+                self._abort(request, ename, reason)
+                self.journal.inputs.void(request.number)
+
+    def _note_end(self, request: Request, flags: int, seq: int = 0) -> bool:
+        if flags & IDLE:
+            self._muted.discard(request.msg_id)
+        return self.requests.note_end(request, flags, seq)
+
+    def _abort(self, request: Request, ename: str, reason: str) -> None:
+        error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [reason]}
+        if request.msg_type == "execute_request" and not request.seen_to_end:
+            self.say(IOPUB, "error", error, request)
+        if not request.replied and request.msg_type.endswith("_request"):
+            kind = request.msg_type.removesuffix("_request") + "_reply"
+            content = {"status": "error", **error}
+            if kind == "execute_reply":
+                content |= {"execution_count": 0, "payload": [], "user_expressions": {}}
+            self.say(request.channel, kind, content, request, REPLY)
+        if not request.idle:
+            self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
+
+    def say(
+        self,
+        channel: int,
+        msg_type: str,
+        content: dict[str, Any],
+        request: Request | None = None,
+        flags: int = 0,
+    ) -> None:
+        """Say something to the clients in the kernel's place; as to `request` if given."""
+        parent = request.header if request is not None else b"{}"
+        payload = synthesize(channel, msg_type, parent, content, self.journal.name)
+        number = request.number if request is not None else 0
+        self._deliver(payload, request=number, flags=flags | SYNTHETIC)
+        if request is not None:
+            self._note_end(request, flags)
+
+    # -- outputs ----------------------------------------------------------------------------------
+
+    def _deliver(
+        self,
+        payload: bytes | memoryview,
+        stamp: tuple[int, int] = (0, 0),
+        request: int = 0,
+        flags: int = 0,
+    ) -> None:
+        cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
+        if flags & (MUTED | MARK) or not self.feeds:
+            return
+        delivery = Delivery(cursor, payload)
+        for feed in list(self.feeds):
+            feed.offer(delivery)
+
+    def _output(self, output: Output) -> None:
+        channel, parts = decode_payload(output.payload)
+        flags, request, state = 0, None, None
+        if channel == IOPUB:
+            state = execution_state(parts)
+            if self._muted or state == "idle":
+                request = self.requests.open.get(read_header(parts[1]).msg_id)
+                flags = IDLE if state == "idle" and request is not None else 0
+        elif is_reply(channel):
+            request = self.requests.open.get(read_header(parts[1]).msg_id)
+            flags = REPLY if request is not None and channel != STDIN else 0
+        if request is not None and request.msg_id in self._muted:
+            first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
+            flags |= 0 if first else MUTED
+        number = request.number if request is not None and flags & (REPLY | IDLE) else 0
+        self._deliver(output.payload, (output.epoch, output.seq), number, flags)
+        self.link.accept(output)
+        if self.link.unacknowledged >= _ACK_COUNT or self.link.unacknowledged_bytes >= _ACK_BYTES:
+            self._acknowledge()
+        elif self._ack_timer is None:
+            loop = asyncio.get_running_loop()
+            self._ack_timer = loop.call_later(_ACK_AFTER, self._acknowledge)
+        self.last_activity = datetime.now(UTC)
+        if output.missing:
+            self.observer.missing(self.kernel_id, output.missing)
+        if state is not None and not self.ended:
+            self.execution_state = state
+        if channel == EVENT:
+            self._event(json.loads(bytes(parts[0])))
+        elif number and request is not None and self._note_end(request, flags, output.seq):
+            self.observer.request_done(self.kernel_id, request.msg_type)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "started":
+            self.ended = False
+            self.execution_state = "idle"
+            self.observer.started(self.kernel_id)
+        elif event.get("event") == "exited":
+            ended = KernelExit(event.get("code"), event.get("signal"), event.get("stderr", ""))
+            comes_back = self.observer.exited(self.kernel_id, ended)
+            if comes_back is not None:
+                self.execution_state = "restarting"
+                self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
+            else:
+                self.end(str(ended))
+
+    def restarting(self) -> None:
+        """The user restarts the kernel: what waits is answered, the node is heard no more."""
+        self.detach_node()
+        self.ended = False
+        self.abort_pending("KernelRestarted", "The kernel was restarted.")
+        self._muted.clear()
+        self.execution_state = "starting"
+
+    def end(self, reason: str) -> None:
+        """The kernel's end is final: say so to whoever waits."""
+        self.ended = True
+        self.abort_pending("KernelEnded", reason)
+        self.execution_state = "dead"
+        self.say(IOPUB, "status", {"execution_state": "dead"})
+
+    # -- rollback ---------------------------------------------------------------------------------
+
+    def _resumed(self, resumed: Resumed) -> None:
+        if resumed.rolled_back:
+            self._roll_back(resumed)
+        self.link.resume()
+
+    def _roll_back(self, resumed: Resumed) -> None:
+        open_requests = self.requests.open
+        alive: dict[str, list[int]] = {}
+        touched: set[int] = set()
+        if resumed.dead_from is not None:
+            start = min((r.cursor for r in open_requests.values()), default=self.last_cursor)
+            alive, touched = lives(self.records(start + 1), open_requests, resumed.dead_from)
+        chosen = plan(
+            open_requests.values(),
+            self.mode,
+            resumed.applied,
+            resumed.before,
+            self.link.sent_high,
+            touched,
+        )
+        self._muted |= chosen.mute
+        note = {
+            "rollback": resumed.epoch,
+            "applied": resumed.applied,
+            "muted": sorted(self._muted),
+        }
+        self._deliver(json.dumps(note).encode(), flags=MARK)
+        self._show_once(chosen, alive)
+        reason = (
+            f"The node was lost and the session went back to its newest checkpoint (epoch "
+            f"{resumed.epoch}); nothing was run again (on_rollback=stop)."
+        )
+        rerun = chosen.withdraw if self.mode == "stop" else chosen.rerun
+        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun)
+        continued = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in chosen.continued)
+        for request in chosen.withdraw:
+            self.journal.inputs.void(request.number)
+            if not request.finished:
+                self._abort(request, "NodeLost", reason)
+        inputs = self.journal.inputs
+        missing = sum(inputs.gone(n) for n in range(resumed.applied + 1, inputs.last + 1))
+        self.observer.rolled_back(
+            Rollback(
+                self.kernel_id, self.mode, resumed.epoch, resumed.applied, told, continued, missing
+            )
+        )
+
+    def _show_once(self, chosen: Plan, alive: dict[str, list[int]]) -> None:
+        for request in chosen.clear:
+            self.say(IOPUB, "clear_output", {"wait": False}, request)
+            again = set(alive.get(request.msg_id, ()))
+            if not again:
+                continue
+            for record in list(self.records(min(again))):
+                if record.cursor in again and is_cell_output(record.payload):
+                    self._deliver(record.payload, flags=SYNTHETIC)

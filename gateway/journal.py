@@ -1,0 +1,202 @@
+"""The journal of one kernel: what it was asked, and what it said, in order.
+
+* `inputs`: numbered requests. They stay until a committed checkpoint contains them (`release`).
+* `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept.
+
+Written before it is acknowledged to anyone, so an acknowledged message outlives this process.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.records import RecordLog, Segment
+
+MB = 1_000_000
+# cursor, epoch, seq, applied, request, flags
+_OUTPUT = struct.Struct(">QIQQQB")
+# number, flags
+_INPUT = struct.Struct(">QB")
+
+MUTED = 1  # re-run of something that was shown already
+SYNTHETIC = 2  # said by the gateway, not by the kernel
+REPLY = 4  # the reply to `request`
+IDLE = 8  # the idle that ends `request`
+MARK = 16  # a note to ourselves, for nobody else
+_VOID = 1
+
+
+class OutputRecord(NamedTuple):
+    """One message of the journal.
+
+    `epoch`, `seq`: its stamp (0, 0 if synthetic); `applied`: last input known to be applied when it
+    came; `request`: number of the input that a REPLY or IDLE belongs to, else 0.
+    """
+
+    cursor: int
+    epoch: int
+    seq: int
+    applied: int
+    request: int
+    flags: int
+    payload: bytes
+
+    @property
+    def hidden(self) -> bool:
+        """Not for clients."""
+        return bool(self.flags & (MUTED | MARK))
+
+
+class OutputLog:
+    """Messages by cursor, from `first` to `last`. Beyond `keep` bytes the oldest go."""
+
+    def __init__(self, directory: Path, keep: int = 256 * MB, segment: int = 16 * MB) -> None:
+        self._log = RecordLog(directory, "outputs", segment)
+        self._keep = keep
+        self.last = 0
+        # The last cursor that every attached client has; what is above is kept longer, not forever.
+        self.passed: Callable[[], int] = lambda: self.last
+
+    @property
+    def first(self) -> int:
+        """The lowest cursor kept (`last + 1` when there is none)."""
+        return self._log.segments[0].first if self._log.segments else self.last + 1
+
+    def recover(self) -> Iterator[OutputRecord]:
+        """All records, once, before anything else."""
+        for body, _, _ in self._log.recover():
+            record = _record(bytes(body))
+            self.last = record.cursor
+            yield record
+        if self._log.segments:
+            self.last = max(self.last, self._log.segments[-1].first - 1)
+
+    def append(
+        self,
+        payload: bytes | memoryview,
+        stamp: tuple[int, int] = (0, 0),
+        applied: int = 0,
+        request: int = 0,
+        flags: int = 0,
+    ) -> int:
+        """Keep a message; its cursor. Raises `JournalFull`."""
+        cursor = self.last + 1
+        meta = _OUTPUT.pack(cursor, *stamp, applied, request, flags)
+        self._log.append(cursor, [meta, payload])
+        self.last = cursor
+        segments = self._log.segments
+        while len(segments) > 1 and (size := self._log.size) > self._keep:
+            if size < 4 * self._keep and segments[1].first > self.passed() + 1:
+                break
+            self._log.drop_first()
+        return cursor
+
+    def read(self, start: int) -> Iterator[OutputRecord]:
+        """Messages from cursor `start` on, to the newest there is now."""
+        for body in self._log.read(start):
+            yield _record(body)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class InputLog:
+    """Requests by consecutive number; an `InputStore` of the link."""
+
+    def __init__(self, directory: Path, segment: int = 4 * MB) -> None:
+        self._log = RecordLog(directory, "inputs", segment)
+        self._at: dict[int, tuple[Segment, int]] = {}
+        self._void: set[int] = set()
+        self._last = 0
+
+    @property
+    def last(self) -> int:
+        return self._last
+
+    def recover(self) -> Iterator[tuple[int, bytes]]:
+        """`(number, payload)` of every input kept, once, before anything else."""
+        for body, segment, at in self._log.recover():
+            number, flags = _INPUT.unpack_from(body)
+            if flags & _VOID:
+                self._void.add(number)
+                self._last = max(self._last, number)
+                continue
+            self._last = number
+            self._at[number] = (segment, at)
+            yield number, bytes(body[_INPUT.size :])
+        if self._log.segments:
+            self._last = max(self._last, self._log.segments[-1].first - 1)
+
+    def append(self, payload: bytes | memoryview) -> int:
+        number = self._last + 1
+        self._at[number] = self._log.append(number, [_INPUT.pack(number, 0), payload])
+        self._last = number
+        return number
+
+    def get(self, number: int) -> bytes:
+        if number in self._void or number not in self._at:
+            return b""
+        return self._log.body(*self._at[number])[_INPUT.size :]
+
+    def held(self, number: int) -> bool:
+        """Whether the payload is still there."""
+        return number in self._at and number not in self._void
+
+    def gone(self, number: int) -> bool:
+        """Whether the payload was there, and was pruned."""
+        return number not in self._at and number not in self._void
+
+    def void(self, number: int) -> None:
+        self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
+        self._void.add(number)
+
+    def release(self, upto: int) -> None:
+        """Whole segments go; the newest stays, so that numbers and msg_ids are known again."""
+        while len(self._log.segments) > 1 and self._log.segments[1].first <= upto + 1:
+            gone = self._log.segments[0]
+            for number in range(gone.first, self._log.segments[1].first):
+                self._at.pop(number, None)
+                self._void.discard(number)
+            self._log.drop_first()
+
+    def skip_to(self, number: int) -> None:
+        if number > self._last + 1:
+            self._log.append(number - 1, [_INPUT.pack(number - 1, _VOID), b""])
+            self._void.add(number - 1)
+            self._last = number - 1
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class Journal:
+    """Inputs and outputs of one kernel under `directory`. Recover both before use.
+
+    `name` tells this journal from another one of the same kernel (on another disk).
+    """
+
+    def __init__(self, directory: Path, keep: int = 256 * MB) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.inputs = InputLog(directory)
+        self.outputs = OutputLog(directory, keep)
+        named = directory / "journal.json"
+        if not named.exists():
+            part = named.with_suffix(".part")
+            part.write_text(json.dumps({"version": 1, "name": uuid.uuid4().hex}))
+            part.replace(named)
+        self.name: str = json.loads(named.read_text())["name"]
+
+    def close(self) -> None:
+        self.inputs.close()
+        self.outputs.close()
+
+
+def _record(body: bytes) -> OutputRecord:
+    cursor, epoch, seq, applied, request, flags = _OUTPUT.unpack_from(body)
+    return OutputRecord(cursor, epoch, seq, applied, request, flags, body[_OUTPUT.size :])

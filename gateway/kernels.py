@@ -1,0 +1,235 @@
+"""The kernels of this gateway: records, channels, and the seam to whoever runs them.
+
+A record is what is *wanted* and is written down (`<directory>/<id>/kernel.json`, beside the kernel's
+journal); what is *observed* (busy, connected clients) is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from gateway.channel import KernelChannel
+from gateway.errors import BadRequest, KernelNotFound
+from gateway.journal import Journal
+from gateway.observer import KernelExit, Observer
+from gateway.rollback import Mode, Rollback
+
+State = Literal["starting", "running", "ended"]
+
+
+@dataclass
+class KernelRecord:
+    """What is known of a kernel, whatever node it is on.
+
+    `path`: working directory below the workspace; `notebook`: path of the notebook it was started
+    for; `generation` grows with every restart by the user: checkpoints of an older generation hold
+    another life of the kernel.
+    """
+
+    id: str
+    name: str
+    env: dict[str, str] = field(default_factory=dict)
+    path: str = ""
+    notebook: str = ""
+    created: str = ""
+    state: State = "starting"
+    generation: int = 0
+
+
+class Compute(Protocol):
+    """Runs kernels somewhere. The keeper implements it; tests do with plain processes.
+
+    Errors are `GatewayError`s (or have their attributes): they reach the user as they are.
+    """
+
+    async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        """Start a fresh kernel; its shim begins with these numbers. Attach the node to the
+        kernel's channel, now or when there is one."""
+
+    async def stop(self, kernel_id: str, final: bool) -> None:
+        """Stop a kernel. `final`: it is deleted, and nothing of it is wanted any more."""
+
+    async def interrupt(self, kernel_id: str) -> None:
+        """Interrupt what the kernel runs now."""
+
+    async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        """Replace the kernel's process by a fresh one, as `start`."""
+
+    def kernelspecs(self) -> dict[str, dict[str, Any]]:
+        """name → `{"name", "spec", "resources"}`; resources: name → file name."""
+
+    async def kernelspec_resource(self, name: str, file: str) -> bytes | None:
+        """Content of a resource (a logo, say), None if there is none."""
+
+
+class Kernels(Observer):
+    """All kernels, over restarts of the gateway. `observer` may be set later."""
+
+    def __init__(
+        self, directory: Path, observer: Observer | None = None, on_rollback: Mode = "replay"
+    ) -> None:
+        self.directory = directory
+        self.observer = observer or Observer()
+        self.on_rollback: Mode = on_rollback
+        self.records: dict[str, KernelRecord] = {}
+        self._channels: dict[str, KernelChannel] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in sorted(directory.glob("*/kernel.json")):
+            self._open(KernelRecord(**json.loads(file.read_text())))
+
+    def __contains__(self, kernel_id: str) -> bool:
+        return kernel_id in self.records
+
+    def _open(self, record: KernelRecord) -> KernelChannel:
+        journal = Journal(self.directory / record.id)
+        channel = KernelChannel(record.id, journal, self, self.on_rollback)
+        if record.state == "ended":
+            channel.ended, channel.execution_state = True, "dead"
+        self.records[record.id] = record
+        self._channels[record.id] = channel
+        return channel
+
+    def create(
+        self,
+        name: str,
+        env: dict[str, str] | None = None,
+        path: str = "",
+        kernel_id: str | None = None,
+        notebook: str = "",
+    ) -> KernelRecord:
+        """Note a new kernel; starting it is the caller's. Raises `BadRequest`."""
+        try:
+            kernel_id = str(uuid.UUID(kernel_id)) if kernel_id else str(uuid.uuid4())
+        except ValueError:
+            raise BadRequest(f"A kernel id is a UUID, {kernel_id!r} is none.") from None
+        if kernel_id in self.records:
+            raise BadRequest(f"There is a kernel {kernel_id} already.")
+        record = KernelRecord(
+            id=kernel_id,
+            name=name,
+            env=dict(env or {}),
+            path=path,
+            notebook=notebook,
+            created=datetime.now(UTC).isoformat(),
+        )
+        self._open(record)
+        self.save(record)
+        return record
+
+    def adopt(self, record: KernelRecord, received: tuple[int, int], inputs: int) -> KernelChannel:
+        """Take over a kernel of another gateway: its record and positions from a checkpoint.
+
+        `inputs`: last input of the checkpoint; new ones are numbered after it. `received` is
+        where its outputs stood, for the record only: the shim sends what was not acknowledged.
+        """
+        if record.id in self.records:
+            return self._channels[record.id]
+        channel = self._open(record)
+        channel.link.inputs.skip_to(inputs + 1)
+        channel.link.acked = channel.link.sent_high = inputs
+        self.save(record)
+        return channel
+
+    def save(self, record: KernelRecord) -> None:
+        """Write a record down, in one step."""
+        file = self.directory / record.id / "kernel.json"
+        part = file.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as out:
+            json.dump(asdict(record), out)
+        part.replace(file)
+
+    def record(self, kernel_id: str) -> KernelRecord:
+        """Raises `KernelNotFound`."""
+        try:
+            return self.records[kernel_id]
+        except KeyError:
+            raise KernelNotFound(kernel_id) from None
+
+    def channel(self, kernel_id: str) -> KernelChannel:
+        """Raises `KernelNotFound`."""
+        try:
+            return self._channels[kernel_id]
+        except KeyError:
+            raise KernelNotFound(kernel_id) from None
+
+    def lock(self, kernel_id: str) -> asyncio.Lock:
+        """One start, stop or restart at a time."""
+        return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+    async def restart(self, kernel_id: str, compute: Compute) -> None:
+        """Restart at the user's wish. Raises `KernelNotFound`, and what `Compute` raises."""
+        async with self.lock(kernel_id):
+            record, channel = self.record(kernel_id), self.channel(kernel_id)
+            channel.restarting()
+            record.generation += 1
+            record.state = "starting"
+            self.save(record)
+            await compute.restart(record, **channel.positions())
+
+    def remove(self, kernel_id: str) -> None:
+        """Forget a kernel, and its journal; its clients are sent away."""
+        self.records.pop(kernel_id, None)
+        channel = self._channels.pop(kernel_id, None)
+        self._locks.pop(kernel_id, None)
+        if channel is not None:
+            channel.close()
+        shutil.rmtree(self.directory / kernel_id, ignore_errors=True)
+
+    def model(self, kernel_id: str) -> dict[str, Any]:
+        """The kernel as REST clients see it. Raises `KernelNotFound`."""
+        record, channel = self.record(kernel_id), self.channel(kernel_id)
+        return {
+            "id": record.id,
+            "name": record.name,
+            "last_activity": channel.last_activity.isoformat().replace("+00:00", "Z"),
+            "execution_state": channel.execution_state,
+            "connections": len(channel.feeds),
+        }
+
+    def close(self) -> None:
+        """Close all journals; the records stay."""
+        for channel in self._channels.values():
+            channel.close()
+
+    # -- Observer: note what changes a record, pass everything on -----------------------------------
+
+    def _now(self, kernel_id: str, state: State) -> None:
+        record = self.records.get(kernel_id)
+        if record is not None and record.state != state:
+            record.state = state
+            self.save(record)
+
+    def started(self, kernel_id: str) -> None:
+        self._now(kernel_id, "running")
+        self.observer.started(kernel_id)
+
+    def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        comes_back = self.observer.exited(kernel_id, ended)
+        if comes_back is None:
+            self._now(kernel_id, "ended")
+        return comes_back
+
+    def rolled_back(self, rollback: Rollback) -> None:
+        self.observer.rolled_back(rollback)
+
+    def fenced(self, kernel_id: str, epoch: int) -> None:
+        self.observer.fenced(kernel_id, epoch)
+
+    def missing(self, kernel_id: str, count: int) -> None:
+        self.observer.missing(kernel_id, count)
+
+    def wanted(self, kernel_id: str, msg_type: str) -> None:
+        self.observer.wanted(kernel_id, msg_type)
+
+    def request_done(self, kernel_id: str, msg_type: str) -> None:
+        self.observer.request_done(kernel_id, msg_type)
