@@ -52,7 +52,7 @@ class ContainerPlace:
         self._network = f"sk-{os.getpid()}-{session}"
         self.tree = self._layers.upper
         self.root = self._layers.root
-        self.excluded = frozenset(p.lstrip("/") for p in rootfs.NOT_SAVED)
+        self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def create(self) -> None:
         rootfs.create_upper(self._layers.upper, self._node.hidden)

@@ -35,7 +35,7 @@ class Place(Protocol):
     tree: Path
     """What a checkpoint saves of the file system."""
 
-    excluded: frozenset[str]
+    excluded: frozenset[bytes]
     """Paths relative to ``tree`` that it leaves out."""
 
     root: Path

@@ -30,7 +30,7 @@ class ProcessPlace:
     """
 
     engine = "namespace"
-    excluded: frozenset[str] = frozenset()
+    excluded: frozenset[bytes] = frozenset()
     user: int | None = None
 
     def __init__(self, shim: Path, session: str, base: Path) -> None:

@@ -1,7 +1,8 @@
 """Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
 
-The kernels stand still only while memory is copied to tmpfs and while what changed in the file tree since a pass just
-before is read. Hashing, sealing and sending happen after they run again. Every call here blocks.
+The kernels stand still only while memory is copied to tmpfs and while what changed in the file
+tree since a pass just before is read. Hashing, sealing and sending happen after they run again.
+Every call here blocks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from typing import Any
 from checkpoint import criu, files
 from checkpoint.blobs import BlobStore
 from checkpoint.keys import SessionKeys
-from checkpoint.manifest import Body, Manifest, Part
+from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
-
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place
 
@@ -32,7 +32,7 @@ class Cut:
 
     kernels: tuple[HostedKernel, ...]
     images: Mapping[str, Path]
-    tree: files.Scan
+    tree: files.Tree
     meta: Mapping[str, Any]
     pause: float
     seconds: dict[str, float]
@@ -62,24 +62,33 @@ class Staged:
 class Savepoints:
     """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its own."""
 
-    def __init__(self, place: Place, store: BlobStore, keys: SessionKeys, images: Path) -> None:
-        self._place = place
+    def __init__(self, store: BlobStore, keys: SessionKeys, images: Path) -> None:
+        self._place: Place
         self._store = store
         self._keys = keys
         self._images = images
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._known: dict[str, Future[criu.Image]] = {}
-        self._tree: files.Scan | None = None
+        self._tree: files.Tree | None = None
         self._round = 0
         images.mkdir(parents=True, exist_ok=True)
+
+    def settle(self, place: Place, store: BlobStore) -> None:
+        """From now on the session is in ``place`` and its objects are reached through ``store``."""
+        self._place = place
+        self._store = store
+
+    def load(self, session: str, number: int) -> Manifest:
+        """Read a manifest. Raises ``CheckpointError``."""
+        data = self._store.get(f"manifests/{number:08d}")
+        return decode_manifest(data, self._keys, session, number)
 
     # -- taking one ------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Read and store what changed in the file tree, while everything runs."""
-        self._tree = self._scan()
-        self._tree.store(self._open_writer())
+        self._tree = self._scan(copy=False)
 
     def cut(
         self, kernels: Iterable[HostedKernel], meta: Callable[[], Mapping[str, Any]], final: bool
@@ -101,7 +110,7 @@ class Savepoints:
             dumps = [
                 self._pool.submit(self._place.dump, k.slot, images[k.kernel_id]) for k in kernels
             ]
-            tree = self._scan()
+            tree = self._scan(copy=True)
             clock.lap("files")
             for dump in dumps:
                 dump.result()
@@ -122,9 +131,7 @@ class Savepoints:
         before = writer.written_bytes
         try:
             images = {
-                k.kernel_id: criu.encode(
-                    writer, cut.images[k.kernel_id], self._before(k.kernel_id)
-                )
+                k.kernel_id: criu.encode(writer, cut.images[k.kernel_id], self._before(k.kernel_id))
                 for k in cut.kernels
             }
             clock.lap("encode")
@@ -143,8 +150,9 @@ class Savepoints:
 
     # -- bringing one back -----------------------------------------------------------------------
 
-    def stage(self, manifest: Manifest) -> Staged:
-        """Bring the images of ``manifest`` here. Raises ``CheckpointError``."""
+    def stage(self, session: str, number: int) -> Staged:
+        """Bring the images of a checkpoint here. Raises ``CheckpointError``."""
+        manifest = self.load(session, number)
         with Reader(self._store, self._keys, manifest.packs) as reader:
             return self._materialize(reader, manifest, f"staged-{manifest.number}", None)
 
@@ -152,10 +160,12 @@ class Savepoints:
         """Put the file tree of ``manifest`` in its place. Raises ``CheckpointError``."""
         if manifest.tree is not None:
             with Reader(self._store, self._keys, manifest.packs) as reader:
-                files.materialize(reader, manifest.tree, self._place.tree)
+                self._tree = files.materialize(reader, manifest.tree, self._place.tree).tree
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
-        """Bring the images of ``manifest`` here, beside those that are. Raises ``CheckpointError``."""
+        """Bring the images of ``manifest`` here, beside those that are. Raises
+        ``CheckpointError``.
+        """
         if staged is not None and staged.number == manifest.number:
             return staged
         with Reader(self._store, self._keys, manifest.packs) as reader:
@@ -182,8 +192,15 @@ class Savepoints:
 
     # -- small things ----------------------------------------------------------------------------
 
-    def _scan(self) -> files.Scan:
-        return files.scan(self._place.tree, self._tree, exclude=self._place.excluded)
+    def _scan(self, *, copy: bool) -> files.Tree:
+        return files.scan(
+            self._place.tree,
+            self._tree,
+            self._open_writer(),
+            copy=copy,
+            exclude=self._place.excluded,
+            spill=self._images,
+        )
 
     def _materialize(
         self, reader: Reader, manifest: Manifest, name: str, parent: Staged | None

@@ -6,9 +6,13 @@ Errors are JSON: ``{"code", "message", "hint", "retryable"}``, with the status o
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from tornado.httputil import HTTPServerRequest
@@ -40,13 +44,24 @@ STATUS = {
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the handlers work with."""
+
+    token: str
+    keeper: SessionKeeper
+    nodes: Nodes
+    workspace: Workspace
+
+
 class Handler(RequestHandler):
     """A handler behind the gateway's token, whose errors are words."""
 
-    def initialize(self, token: str, keeper: SessionKeeper, nodes: Nodes, **_: Any) -> None:
-        self._token = token
-        self.keeper = keeper
-        self.nodes = nodes
+    def initialize(self, shared: Shared) -> None:
+        self._token = shared.token
+        self.keeper = shared.keeper
+        self.nodes = shared.nodes
+        self.workspace = shared.workspace
 
     def prepare(self) -> Any:
         check_token(self.request, self._token)
@@ -95,16 +110,32 @@ class DrainHandler(Handler):
             deadline = float(json.loads(self.request.body or b"{}").get("deadline", 30.0))
         except (ValueError, AttributeError):
             raise HTTPError(400, reason="deadline must be a number of seconds") from None
-        self.finish(await self.keeper.drain(node, deadline))
+        began = time.monotonic()
+        node.draining = True
+        moving = asyncio.ensure_future(self.keeper.drain(node))
+        done, _ = await asyncio.wait({moving}, timeout=deadline)
+        moved = [self.keeper.session] if done and moving.result() else []
+        left = [] if done else [self.keeper.session]
+        self.finish({"moved": moved, "left": left, "seconds": time.monotonic() - began})
+
+
+class UncordonHandler(Handler):
+    """The notice is withdrawn: sessions may be placed there again."""
+
+    def post(self, name: str) -> None:
+        node = self.nodes.get(name)
+        node.draining = False
+        self.keeper.changed()
+        self.finish({"name": name, "state": node.state})
 
 
 class EventsHandler(WebSocketHandler):
     """The status at once, then at each change."""
 
-    def initialize(self, token: str, keeper: SessionKeeper, **_: Any) -> None:
-        self._token = token
-        self._keeper = keeper
-        self._unlisten = lambda: None
+    def initialize(self, shared: Shared) -> None:
+        self._token = shared.token
+        self._keeper = shared.keeper
+        self._unlisten: Callable[[], None] | None = None
 
     def prepare(self) -> Any:
         check_token(self.request, self._token)
@@ -118,24 +149,24 @@ class EventsHandler(WebSocketHandler):
         """Nothing is asked over this connection."""
 
     def on_close(self) -> None:
-        self._unlisten()
+        if self._unlisten is not None:
+            self._unlisten()
 
     def _tell(self, status: dict[str, Any]) -> None:
         try:
             self.write_message(json.dumps(status))
         except WebSocketClosedError:
-            self._unlisten()
+            self.on_close()
 
 
 @stream_request_body
 class FilesHandler(Handler):
     """One entry of the workspace."""
 
-    def initialize(self, workspace: Workspace, **rest: Any) -> None:
-        super().initialize(**rest)
-        self.workspace = workspace
-        self._incoming = workspace.journal.incoming()
-        self._file = None
+    def initialize(self, shared: Shared) -> None:
+        super().initialize(shared)
+        self._incoming = shared.workspace.journal.incoming()
+        self._file: BinaryIO | None = None
 
     def prepare(self) -> Any:
         super().prepare()
@@ -223,17 +254,19 @@ class FilesHandler(Handler):
             self._incoming.unlink(missing_ok=True)
 
 
-def routes(
-    token: str, keeper: SessionKeeper, nodes: Nodes, workspace: Workspace
-) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
+def routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
     """Return what to add to the gateway's application."""
-    common = {"token": token, "keeper": keeper, "nodes": nodes}
+    handlers: dict[str, type[RequestHandler]] = {
+        "status": StatusHandler,
+        "events": EventsHandler,
+        "nodes": NodesHandler,
+        "nodes/([^/]+)/drain": DrainHandler,
+        "nodes/([^/]+)/uncordon": UncordonHandler,
+        "files/(.*)": FilesHandler,
+    }
     return [
-        (r"/api/sessionkeeper/status", StatusHandler, common),
-        (r"/api/sessionkeeper/events", EventsHandler, common),
-        (r"/api/sessionkeeper/nodes", NodesHandler, common),
-        (r"/api/sessionkeeper/nodes/([^/]+)/drain", DrainHandler, common),
-        (r"/api/sessionkeeper/files/(.*)", FilesHandler, {**common, "workspace": workspace}),
+        (rf"/api/sessionkeeper/{path}", handler, {"shared": shared})
+        for path, handler in handlers.items()
     ]
 
 

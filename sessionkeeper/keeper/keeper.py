@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
+import functools
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -23,15 +22,16 @@ from typing import Any, Protocol
 from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.manifest import Manifest, decode_body
 from checkpoint.repository import Repository
-
-from gateway.errors import GatewayError, RemoteError
+from gateway.errors import GatewayError
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
+from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.status import CheckpointFacts, Status
 from sessionkeeper.keeper.workspace import StoreWithWrites
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import Needs
+from sessionkeeper.placement import Choice, Needs, choose
 from sessionkeeper.policy import Situation, due
 
 log = logging.getLogger(__name__)
@@ -97,19 +97,16 @@ class SessionKeeper:
     ) -> None:
         self.session = repository.session_id
         self.status = Status(self.session)
-        self._repository = repository
+        self._chain = Chain(repository)
         self._nodes = nodes
         self._channels = channels
         self._journal = journal
         self._grants = grants
-        self._state = state
         self._changed = asyncio.Event()
         self._watchers: set[asyncio.Future[None]] = set()
-        self._epoch, self._placed = self._load()
+        self._epochs = Epochs.load(state)
         self._node: Node | None = None
         self._token: str | None = None
-        self._manifest: Manifest | None = None
-        self._newest_number = 0
         self._failed: set[str] = set()
         self._without_kernels = False
         self._recovery: Recovery | None = None
@@ -120,6 +117,10 @@ class SessionKeeper:
         self._retry_at: float | None = None
         self._retry_delay = RETRY_AFTER[0]
         self._background: set[asyncio.Task[Any]] = set()
+
+    @property
+    def _placed(self) -> steps.Placed | None:
+        return self._epochs.placed
 
     # -- what others ask -----------------------------------------------------------------------
 
@@ -154,16 +155,23 @@ class SessionKeeper:
                 return None
             await self._next_change()
 
-    async def moved_from(self, node: Node) -> None:
-        """Wait until the session is somewhere else, or nowhere."""
+    async def drain(self, node: Node) -> bool:
+        """The node is leaving: wait until the session is elsewhere; False: it was not there.
+
+        It stays there, secured by checkpoints, as long as no other node fits.
+        """
+        there = self._placed is not None and self._placed.node == node.name
+        self.changed()
         while self._placed is not None and self._placed.node == node.name and not node.gone.done():
             await self._next_change()
-        await self.settled()
+        if there:
+            await self.settled()
+        return there
 
     async def checkpointed(self) -> Manifest | None:
         """Wait for a checkpoint that contains everything up to now; None if it could not be made."""
         if self.node is None:
-            return self._manifest
+            return self._chain.manifest
         activity, _ = self._channels.activity()
         self._last = None
         self.changed()
@@ -172,28 +180,22 @@ class SessionKeeper:
             await self._next_change()
             if self.status.warnings.get("checkpoint") not in {None, failures}:
                 return None
-        return self._manifest
+        return self._chain.manifest
 
     def newest(self) -> Manifest | None:
         """The newest committed checkpoint."""
-        return self._manifest
+        return self._chain.manifest
 
     # -- the task ------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Read what the store has, and take up what ran when this process ended."""
-        manifest, skipped = await asyncio.to_thread(self._repository.newest_intact)
-        for one in skipped:
+        for one in await self._chain.read():
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
-        numbers = await asyncio.to_thread(self._repository.numbers)
-        self._newest_number = numbers[-1] if numbers else 0
-        self._manifest = manifest
-        if manifest is not None:
-            self._epoch = max(self._epoch, manifest.epoch)
-            self._show_checkpoint(manifest)
+        if self._chain.manifest is not None:
+            self._show_checkpoint(self._chain.manifest)
         if self._placed is not None:
             self._nodes.expect(self._placed.node)
-            self._placed = replace(self._placed, up=False)
 
     async def run(self) -> None:
         """Do one step after the other, for ever."""
@@ -222,12 +224,7 @@ class SessionKeeper:
         )
 
     def _needs(self) -> Needs:
-        processes = self._manifest.processes if self._manifest else {}
-        if self._without_kernels or not processes:
-            return Needs()
-        engines = {part.engine for part in processes.values()}
-        cpu = self._manifest.meta.get("cpu") if self._manifest else None
-        return Needs(engine="criu" if "criu" in engines else None, cpu=cpu)
+        return Needs() if self._without_kernels else self._chain.needs()
 
     async def _do(self, step: steps.Step) -> None:
         match step:
@@ -256,9 +253,9 @@ class SessionKeeper:
     async def _open(self, node: Node) -> None:
         self.status.warn("placement", None)
         self._show("starting" if self._recovery is None else _way(self._recovery))
-        epoch = self._next_epoch()
+        manifest = self._chain.manifest
+        epoch = self._epochs.next(manifest.epoch if manifest else 0)
         token = self._grant()
-        manifest = self._manifest
         try:
             opened = await node.call(
                 "session.open",
@@ -268,7 +265,7 @@ class SessionKeeper:
                     "manifest": manifest.number if manifest else None,
                     "kernels": self._channels.wanted(),
                     "restore_kernels": not self._without_kernels,
-                    "writes": [vars(w) for w in self._journal.after(self._contained())],
+                    "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
                 },
                 OPEN_TIMEOUT,
             )
@@ -278,8 +275,7 @@ class SessionKeeper:
                 await self._could_not_open(node, error)
                 return
             raise
-        self._placed = steps.Placed(node.name, epoch, up=True)
-        self._save()
+        self._epochs.place(steps.Placed(node.name, epoch, up=True))
         self._token = token
         self._failed.clear()
         self._settle_on(node)
@@ -307,40 +303,36 @@ class SessionKeeper:
         connection = node.connection
         for kernel in self._channels.wanted():
             kernel_id = kernel["kernel_id"]
-            self._channels.attach(
-                kernel_id, lambda f, k=kernel_id: connection.send_frame(k, f), placed.epoch
-            )
+            send = functools.partial(connection.send_frame, kernel_id)
+            self._channels.attach(kernel_id, send, placed.epoch)
 
     async def _could_not_open(self, node: Node, error: GatewayError) -> None:
         with contextlib.suppress(GatewayError, NodeLost):
             await node.call("session.close", {"session": self.session})
-        manifest = self._manifest
+        manifest = self._chain.manifest
         if error.code in BAD_CHECKPOINT and manifest is not None:
-            older = await asyncio.to_thread(self._older, manifest.number)
+            older = await self._chain.step_back()
             took = f"checkpoint {older.number} was taken" if older else "there is no older one"
             self.status.say(
                 f"checkpoint {manifest.number} was skipped, it cannot be restored: {error} {took}",
                 "error",
             )
-            self._manifest = older
             if older is not None:
                 self._show_checkpoint(older)
             return
         self._failed.add(node.name)
         self.status.say(f"{node.name} could not take the session: {error}", "warning")
 
-    def _older(self, number: int) -> Manifest | None:
-        for candidate in reversed([n for n in self._repository.numbers() if n < number]):
-            with contextlib.suppress(CheckpointError):
-                return self._repository.load(candidate)
-        return None
-
     async def _give_up(self, nodes: frozenset[str]) -> None:
-        if self._manifest is not None and not self._without_kernels and self._manifest.processes:
+        if (
+            self._chain.manifest is not None
+            and not self._without_kernels
+            and self._chain.manifest.processes
+        ):
             self._without_kernels = True
             self._failed.clear()
             self.status.say(
-                f"no node could restore the kernels of checkpoint {self._manifest.number}: its files"
+                f"no node could restore the kernels of checkpoint {self._chain.manifest.number}: its files"
                 " are restored, its kernels start anew and their variables are lost",
                 "error",
             )
@@ -363,7 +355,7 @@ class SessionKeeper:
         if recovery.planned:
             self.status.say(f"moved from {recovery.node} to {node.name} in {seconds:.1f} s")
         else:
-            number = self._manifest.number if self._manifest else None
+            number = self._chain.manifest.number if self._chain.manifest else None
             source = f"checkpoint {number}" if number else "its recorded inputs"
             self.status.say(
                 f"{recovery.node} was lost; recovered on {node.name} from {source} in {seconds:.1f} s",
@@ -399,7 +391,7 @@ class SessionKeeper:
                 "session.take_up", {**self._access(token), "epoch": self._placed.epoch}, 10.0
             )
             self._token = token
-            self._placed = replace(self._placed, up=True)
+            self._epochs.place(replace(self._placed, up=True))
             self._settle_on(node)
             self.status.say(f"goes on on {node.name}")
             return
@@ -416,7 +408,7 @@ class SessionKeeper:
                 last=self._last,
                 cost=self._cost,
                 busy=busy,
-                changed=activity > self._covered or self._journal.last > self._contained(),
+                changed=activity > self._covered or self._journal.last > self._chain.writes,
                 tier=str(node.hello.get("tier", "spot")) if node else "spot",
             )
         )
@@ -441,8 +433,8 @@ class SessionKeeper:
                 {"session": self.session, "epoch": self._placed.epoch, "final": final},
                 CHECKPOINT_TIMEOUT,
             )
-            manifest = self._next_manifest(taken)
-            await node.while_there(asyncio.to_thread(self._repository.commit, manifest))
+            body = decode_body(base64.b64decode(taken["body"]))
+            manifest = await node.while_there(self._chain.commit(body, self._placed.epoch))
         except StaleWriter as error:
             self._fenced(node, error)
             return False
@@ -454,30 +446,18 @@ class SessionKeeper:
         self._last, self._covered = began, activity
         self._cost = float(taken["pause"])
         self._retry_at, self._retry_delay = None, RETRY_AFTER[0]
-        self._manifest, self._newest_number = manifest, manifest.number
         for kernel_id, position in positions.items():
             self._channels.release(kernel_id, position)
-        self._journal.release(self._contained())
+        self._journal.release(self._chain.writes)
         self.status.warn("checkpoint", None)
         self._show_checkpoint(manifest, taken)
         log.info("session %s: checkpoint %d: %s", self.session, manifest.number, taken["seconds"])
         return True
 
-    def _next_manifest(self, taken: dict[str, Any]) -> Manifest:
-        assert self._placed is not None
-        body = decode_body(base64.b64decode(taken["body"]))
-        return Manifest(
-            number=self._newest_number + 1,
-            epoch=self._placed.epoch,
-            parent=self._manifest.number if self._manifest else None,
-            created=time.time(),
-            body=body,
-        )
-
     def _checkpoint_failed(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
-        newest = f"checkpoint {self._manifest.number}" if self._manifest else "nothing"
+        newest = f"checkpoint {self._chain.manifest.number}" if self._chain.manifest else "nothing"
         hint = getattr(error, "hint", "")
         self.status.warn(
             "checkpoint",
@@ -487,9 +467,7 @@ class SessionKeeper:
     def _fenced(self, node: Node, error: StaleWriter) -> None:
         self.status.say(f"{error} {error.hint}", "error")
         self._leave(node)
-        self._placed = None
-        self._save()
-        self._newest_number = max(self._newest_number, error.number)
+        self._epochs.place(None)
 
     # -- going away ----------------------------------------------------------------------------
 
@@ -499,8 +477,7 @@ class SessionKeeper:
         if node is not None:
             self._recovery.began -= max(0.0, asyncio.get_running_loop().time() - node.last_seen)
             self._leave(node)
-        self._placed = None
-        self._save()
+        self._epochs.place(None)
         self._show("recovering")
         self.status.say(f"{placed.node} is lost", "warning")
 
@@ -526,18 +503,17 @@ class SessionKeeper:
             raise
         await asyncio.gather(staging, return_exceptions=True)
         self._leave(source)
-        self._placed = None
-        self._save()
+        self._epochs.place(None)
 
     async def _stage(self, target: Node) -> None:
         """Have the newest checkpoint brought to ``target`` while the last one is still being made."""
-        if self._manifest is None:
+        if self._chain.manifest is None:
             return
         token = self._grant()
         try:
             await target.call(
                 "session.stage",
-                {**self._access(token), "manifest": self._manifest.number},
+                {**self._access(token), "manifest": self._chain.manifest.number},
                 OPEN_TIMEOUT,
             )
         except (GatewayError, NodeLost) as error:
@@ -545,7 +521,7 @@ class SessionKeeper:
         finally:
             self._grants.revoke(token)
 
-    async def _secure(self, why: steps.Choice) -> None:
+    async def _secure(self, why: Choice) -> None:
         node = self._node
         if node is None:
             await self._take_up()
@@ -583,9 +559,12 @@ class SessionKeeper:
             self._attach()
             if node.suspect:
                 self._in_background(self._stage_elsewhere(node))
-        elif node.connection is not None and self.session in node.hello.get("sessions", {}):
-            if self._placed is None or self._placed.node != node.name:
-                self._in_background(self._close_on(node))
+        elif (
+            node.connection is not None
+            and self.session in node.hello.get("sessions", {})
+            and (self._placed is None or self._placed.node != node.name)
+        ):
+            self._in_background(self._close_on(node))
         if not node.gone.done():
             self._failed.discard(node.name)
         self.changed()
@@ -603,20 +582,17 @@ class SessionKeeper:
                     self.changed()
 
     async def _stage_elsewhere(self, suspect: Node) -> None:
-        step = steps.choose([n.facts() for n in self._nodes if n is not suspect], self._needs())
+        step = choose([n.facts() for n in self._nodes if n is not suspect], self._needs())
         if step.node:
             await self._stage(self._nodes.get(step.node))
 
     def _grant(self) -> str:
-        store = StoreWithWrites(self._repository.blobs, self._journal)
+        store = StoreWithWrites(self._chain.repository.blobs, self._journal)
         return self._grants.issue(Grant(store, packs_only))
 
     def _access(self, token: str) -> dict[str, Any]:
-        key = base64.b64encode(self._repository.keys.session_key).decode()
+        key = base64.b64encode(self._chain.repository.keys.session_key).decode()
         return {"session": self.session, "key": key, "blobs": token}
-
-    def _contained(self) -> int:
-        return int(self._manifest.meta.get("writes", 0)) if self._manifest else 0
 
     def _show(self, state: str) -> None:
         changes: dict[str, Any] = {"state": state}
@@ -655,36 +631,6 @@ class SessionKeeper:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    def _next_epoch(self) -> int:
-        self._epoch += 1
-        self._save()
-        return self._epoch
-
-    def _load(self) -> tuple[int, steps.Placed | None]:
-        try:
-            saved = json.loads(self._state.read_text())
-        except FileNotFoundError:
-            return 0, None
-        placed = saved["placed"]
-        return saved["epoch"], steps.Placed(
-            placed["node"], placed["epoch"], False
-        ) if placed else None
-
-    def _save(self) -> None:
-        placed = self._placed
-        text = json.dumps(
-            {
-                "epoch": self._epoch,
-                "placed": {"node": placed.node, "epoch": placed.epoch} if placed else None,
-            }
-        )
-        temporary = self._state.with_suffix(".new")
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._state)
 
 
 def _way(recovery: Recovery) -> str:

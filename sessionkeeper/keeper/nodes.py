@@ -33,9 +33,7 @@ STALL = 0.25
 class Connection(Protocol):
     """What is needed of an agent's connection; :class:`gateway.agents.AgentConnection` is one."""
 
-    async def call(
-        self, method: str, params: dict[str, Any], timeout: float | None = None
-    ) -> Any: ...
+    async def call(self, method: str, params: dict[str, Any], wait: float) -> Any: ...
 
     def send_frame(self, kernel_id: str, frame: bytes) -> None: ...
 
@@ -92,18 +90,19 @@ class Node:
             cpu=str(self.hello.get("cpu", "")),
         )
 
-    async def call(self, method: str, params: dict[str, Any], timeout: float = 120.0) -> Any:
+    async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
         """Ask the agent. Raises :class:`NodeLost` as soon as the node is, whatever the connection
         says.
         """
         if self.connection is None:
             raise NodeLost(self.name)
-        return await self.while_there(self.connection.call(method, params, timeout))
+        return await self.while_there(self.connection.call(method, params, wait))
 
     async def while_there(self, work: Awaitable[T]) -> T:
         """Await ``work``, but no longer than the node is there. Raises :class:`NodeLost`."""
         task = asyncio.ensure_future(work)
-        await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {task, self.gone}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from checkpoint.blobs import BlobStore, Buffer
 from checkpoint.errors import NotFound
-
 from gateway.errors import RemoteError
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
@@ -136,7 +135,7 @@ class Workspace:
     async def _ask(self, node: Node, what: str, **arguments: Any) -> Any:
         try:
             return await node.call(
-                f"files.{what}", {"session": self._where.session, **arguments}, timeout=600.0
+                f"files.{what}", {"session": self._where.session, **arguments}, 600.0
             )
         except RemoteError as error:
             if error.retryable:

@@ -1,0 +1,255 @@
+"""The agent: offers one node's compute to a gateway, and does what the gateway's keeper asks for.
+
+It dials out, so it works behind NAT. While it holds a lease its kernels run. A lease is counted
+on the agent's own monotonic clock from when the heartbeat that was answered was *sent*; when it
+ends, the agent ends its kernels: by then, or soon, another node has the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.dial import AgentLink
+
+from checkpoint.keys import SessionKeys
+from gateway.errors import AgentGone, GatewayError
+from sessionkeeper.agent.blobs import ProxiedBlobs
+from sessionkeeper.agent.errors import NotHosted
+from sessionkeeper.agent.hosted import HostedSession
+from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.offer import Offer
+from sessionkeeper.agent.savepoint import Savepoints, Staged
+from sessionkeeper.agent.tenancy import Tenancy, cpu_model
+from sessionkeeper.settings import AgentSettings
+from sessionkeeper.up.ready import announce
+
+log = logging.getLogger(__name__)
+
+HEARTBEATS_PER_LEASE = 8
+FIRST_LEASE = 10.0
+LONGEST_BACKOFF = 2.0
+Method = Callable[..., Awaitable[Any]]
+
+
+class Agent:
+    """One node's agent. :meth:`run` dials, serves and dials again until it is cancelled."""
+
+    def __init__(self, settings: AgentSettings, offer: Offer) -> None:
+        self._settings = settings
+        self._offer = offer
+        self._kernelspecs = Kernelspecs()
+        self._tenancies: dict[str, Tenancy] = {}
+        self._staged: dict[str, tuple[Savepoints, Staged]] = {}
+        self._link: AgentLink | None = None
+        self._lease = FIRST_LEASE
+        self._until = time.monotonic() + FIRST_LEASE
+        self._methods: dict[str, Method] = {
+            "session.open": self._open,
+            "session.stage": self._stage,
+            "session.take_up": self._take_up,
+            "session.status": self._status,
+            "session.checkpoint": self._checkpoint,
+            "session.close": self._close,
+            "kernel.start": self._start_kernel,
+            "kernel.stop": self._stop_kernel,
+            "kernel.interrupt": self._interrupt,
+            "files.stat": self._file_stat,
+            "files.list": self._file_list,
+            "files.read": self._file_read,
+            "files.apply": self._file_apply,
+        }
+
+    async def run(self) -> None:
+        """Stay connected to the gateway; end everything when cancelled."""
+        guard = asyncio.create_task(self._guard_lease())
+        delay = 0.05
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    await self._connect_and_serve()
+                except (OSError, GatewayError) as error:
+                    log.info("no connection to the gateway: %s", error)
+                delay = 0.05 if time.monotonic() - began > LONGEST_BACKOFF else delay * 2
+                await asyncio.sleep(random.uniform(0.5, 1.0) * min(delay, LONGEST_BACKOFF))
+        finally:
+            guard.cancel()
+            await self._end_all("the agent stops")
+
+    async def _connect_and_serve(self) -> None:
+        link = await AgentLink.connect(
+            self._settings.gateway_url,
+            self._settings.token,
+            await asyncio.to_thread(self._hello),
+            on_call=self._called,
+            on_event=self._event,
+            on_frame=self._frame,
+        )
+        self._link = link
+        announce(self._settings.ready_fd)
+        beat = asyncio.create_task(self._beat(link))
+        try:
+            await link.wait_closed()
+        finally:
+            beat.cancel()
+            self._link = None
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "node": self._settings.node,
+            "tier": self._settings.tier,
+            "runtime": self._settings.runtime,
+            "engines": [self._offer.engine],
+            "kernelspecs": self._kernelspecs.all(),
+            "cpu": cpu_model(),
+            "sessions": {name: t.hosted.epoch for name, t in self._tenancies.items()},
+        }
+
+    # -- lease ---------------------------------------------------------------------------------
+
+    async def _beat(self, link: AgentLink) -> None:
+        with contextlib.suppress(AgentGone):
+            while True:
+                await link.send_event({"event": "heartbeat", "sent": time.monotonic()})
+                await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "lease":
+            self._lease = float(event["seconds"])
+            self._until = max(self._until, float(event["sent"]) + self._lease)
+
+    async def _guard_lease(self) -> None:
+        while True:
+            left = self._until - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+            elif self._tenancies:
+                await self._end_all("the lease has ended")
+            else:
+                await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
+
+    async def _end_all(self, why: str) -> None:
+        for session, tenancy in list(self._tenancies.items()):
+            log.warning("ending session %s: %s", session, why)
+            del self._tenancies[session]
+            await tenancy.close()
+        for session in list(self._staged):
+            await self._unstage(session)
+
+    # -- what the gateway says -----------------------------------------------------------------
+
+    async def _called(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._methods[method](**params)
+
+    def _frame(self, kernel_id: str, frame: bytes) -> None:
+        for tenancy in self._tenancies.values():
+            tenancy.hosted.to_shim(kernel_id, frame)
+
+    def _forward(self, kernel_id: str, frame: bytes) -> None:
+        if self._link is not None:
+            self._link.send_frame(kernel_id, frame)
+
+    def _tenancy(self, session: str) -> Tenancy:
+        try:
+            return self._tenancies[session]
+        except KeyError:
+            raise NotHosted(f"session {session} is not on {self._settings.node}") from None
+
+    async def _open(
+        self,
+        session: str,
+        key: str,
+        blobs: str,
+        epoch: int,
+        manifest: int | None,
+        kernels: list[dict[str, Any]],
+        restore_kernels: bool,
+        writes: list[dict[str, Any]],
+    ) -> dict[str, Any]:
+        await self._close(session)
+        store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
+        place = self._offer.place(session, epoch)
+        savepoints, staged = self._staged.pop(session, (None, None))
+        if savepoints is None:
+            savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
+        savepoints.settle(place, store)
+        hosted = HostedSession(session, epoch, place, self._forward)
+        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+        self._tenancies[session] = tenancy
+        try:
+            return await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
+        except BaseException:
+            await self._close(session)
+            raise
+
+    async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
+        if session in self._tenancies:
+            return
+        known = self._staged.get(session)
+        if known is not None and known[1].number == manifest:
+            return
+        await self._unstage(session)
+        store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
+        savepoints = Savepoints(store, keys, self._offer.images(session, 0))
+        staged = await asyncio.to_thread(savepoints.stage, session, manifest)
+        self._staged[session] = savepoints, staged
+
+    async def _unstage(self, session: str) -> None:
+        savepoints, _ = self._staged.pop(session, (None, None))
+        if savepoints is not None:
+            await asyncio.to_thread(savepoints.close)
+
+    async def _take_up(self, session: str, key: str, blobs: str, epoch: int) -> None:
+        tenancy = self._tenancy(session)
+        if tenancy.hosted.epoch != epoch:
+            raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
+        tenancy.savepoints.settle(tenancy.hosted.place, self._store(blobs))
+
+    async def _status(self, session: str) -> dict[str, Any]:
+        hosted = self._tenancy(session).hosted
+        return {"epoch": hosted.epoch, "kernels": sorted(hosted.kernels), "writes": hosted.writes}
+
+    async def _checkpoint(self, session: str, epoch: int, final: bool) -> dict[str, Any]:
+        tenancy = self._tenancy(session)
+        if tenancy.hosted.epoch != epoch:
+            raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
+        return await tenancy.checkpoint(final)
+
+    async def _close(self, session: str) -> None:
+        tenancy = self._tenancies.pop(session, None)
+        if tenancy is not None:
+            await tenancy.close()
+
+    async def _start_kernel(self, session: str, **kernel: Any) -> None:
+        await self._tenancy(session).start_kernel(**kernel)
+
+    async def _stop_kernel(self, session: str, kernel_id: str) -> None:
+        await self._tenancy(session).hosted.stop_kernel(kernel_id)
+
+    async def _interrupt(self, session: str, kernel_id: str) -> None:
+        await self._tenancy(session).hosted.interrupt(kernel_id)
+
+    async def _file_stat(self, session: str, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._tenancy(session).in_workspace("stat", path)
+        return found
+
+    async def _file_list(self, session: str, path: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._tenancy(session).in_workspace("list", path)
+        return found
+
+    async def _file_read(self, session: str, path: str, start: int, length: int) -> str:
+        data = await self._tenancy(session).in_workspace("read", path, start, length)
+        return base64.b64encode(data).decode()
+
+    async def _file_apply(self, session: str, write: dict[str, Any]) -> dict[str, Any]:
+        return await self._tenancy(session).apply(write)
+
+    def _store(self, token: str) -> ProxiedBlobs:
+        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token)

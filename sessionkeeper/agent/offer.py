@@ -1,0 +1,107 @@
+"""What this node offers: where sessions are put, and where their images lie."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Protocol
+
+from gateway.shim_archive import build_shim
+from sessionkeeper.agent.container import ContainerPlace, NodeContainers
+from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.place import Place
+from sessionkeeper.agent.process import ProcessPlace
+from sessionkeeper.agent.runc import Runc
+from sessionkeeper.criu import find
+from sessionkeeper.errors import CriuMissing
+from sessionkeeper.settings import AgentSettings
+
+IMAGES_SHARE = "60%"
+"""Of the machine's memory, what process images on their way may take at most."""
+
+
+class Offer(Protocol):
+    """Makes places for sessions on this node."""
+
+    engine: str
+
+    def place(self, session: str, epoch: int) -> Place:
+        """Return an empty place, whatever an earlier epoch left."""
+        ...
+
+    def images(self, session: str, epoch: int) -> Path:
+        """Return a directory in memory (if the node can) for process images."""
+        ...
+
+
+class ContainerOffer:
+    """Containers, on a node where this process is root."""
+
+    engine = "criu"
+
+    def __init__(self, settings: AgentSettings) -> None:
+        data = settings.data
+        data.mkdir(parents=True, exist_ok=True)
+        data.chmod(0o711)  # the kernels' user passes through it to its root file system
+        criu = settings.criu or _criu()
+        self._sessions = data / "sessions"
+        self._images = data / "images"
+        _mount_tmpfs(self._images)
+        self._node = NodeContainers(
+            runc=Runc(data / "runc", criu),
+            shim=build_shim(data / "shim.pyz"),
+            cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
+            memory=settings.memory_bytes,
+            hidden=(data,),
+        )
+
+    def place(self, session: str, epoch: int) -> Place:
+        return ContainerPlace(self._node, session, self._sessions / f"{session}-{epoch}")
+
+    def images(self, session: str, epoch: int) -> Path:
+        return self._images / f"{session}-{epoch}"
+
+
+class ProcessOffer:
+    """Plain processes."""
+
+    engine = "namespace"
+
+    def __init__(self, settings: AgentSettings) -> None:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self._data = settings.data
+        self._shim = build_shim(settings.data / "shim.pyz")
+
+    def place(self, session: str, epoch: int) -> Place:
+        return ProcessPlace(self._shim, session, self._data / "sessions" / f"{session}-{epoch}")
+
+    def images(self, session: str, epoch: int) -> Path:
+        return self._data / "images" / f"{session}-{epoch}"
+
+
+def offer(settings: AgentSettings) -> Offer:
+    """Return what the settings ask for. Raises ``SessionkeeperError`` when this node cannot."""
+    return ContainerOffer(settings) if settings.runtime == "container" else ProcessOffer(settings)
+
+
+def _criu() -> Path:
+    found = find()
+    if found is None:
+        raise CriuMissing("no criu was found on this node")
+    return found.path
+
+
+def _mount_tmpfs(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    if os.path.ismount(directory):
+        return
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={IMAGES_SHARE},mode=700", "images", str(directory)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise NodeSetupFailed(f"no memory for process images: {done.stderr.strip()}")

@@ -1,0 +1,212 @@
+"""A session's stay on this node, from being opened to being closed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import platform
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from checkpoint.blobs import BlobStore
+from checkpoint.manifest import Manifest, encode_body
+from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
+from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
+
+log = logging.getLogger(__name__)
+
+PIECE = 4 << 20
+
+
+class Tenancy:
+    """One session on this node. What it raises reaches the keeper as it is."""
+
+    def __init__(
+        self,
+        hosted: HostedSession,
+        savepoints: Savepoints,
+        store: BlobStore,
+        kernelspecs: Kernelspecs,
+    ) -> None:
+        self.hosted = hosted
+        self.savepoints = savepoints
+        self._store = store
+        self._kernelspecs = kernelspecs
+        self._saving = asyncio.Lock()
+
+    async def open(
+        self,
+        manifest: int | None,
+        kernels: list[dict[str, Any]],
+        restore_kernels: bool,
+        writes: list[dict[str, Any]],
+        staged: Staged | None,
+    ) -> dict[str, Any]:
+        """Bring the session up: files, then what was written to them since, then its kernels.
+
+        Returns ``{"kernels": {id: {"state", "why"}}, "seconds": {...}}``.
+        """
+        clock = Stopwatch()
+        place = self.hosted.place
+        opened: Manifest | None = None
+        images: Staged | None = None
+        if manifest is None:
+            await asyncio.to_thread(place.create)
+        else:
+            opened = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
+            wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
+            opened = _only(opened, wanted)
+            _, images = await asyncio.gather(
+                asyncio.to_thread(self.savepoints.restore_tree, opened),
+                asyncio.to_thread(self.savepoints.restore_images, opened, staged),
+            )
+            self.hosted.writes = int(opened.meta.get("writes", 0))
+        clock.lap("fetch")
+        await asyncio.to_thread(place.open)
+        for write in writes:
+            await self.apply(write)
+        clock.lap("files")
+        outcome = await self._bring_kernels(kernels, opened, images)
+        clock.lap("kernels")
+        self.savepoints.go_on_from(opened, images)
+        self.hosted.keep_warm()
+        return {"kernels": outcome, "seconds": clock.laps}
+
+    async def _bring_kernels(
+        self, kernels: list[dict[str, Any]], manifest: Manifest | None, images: Staged | None
+    ) -> dict[str, Any]:
+        restored = dict(images.kernels) if images is not None else {}
+        outcome: dict[str, Any] = {}
+
+        async def bring(kernel: dict[str, Any]) -> None:
+            kernel_id = kernel["kernel_id"]
+            image = restored.get(kernel_id)
+            if image is not None and manifest is not None:
+                record = HostedKernel.from_record(dict(manifest.processes[kernel_id].detail))
+                await asyncio.to_thread(
+                    self.hosted.place.restore, record.slot, image.directory, self.hosted.epoch
+                )
+                await self.hosted.adopt(record)
+                outcome[kernel_id] = {"state": "restored", "why": None}
+                return
+            await self.start_kernel(**kernel)
+            why = None
+            if kernel["applied"]:
+                why = "started anew: no checkpoint has it, its variables are lost"
+            outcome[kernel_id] = {"state": "started", "why": why}
+
+        results = await asyncio.gather(*(bring(k) for k in kernels), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return outcome
+
+    async def start_kernel(
+        self,
+        kernel_id: str,
+        name: str,
+        env: dict[str, str],
+        path: str | None,
+        next_seq: int,
+        applied: int,
+    ) -> None:
+        """Start a kernel of the kernelspec ``name`` in the directory ``path`` of the workspace."""
+        spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
+        cwd = await self._directory(path or "")
+        launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
+        await self.hosted.start_kernel(kernel_id, name, launch, next_seq, applied)
+
+    async def checkpoint(self, final: bool) -> dict[str, Any]:
+        """Take a checkpoint and store it. Returns its body (base64) and what it cost."""
+        async with self._saving:
+            await asyncio.to_thread(self.savepoints.prepare)
+            async with self.hosted.changing:
+                cut = await asyncio.to_thread(
+                    self.savepoints.cut, list(self.hosted.kernels.values()), self._meta, final
+                )
+            try:
+                saved = await asyncio.to_thread(self.savepoints.save, cut)
+            except BaseException:
+                if final:
+                    await asyncio.to_thread(self.hosted.place.thaw, self.hosted.slots())
+                raise
+        return {
+            "body": base64.b64encode(encode_body(saved.body)).decode(),
+            "pause": saved.pause,
+            "stored": saved.stored,
+            "seconds": saved.seconds,
+        }
+
+    async def apply(self, write: dict[str, Any]) -> dict[str, Any]:
+        """Do a recorded write of the UI, unless it was done before. Raises :class:`FileRefused`."""
+        async with self.hosted.changing:
+            number = int(write["number"])
+            if number <= self.hosted.writes:
+                return await self.in_workspace("stat", write["to"] or write["path"])
+            try:
+                return await self._apply(number, write)
+            finally:
+                # Refused or done, it is dealt with.
+                self.hosted.writes = number
+
+    async def _apply(self, number: int, write: dict[str, Any]) -> dict[str, Any]:
+        operation, path = write["operation"], write["path"]
+        if operation in {"write", "append"}:
+
+            def fill(file: BinaryIO) -> None:
+                size = int(write["size"])
+                for start in range(0, size, PIECE):
+                    file.write(self._store.get(f"writes/{number}", start, min(PIECE, size - start)))
+
+            return await self.in_workspace("write", path, fill, append=operation == "append")
+        if operation == "mkdir":
+            return await self.in_workspace("mkdir", path)
+        if operation == "delete":
+            await self.in_workspace("delete", path, recursive=bool(write["recursive"]))
+            return {}
+        return await self.in_workspace(operation, path, write["to"])
+
+    async def in_workspace(self, what: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the live workspace, as the session's user."""
+        loop = asyncio.get_running_loop()
+        method = getattr(self.hosted.workspace, what)
+        return await loop.run_in_executor(self.hosted.files, lambda: method(*arguments, **options))
+
+    async def close(self) -> None:
+        """End everything of the session here."""
+        await self.hosted.close()
+        await asyncio.to_thread(self.savepoints.close)
+
+    def _meta(self) -> dict[str, Any]:
+        return {"writes": self.hosted.writes, "cpu": cpu_model()}
+
+    async def _directory(self, path: str) -> str:
+        """Return the directory ``path`` (or that of the file ``path``) as the kernels see it."""
+        home = self.hosted.place.home.rstrip("/")
+        for candidate in (path, path.rpartition("/")[0]):
+            try:
+                found = await self.in_workspace("stat", candidate)
+            except FileRefused:
+                continue
+            if found["type"] == "directory" and candidate:
+                return f"{home}/{candidate.strip('/')}"
+        return home or "/"
+
+
+def cpu_model() -> str:
+    """Return the CPU's name: process images are restored where it is the same."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _only(manifest: Manifest, kernels: Iterable[str]) -> Manifest:
+    """Return ``manifest`` without the processes of kernels that have ended since."""
+    kept = {k: part for k, part in manifest.processes.items() if k in set(kernels)}
+    return replace(manifest, body=replace(manifest.body, processes=kept))

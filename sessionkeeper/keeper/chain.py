@@ -1,0 +1,66 @@
+"""A session's checkpoints as its keeper uses them: the newest good one, and the next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from checkpoint.errors import CheckpointError
+from checkpoint.manifest import Body, Manifest
+from checkpoint.repository import Repository, Skipped
+from sessionkeeper.placement import Needs
+
+
+class Chain:
+    """``manifest`` is the checkpoint to go on from: the newest one, unless that was found damaged."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self.manifest: Manifest | None = None
+        self._last = 0
+
+    @property
+    def writes(self) -> int:
+        """The last recorded workspace write that the checkpoint contains."""
+        return int(self.manifest.meta.get("writes", 0)) if self.manifest else 0
+
+    async def read(self) -> list[Skipped]:
+        """Find the newest intact checkpoint; returns those that were passed over for it."""
+        self.manifest, skipped = await asyncio.to_thread(self.repository.newest_intact)
+        numbers = await asyncio.to_thread(self.repository.numbers)
+        self._last = numbers[-1] if numbers else 0
+        return skipped
+
+    async def commit(self, body: Body, epoch: int) -> Manifest:
+        """Make ``body`` the next checkpoint. Raises ``StaleWriter``, and what the store raises."""
+        manifest = Manifest(
+            number=self._last + 1,
+            epoch=epoch,
+            parent=self.manifest.number if self.manifest else None,
+            created=time.time(),
+            body=body,
+        )
+        await asyncio.to_thread(self.repository.commit, manifest)
+        self.manifest, self._last = manifest, manifest.number
+        return manifest
+
+    async def step_back(self) -> Manifest | None:
+        """The checkpoint cannot be restored: go on from the newest one before it, if there is any."""
+        assert self.manifest is not None
+        self.manifest = await asyncio.to_thread(self._before, self.manifest.number)
+        return self.manifest
+
+    def needs(self) -> Needs:
+        """Return what a node must be able to do to restore the checkpoint."""
+        if self.manifest is None or not self.manifest.processes:
+            return Needs()
+        engines = {part.engine for part in self.manifest.processes.values()}
+        engine = "criu" if "criu" in engines else None
+        return Needs(engine=engine, cpu=self.manifest.meta.get("cpu") if engine else None)
+
+    def _before(self, number: int) -> Manifest | None:
+        for candidate in reversed([n for n in self.repository.numbers() if n < number]):
+            with contextlib.suppress(CheckpointError):
+                return self.repository.load(candidate)
+        return None
