@@ -52,14 +52,20 @@ def _store_levels(writer: Writer, names: list[bytes]) -> StoredObject:
     return StoredObject(names[0], tuple(chunks))
 
 
-def load_objects(reader: Reader, roots: Iterable[bytes]) -> list[bytes]:
-    """The contents of several objects, in order. Raises `Damaged`, and what the store raises."""
-    return [_assemble(reader, data) for data in reader.read(roots)]
+def load_stored(reader: Reader, roots: Iterable[bytes]) -> list[tuple[bytes, StoredObject]]:
+    """Several objects, in order: content, and what they are made of.
+
+    Raises `Damaged`, and what the store raises.
+    """
+    roots = list(roots)
+    return [
+        _assemble(reader, root, data) for root, data in zip(roots, reader.read(roots), strict=True)
+    ]
 
 
 def load_object(reader: Reader, root: bytes) -> bytes:
     """The content of an object. Raises `Damaged`, and what the store raises."""
-    return _assemble(reader, reader.one(root))
+    return _assemble(reader, root, reader.one(root))[0]
 
 
 def load_list(reader: Reader, root: bytes) -> list[bytes]:
@@ -67,26 +73,17 @@ def load_list(reader: Reader, root: bytes) -> list[bytes]:
     return split_ids(load_object(reader, root))
 
 
-def object_chunks(reader: Reader, root: bytes) -> list[bytes]:
-    """All chunks of an object."""
-    chunks, names = [root], [root]
-    while names:
-        parts = list(reader.read(names))
-        names = [name for part in parts if part[:1] > b"\0" for name in split_ids(part[1:])]
-        chunks += names
-        if parts[0][:1] == b"\1":
-            break  # what is named now is content
-    return chunks
-
-
-def _assemble(reader: Reader, data: bytes) -> bytes:
+def _assemble(reader: Reader, root: bytes, data: bytes) -> tuple[bytes, StoredObject]:
+    chunks = [root]
     while data[:1] > b"\0":
-        level = data[0]
-        parts = list(reader.read(split_ids(data[1:])))
-        if any(part[:1] != bytes([level - 1]) for part in parts):
+        below = bytes([data[0] - 1])
+        names = split_ids(data[1:])
+        chunks += names
+        parts = list(reader.read(names))
+        if any(part[:1] != below for part in parts):
             raise Damaged("An object of the checkpoint", "its parts are not of one level")
-        data = bytes([level - 1]) + b"".join([part[1:] for part in parts])
-    return data[1:]
+        data = below + b"".join([part[1:] for part in parts])
+    return data[1:], StoredObject(root, tuple(chunks))
 
 
 def split_ids(data: bytes) -> list[bytes]:

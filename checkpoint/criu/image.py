@@ -18,7 +18,7 @@ import numpy as np
 
 from checkpoint.criu.pagemap import U16, U32, U64, Mask, Pagemap, decode_pagemap, spread
 from checkpoint.errors import Damaged, InvalidImage, UnknownFormat
-from checkpoint.objects import load_list, load_object, load_objects, store_list, store_object
+from checkpoint.objects import load_list, load_object, load_stored, store_list, store_object
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 
@@ -143,7 +143,7 @@ class Stored:
     large: dict[str, bytes]
 
 
-def load_stored(reader: Reader, root: bytes) -> Stored:
+def load_whole(reader: Reader, root: bytes) -> Stored:
     """Read everything of an image but its pages. Raises `Damaged`, `UnknownFormat`."""
     what = "The root of a process image"
     try:
@@ -161,13 +161,13 @@ def load_stored(reader: Reader, root: bytes) -> Stored:
             else:
                 files[name] = small[place[0] : place[0] + place[1]]
         names = list(fields["tables"])
-        encoded = load_objects(reader, [bytes.fromhex(fields["tables"][name]) for name in names])
+        encoded = load_stored(reader, [bytes.fromhex(fields["tables"][name]) for name in names])
         pagemaps = {name: decode_pagemap(files[name], name) for name in names}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, InvalidImage):
         raise Damaged(what, "its fields are not those of a process image") from None
     tables = {
         name: decode_table(data, pagemaps[name].present().page_numbers(), len(chunks), name)
-        for name, data in zip(names, encoded, strict=True)
+        for name, (data, _) in zip(names, encoded, strict=True)
     }
     return Stored(Image(root, chunks, tables, pagemaps), files, large)
 
@@ -177,4 +177,4 @@ def load_image(reader: Reader, root: bytes) -> Image:
 
     Raises `Damaged`, `UnknownFormat`.
     """
-    return load_stored(reader, root).image
+    return load_whole(reader, root).image

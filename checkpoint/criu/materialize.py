@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from checkpoint.criu.encode import digests_of, map_pages
-from checkpoint.criu.image import ZERO, Image, Stored, Table, load_stored
+from checkpoint.criu.image import ZERO, Image, Stored, Table, load_whole
 from checkpoint.criu.pagemap import IN_PARENT, PAGE, PRESENT, Mask, Pagemap, encode_pagemap
 from checkpoint.errors import Damaged
 from checkpoint.objects import load_object
@@ -64,7 +64,7 @@ def materialize(reader: Reader, root: bytes, directory: str | os.PathLike[str]) 
 
     Raises `Damaged`, what the store raises, and `OSError` when the directory cannot be written.
     """
-    return _write(reader, load_stored(reader, root), Path(directory), None)
+    return _write(reader, load_whole(reader, root), Path(directory), None)
 
 
 def materialize_delta(
@@ -75,7 +75,7 @@ def materialize_delta(
     CRIU restores from `directory` as long as both are there and keep their places relative to each
     other. Raises as `materialize`.
     """
-    return _write(reader, load_stored(reader, root), Path(directory), parent)
+    return _write(reader, load_whole(reader, root), Path(directory), parent)
 
 
 def _write(

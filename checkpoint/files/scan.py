@@ -1,0 +1,355 @@
+"""Scanning a directory: what did not change since the last scan is neither read nor written.
+
+A file is unchanged when inode, size, mtime and ctime are, and its ctime lay safely before the
+moment it was read: time stamps advance in ticks of some milliseconds, so a file read in the tick
+of its last change may change again without a trace. Writes through a shared mapping also leave
+none while the page is dirty: name such files in `reread`.
+
+The tree may belong to somebody who changes it meanwhile, so every step is taken relative to an
+open directory and follows no symbolic link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from checkpoint.chunks import chunk_id
+from checkpoint.errors import FileTreeError
+from checkpoint.files.pending import Pending, Spill
+from checkpoint.files.tree import (
+    INLINE_SEGMENTS,
+    KIND_OF_MODE,
+    Entry,
+    Kind,
+    Segment,
+    encode_directory,
+    encode_segments,
+)
+from checkpoint.objects import StoredObject, store_object
+from checkpoint.writer import Writer
+
+SEGMENT = 256 << 10
+
+_TICK_NS = 50_000_000
+_COMPARE_BYTES = 1 << 20  # a changed file above this is compared piece by piece before it is copied
+_MAX_DEPTH = 250
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Key = tuple[int, int, int, int]
+
+
+class Skipped(NamedTuple):
+    """A path (relative to the root) that is not in the tree, and why."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """Anything but a directory.
+
+    `key` is None when it must be read again; `pending` is not stored yet.
+    """
+
+    entry: Entry
+    key: Key | None
+    pending: list[Pending] = field(default_factory=list)
+    chunks: tuple[bytes, ...] = ()
+
+    def store(self, writer: Writer) -> None:
+        """Store what is pending and the list of segments."""
+        if self.entry.kind is not Kind.FILE:
+            return
+        if self.pending:
+            added = [Segment(p.offset, p.length, writer.add(p.read())) for p in self.pending]
+            segments = tuple(sorted((*self.entry.segments, *added)))
+            self.entry = replace(self.entry, segments=segments, content=None)
+            self.pending, self.chunks = [], ()
+        segments = self.entry.segments
+        if segments and not (self.chunks and writer.holds(self.chunks)):
+            self.chunks = tuple(segment.chunk for segment in segments)
+            if len(segments) > INLINE_SEGMENTS:
+                stored = store_object(writer, encode_segments(segments))
+                self.entry = self.entry.with_content(stored.id)
+                self.chunks += stored.chunks
+
+
+@dataclass(eq=False, slots=True)
+class Directory:
+    """A directory and what is in it, sorted by name. `stored` is its object once it is."""
+
+    entry: Entry
+    children: dict[bytes, Leaf | Directory]
+    stored: StoredObject | None = None
+
+    def store(self, writer: Writer) -> None:
+        for child in self.children.values():
+            child.store(writer)
+            if isinstance(child, Leaf):
+                writer.keep(child.chunks)
+        if self.stored is not None and writer.holds(self.stored.chunks):
+            writer.keep(self.stored.chunks)
+            return
+        entries = ((name, _stored_entry(child)) for name, child in self.children.items())
+        self.stored = store_object(writer, encode_directory(entries))
+
+
+def _stored_entry(node: Leaf | Directory) -> Entry:
+    if isinstance(node, Leaf):
+        return node.entry
+    assert node.stored is not None
+    return node.entry.with_content(node.stored.id)
+
+
+@dataclass(eq=False)
+class Tree:
+    """A scanned directory.
+
+    `read_bytes` were read from changed files, `copied_bytes` of them kept.
+    """
+
+    root: Directory
+    skipped: list[Skipped]
+    read_bytes: int = 0
+    copied_bytes: int = 0
+
+    def store(self, writer: Writer) -> bytes:
+        """Make the tree part of the writer's checkpoint:
+
+        its root chunk. Raises what the writer does.
+        """
+        self.root.store(writer)
+        return store_object(writer, encode_directory([(b"", _stored_entry(self.root))])).id
+
+
+def scan(
+    root: str | os.PathLike[str],
+    previous: Tree | None,
+    writer: Writer,
+    *,
+    copy: bool = False,
+    exclude: AbstractSet[bytes] = frozenset(),
+    reread: AbstractSet[bytes] = frozenset(),
+    spill: str | os.PathLike[str] | None = None,
+) -> Tree:
+    """The tree below `root`, reading the files that changed since `previous`.
+
+    Contents go into `writer` as they are read; with `copy` they are copied instead, into memory
+    and above 64 MiB into an unnamed file in the directory `spill`, until `Tree.store`. The tree is
+    consistent if nothing changes during the scan. `exclude` and `reread` are paths relative to
+    `root`: what is left out with all below it, and what is read even if it looks unchanged.
+    Sockets, other file systems mounted below, and what cannot be read are left out and listed in
+    `skipped`.
+
+    Raises `FileTreeError` when `root` is no directory, and what the writer raises.
+    """
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileTreeError(f"{os.fspath(root)} cannot be read: {error.strerror}.") from error
+    try:
+        scanner = _Scanner(writer, Spill(spill) if copy else None, exclude, reread, os.fstat(fd))
+        before = previous.root if previous else None
+        directory = scanner.directory(fd, b"", before, 0)
+    finally:
+        os.close(fd)
+    return Tree(directory, scanner.skipped, scanner.read_bytes, scanner.copied_bytes)
+
+
+class _Scanner:
+    def __init__(
+        self,
+        writer: Writer,
+        spill: Spill | None,
+        exclude: AbstractSet[bytes],
+        reread: AbstractSet[bytes],
+        root: os.stat_result,
+    ) -> None:
+        self.skipped: list[Skipped] = []
+        self.read_bytes = self.copied_bytes = 0
+        self._writer = writer
+        self._spill = spill
+        self._exclude = exclude
+        self._reread = reread
+        self._device = root.st_dev
+        self._links: dict[int, Leaf] = {}
+
+    def directory(self, fd: int, path: bytes, before: Directory | None, depth: int) -> Directory:
+        entry = replace(Entry.of(os.fstat(fd), Kind.DIRECTORY), xattrs=_xattrs(fd))
+        with os.scandir(fd) as iterator:
+            names = sorted(os.fsencode(item.name) for item in iterator)
+        known = before.children if before else {}
+        children: dict[bytes, Leaf | Directory] = {}
+        for name in names:
+            below = path + b"/" + name if path else name
+            if below in self._exclude:
+                continue
+            try:
+                child = self._child(fd, name, below, known.get(name), depth)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except OSError as error:
+                self.skipped.append(Skipped(below, error.strerror or str(error)))
+                continue
+            if child is not None:
+                children[name] = child
+        if before is not None and before.entry == entry and before.children == children:
+            return before
+        return Directory(entry, children)
+
+    def _child(
+        self, fd: int, name: bytes, path: bytes, before: Leaf | Directory | None, depth: int
+    ) -> Leaf | Directory | None:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        kind = KIND_OF_MODE.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            self.skipped.append(Skipped(path, "sockets cannot be saved"))
+            return None
+        if kind is Kind.DIRECTORY:
+            if status.st_dev != self._device or depth >= _MAX_DEPTH:
+                why = "another file system" if depth < _MAX_DEPTH else "nested too deep"
+                self.skipped.append(Skipped(path, why))
+                return None
+            inner = os.open(name, _DIRECTORY, dir_fd=fd)
+            try:
+                known = before if isinstance(before, Directory) else None
+                return self.directory(inner, path, known, depth + 1)
+            finally:
+                os.close(inner)
+        leaf = before if isinstance(before, Leaf) else None
+        return self._leaf(fd, name, path, kind, status, leaf)
+
+    def _leaf(
+        self,
+        fd: int,
+        name: bytes,
+        path: bytes,
+        kind: Kind,
+        status: os.stat_result,
+        before: Leaf | None,
+    ) -> Leaf:
+        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        linked = status.st_nlink > 1
+        if linked and (seen := self._links.get(status.st_ino)) is not None:
+            return seen
+        if (
+            before is not None
+            and before.key == key
+            and (before.entry.link != 0) == linked
+            and path not in self._reread
+            and self._held(before)
+        ):
+            leaf = before
+        elif kind is Kind.FILE:
+            leaf = self._file(fd, name, key, before)
+        else:
+            leaf = self._special(fd, name, kind, status, key)
+        if linked:
+            if leaf.entry.link != status.st_ino:
+                entry = replace(leaf.entry, link=status.st_ino)
+                leaf = Leaf(entry, leaf.key, leaf.pending, leaf.chunks)
+            self._links[status.st_ino] = leaf
+        return leaf
+
+    def _held(self, leaf: Leaf) -> bool:
+        """Whether the contents may be kept:
+
+        not when the checkpoint they were added to was aborted.
+        """
+        return self._writer.holds(segment.chunk for segment in leaf.entry.segments)
+
+    def _special(self, fd: int, name: bytes, kind: Kind, status: os.stat_result, key: Key) -> Leaf:
+        path = b"/proc/self/fd/%d/%s" % (fd, name)
+        target = os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b""
+        rdev = status.st_rdev if kind in (Kind.CHARACTER, Kind.BLOCK) else 0
+        entry = replace(Entry.of(status, kind), rdev=rdev, target=target, xattrs=_xattrs(path))
+        return Leaf(entry, settled(key, time.time_ns()))
+
+    def _file(self, directory: int, name: bytes, key: Key, before: Leaf | None) -> Leaf:
+        started = time.time_ns()
+        fd = os.open(name, _FILE, dir_fd=directory)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError  # replaced meanwhile
+            entry = replace(Entry.of(status, Kind.FILE), size=status.st_size, xattrs=_xattrs(fd))
+            leaf = Leaf(entry, None)
+            known = {}
+            if before is not None and status.st_size >= _COMPARE_BYTES:
+                known = {segment.offset: segment for segment in before.entry.segments}
+            segments = []
+            for offset, data in _pieces(fd, status):
+                self.read_bytes += len(data)
+                segment = self._segment(leaf, offset, data, known)
+                if segment is not None:
+                    segments.append(segment)
+            leaf.entry = replace(entry, segments=tuple(segments))
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if (after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns) == key:
+            leaf.key = settled(key, started)
+        return leaf
+
+    def _segment(
+        self, leaf: Leaf, offset: int, data: bytes, known: dict[int, Segment]
+    ) -> Segment | None:
+        """The piece as a segment, or None when it was copied for later."""
+        if self._spill is None:
+            return Segment(offset, len(data), self._writer.add(data))
+        old = known.get(offset)
+        if old is not None and old.length == len(data):
+            name = chunk_id(self._writer.keys, data)
+            if name == old.chunk and self._writer.holds([name]):
+                return old
+        leaf.pending.append(self._spill.keep(offset, data))
+        self.copied_bytes += len(data)
+        return None
+
+
+def settled(key: Key, read_ns: int) -> Key | None:
+    """`key` if a later change is sure to alter it, else None."""
+    return key if key[3] < read_ns - _TICK_NS else None
+
+
+def _xattrs(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Extended attributes of an open file, or of a path itself; none where there cannot be any."""
+    follow = isinstance(where, int)
+    try:
+        names = sorted(os.listxattr(where, follow_symlinks=follow))
+        return tuple(
+            (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow)) for name in names
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENODATA):
+            return ()
+        raise
+
+
+def _pieces(fd: int, status: os.stat_result) -> Iterator[tuple[int, bytes]]:
+    """The data of a file, without its holes, in pieces that end at multiples of `SEGMENT`."""
+    sparse = status.st_blocks * 512 < status.st_size
+    end = 0
+    while end < status.st_size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA) if sparse else end
+            end = os.lseek(fd, start, os.SEEK_HOLE) if sparse else status.st_size
+        except OSError:  # ENXIO: no data from here on
+            return
+        at = start
+        while at < min(end, status.st_size):
+            stop = min(end, status.st_size, (at // SEGMENT + 1) * SEGMENT)
+            data = os.pread(fd, stop - at, at)
+            if not data:
+                return  # cut short meanwhile
+            yield at, data
+            at += len(data)
