@@ -41,12 +41,16 @@ def drain(arguments: Namespace) -> int:
         deadline = parse_duration(arguments.deadline)
     except ValueError as error:
         raise UsageError(f"--deadline: {arguments.deadline!r} {error}") from None
-    names = [node["name"] for node in api.nodes(state) if node["state"] in ("ready", "draining")]
+    names = [node["name"] for node in api.nodes(state) if node["state"] not in ("lost", "gone")]
     if arguments.name not in names:
         raise _unknown(arguments.name, names)
     with Terminal().step(f"moving what runs on {arguments.name}"):
         done = api.drain(state, arguments.name, deadline)
-    moved = ", ".join(map(str, done["moved"])) or "nothing"
+    if done.get("left"):
+        left = ", ".join(done["left"])
+        print(f"the deadline has passed and {left} is still on its way: `sessionkeeper status`")
+        return 1
+    moved = ", ".join(done["moved"]) or "nothing"
     print(f"{arguments.name} is drained: moved {moved} in {done['seconds']:.1f} s")
     return 0
 

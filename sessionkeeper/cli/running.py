@@ -69,20 +69,20 @@ def status(arguments: Namespace) -> int:
 def described(found: dict[str, Any], now: float) -> list[str]:
     """A status in words: where, how old the newest checkpoint is, what happened. `now` is in
     seconds since the epoch."""
-    state, detail = found.get("state") or "unknown", found.get("detail")
-    lines = [f"session      {state}" + (f": {detail}" if detail else "")]
-    if node := found.get("node"):
-        tier = f" ({found['tier']})" if found.get("tier") else ""
-        lines.append(f"node         {node}{tier}")
-    checkpoint = found.get("checkpoint")
-    if isinstance(checkpoint, dict) and checkpoint.get("time"):
-        age = max(0.0, now - float(checkpoint["time"]))
-        lines.append(f"checkpoint   number {checkpoint.get('number', '?')}, {age:.0f} s old")
-    elif "checkpoint" in found:
+    lines = [f"session      {found['session']}: {found['state']}"]
+    if found["node"]:
+        lines.append(f"node         {found['node']} ({found['runtime']})")
+    checkpoint = found["checkpoint"]
+    if checkpoint:
+        age = max(0.0, now - checkpoint["at"])
+        size = checkpoint["total_bytes"] / 1e6
+        lines.append(f"checkpoint   number {checkpoint['number']}, {age:.0f} s old, {size:.0f} MB")
+    else:
         lines.append("checkpoint   none yet")
-    for event in (found.get("events") or [])[-10:]:
-        when = time.strftime("%H:%M:%S", time.localtime(float(event.get("time", now))))
-        lines.append(f"{when}     {event.get('text', event)}")
+    lines += [f"warning      {warning}" for warning in found["warnings"]]
+    for event in found["events"][-10:]:
+        when = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+        lines.append(f"{when}     {event['text']}")
     return lines
 
 

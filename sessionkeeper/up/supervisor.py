@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ def restart_delay(failures: int) -> float:
     return min(0.25 * 2 ** (failures - 1), 10.0) if failures > 0 else 0.0
 
 
+async def _together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all; when one fails the others are cancelled, and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
 class Supervisor:
     """Everything of one state directory, whose lock the caller holds. `runtime` is `container` or
     `process`; with `namespaces`, nodes get namespaces of their own, which needs root."""
@@ -61,6 +71,7 @@ class Supervisor:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._nodes: dict[str, ProcessNode] = {}
         self._changing_nodes = asyncio.Lock()
+        self._server: asyncio.Server | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._started = time.time()
@@ -95,13 +106,12 @@ class Supervisor:
         agent_host = str(self._network.address) if self._network else None
         hosts = [LOOPBACK, *([agent_host] if agent_host else [])]
         self._places = Places(choose_port(hosts, self._settings.port + 1), agent_host)
-        server = await control.serve(self._state.listen(), self._handle)
-        self._server = server
+        self._server = await control.serve(self._state.listen(), self._handle)
         with self._terminal.step("starting the gateway"):
             await self._launch("gateway", self._start_gateway)
         with self._terminal.step(f"starting {self._settings.nodes} nodes"):
             names = [f"node-{index + 1}" for index in range(self._settings.nodes)]
-            await asyncio.gather(*(self._launch_node(name) for name in names))
+            await _together(self._launch_node(name) for name in names)
         if self._settings.ui:
             with self._terminal.step("starting JupyterLab"):
                 await self._launch("ui", self._start_ui)
@@ -128,6 +138,8 @@ class Supervisor:
                     _log.error("a node did not stop: %s", result)
             await asyncio.to_thread(end_all, lambda: parts(self._state.id))
             await asyncio.to_thread(leftovers.sweep, self._state)
+        if self._server:
+            self._server.close()
         self._state.forget_record()
 
     async def _launch(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
@@ -152,8 +164,8 @@ class Supervisor:
             try:
                 await self._bring_up(name, start)
                 self._tell(f"{name} is back")
-            except SessionkeeperError as error:
-                self._tell(str(error))
+            except (SessionkeeperError, OSError) as error:
+                self._tell(f"{name} could not be started again: {error}")
                 self._children[name].signal(signal.SIGKILL)
 
     def _tell(self, text: str) -> None:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +33,9 @@ class Terminal:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line."""
-        self._console.print(text, markup=False)
+        """One line. The terminal may be gone; that ends nothing."""
+        with suppress(OSError):
+            self._console.print(text, markup=False)
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -45,7 +46,7 @@ class Terminal:
             return
         with self._console.status(text):
             yield
-        self._console.print(f"[green]✓[/green] {text}")
+        self.say(f"✓ {text}")
 
     def ready(self, url: str, nodes: list[str], state: Path | None) -> None:
         """Everything runs: where to go, and what to try."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ def netns() -> Iterator[Callable[[str], Path]]:
     made = []
 
     def make(name: str) -> Path:
-        made.append(f"sktest-{name}")
+        made.append(f"sktest-{os.getpid()}-{name}")
         return network.create_netns(made[-1])
 
     yield make
@@ -121,7 +122,7 @@ def address_seen_or_error(one: Path, other: Path) -> str:
 def test_what_the_tool_refuses_is_told_in_its_words(netns: Callable[[str], Path]) -> None:
     netns("one")
     with pytest.raises(NetworkError, match="File exists"):
-        network.create_netns("sktest-one")
+        network.create_netns(f"sktest-{os.getpid()}-one")
     with pytest.raises(NetworkError, match="no-such-link"):
         network.set_link("no-such-link", up=True)
     network.delete_netns("sktest-never-was")

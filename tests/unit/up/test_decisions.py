@@ -10,6 +10,7 @@ import pytest
 
 from sessionkeeper.cli.running import described
 from sessionkeeper.errors import PortTaken, UsageError
+from sessionkeeper.keeper.status import CheckpointFacts, Status
 from sessionkeeper.nodes.network import NetworkError, choose_subnet
 from sessionkeeper.up.ports import choose_port, require_port
 from sessionkeeper.up.supervisor import restart_delay
@@ -63,15 +64,16 @@ def test_restarts_slow_down_and_stay_bounded() -> None:
 
 
 def test_status_in_words() -> None:
-    found = {
-        "state": "running",
-        "node": "node-1",
-        "checkpoint": {"number": 7, "time": 995.0},
-        "events": [{"time": 990.0, "text": "moved from node-2"}],
-    }
-    lines = described(found, now=1000.0)
-    assert lines[0] == "session      running"
-    assert "node-1" in lines[1]
-    assert "number 7, 5 s old" in lines[2]
-    assert lines[3].endswith("moved from node-2")
-    assert "none yet" in described({"state": "running", "checkpoint": None}, 0.0)[1]
+    status = Status("default", state="running", node="node-1", runtime="container")
+    assert described(status.json(), now=0.0) == [
+        "session      default: running",
+        "node         node-1 (container)",
+        "checkpoint   none yet",
+    ]
+    status.say("moved from node-2")
+    status.warn("store", "the store does not answer")
+    status.update(checkpoint=CheckpointFacts(7, 995.0, 10, 48_000_000, 0.1))
+    lines = described(status.json(), now=1000.0)
+    assert lines[2] == "checkpoint   number 7, 5 s old, 48 MB"
+    assert lines[3] == "warning      the store does not answer"
+    assert lines[4].endswith("moved from node-2")
