@@ -9,6 +9,7 @@ is written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,8 +89,11 @@ def dump_code(directory: Path, *, limit: int = LIMIT) -> str:
     """Code that writes the namespace to ``directory``, at most ``limit`` bytes, and ``report.json``
     in it.
 
-    A variable beyond the limit is reported lost. Run it silently, between two cells.
+    A variable beyond the limit is reported lost. Run it silently, between two cells. A report of an
+    earlier dump is removed here and now, so that it is not taken for the one of this dump.
     """
+    with contextlib.suppress(OSError):
+        (directory / DUMP_REPORT).unlink()
     return _code("dump", str(directory), limit)
 
 
@@ -99,6 +103,8 @@ def load_code(directory: Path, report: Path) -> str:
 
     ``report`` is a file outside of ``directory``.
     """
+    with contextlib.suppress(OSError):
+        report.unlink()
     return _code("load", str(directory), str(report))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
+DEEPEST = 3000  # Python's recursion limit while pickling
 _directories: dict[str, Any] = {}
 
 
@@ -54,11 +55,14 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
     started = time.perf_counter()
     report: dict[str, Any] = {"variables": {}, "bytes": 0, "also": {}}
     path = Path(directory)
-    collecting, interval = gc.isenabled(), sys.getswitchinterval()
-    # No collection: it would run the user's finalizers. No switch: one moment, not several.
+    collecting, interval, depth = gc.isenabled(), sys.getswitchinterval(), sys.getrecursionlimit()
+    # No collection: it would run the user's finalizers. No switch: one moment, not several. No
+    # deeper than the stack is for sure: a deep structure must not crash the kernel.
     gc.disable()
+    sys.setrecursionlimit(min(depth, DEEPEST))
     sys.setswitchinterval(60)
     try:
+        (path / report_name).unlink(missing_ok=True)
         filters = list(warnings.filters)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,6 +76,7 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
         report["trace"] = traceback.format_exc()
     finally:
         sys.setswitchinterval(interval)
+        sys.setrecursionlimit(depth)
         if collecting:
             gc.enable()
     report["seconds"] = round(time.perf_counter() - started, 6)

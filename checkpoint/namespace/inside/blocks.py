@@ -88,9 +88,10 @@ class Directory:
                     # A copy: another thread may write to the array between digest and write.
                     copy = bytes(data[i * BLOCK : (i + 1) * BLOCK])
                     new[i] = self._digest(copy)
-                    if os.pwrite(file, copy, i * BLOCK) != len(copy):
-                        raise OSError(f"short write to {name}")
-                    self.written += len(copy)
+                    done = 0
+                    while done < len(copy):  # a full disk takes a part, then says so
+                        done += os.pwrite(file, copy[done:], i * BLOCK + done)
+                    self.written += done
             finally:
                 os.close(file)
         self._digests[name] = new

@@ -84,7 +84,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.notes = []
         self._root = value
         try:
-            self.dump(value)
+            pickle.Pickler.dump(self, value)
         except (LostVariable, TooLarge):
             raise
         except RecursionError:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table)
 """Kinds of objects people have in notebooks, and what must become of each.
 
 A case defines the variable of its name; ``check`` is an expression that holds before and after.

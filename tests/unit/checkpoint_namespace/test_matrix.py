@@ -72,7 +72,9 @@ def test_object_is_what_the_report_says(case: Case, outcome: Outcome) -> None:
     assert outcome.checks[1][case.name] == expected
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.state != "lost"], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.state != "lost"], ids=lambda case: case.name
+)
 def test_object_survives_a_second_move(case: Case, outcome: Outcome) -> None:
     state = outcome.loads[1].variables[case.name]
     assert state.state == ("exact" if case.name in ("caught",) else case.state), state.why

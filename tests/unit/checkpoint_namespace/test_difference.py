@@ -1,0 +1,85 @@
+"""What changed is written, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from checkpoint.namespace.inside.blocks import BLOCK, Directory
+
+from .conftest import Kernel, StartKernel
+
+
+def _written(kernel: Kernel, directory: Path) -> int:
+    kernel.dump(directory)
+    written = json.loads((directory / "report.json").read_text())["written"]
+    assert isinstance(written, int)
+    return written
+
+
+def test_an_unchanged_array_is_not_written_again(start_kernel: StartKernel, tmp_path: Path) -> None:
+    kernel = start_kernel()
+    kernel.run("import numpy as np\na = np.random.default_rng(0).random(4_000_000)\nn = 0")
+    assert _written(kernel, tmp_path / "dump") > 32_000_000
+    kernel.run("n += 1")
+    assert _written(kernel, tmp_path / "dump") < 20_000
+    kernel.run("a[2_000_000] = 7")
+    assert _written(kernel, tmp_path / "dump") < BLOCK + 20_000
+    kernel.kill()
+    fresh = start_kernel()
+    fresh.load(tmp_path / "dump")
+    assert fresh.value("(a[2_000_000], a.sum(), n)").startswith("(np.float64(7.0)")
+
+
+def test_a_new_column_leaves_the_other_columns_alone(
+    start_kernel: StartKernel, tmp_path: Path
+) -> None:
+    kernel = start_kernel()
+    kernel.run(
+        "import numpy as np, pandas as pd\nrng = np.random.default_rng(0)\n"
+        "df = pd.DataFrame(rng.random((200_000, 5)))"
+    )
+    assert _written(kernel, tmp_path / "dump") > 8_000_000
+    kernel.run("df['new'] = df[0] * 2")
+    assert _written(kernel, tmp_path / "dump") < 1_700_000
+
+
+def test_a_cleared_directory_is_written_anew(start_kernel: StartKernel, tmp_path: Path) -> None:
+    kernel = start_kernel()
+    kernel.run("import numpy as np\na = np.ones(100_000)")
+    _written(kernel, tmp_path / "dump")
+    for file in (tmp_path / "dump").iterdir():
+        file.unlink()
+    assert _written(kernel, tmp_path / "dump") > 800_000
+
+
+def test_files_of_deleted_variables_go(start_kernel: StartKernel, tmp_path: Path) -> None:
+    kernel = start_kernel()
+    kernel.run("import numpy as np\na = np.ones(100_000)\nb = [1]")
+    kernel.dump(tmp_path / "dump")
+    before = len(os.listdir(tmp_path / "dump"))
+    kernel.run("del a, b")
+    kernel.dump(tmp_path / "dump")
+    assert len(os.listdir(tmp_path / "dump")) == before - 3
+
+
+def test_directory_writes_only_changed_blocks(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    data = bytearray(os.urandom(3 * BLOCK + 5))
+
+    def write() -> int:
+        directory.begin()
+        directory.write("f", memoryview(data))
+        directory.finish({})
+        assert (tmp_path / "f").read_bytes() == data
+        return directory.written
+
+    assert write() == len(data)
+    assert write() == 0
+    data[BLOCK] ^= 1
+    assert write() == BLOCK
+    del data[-10:]
+    assert write() == BLOCK - 5
+    data += b"more"
+    assert write() == BLOCK - 1
