@@ -179,8 +179,9 @@ def _kernels() -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _existing(path: Path) -> Path:
+    """`path`, or what is nearest above it of the directories that this user may look into."""
     path = path.absolute()
-    while not path.is_dir():
+    while not (os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)):
         path = path.parent
     return path
 
