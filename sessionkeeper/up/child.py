@@ -15,17 +15,21 @@ from sessionkeeper.errors import SessionkeeperError
 __all__ = ["Child", "ChildFailed", "tail"]
 
 _LARGEST_LOG = 16 * 2**20
+_TELLING = (*range(3, 13), 69)  # see sessionkeeper.errors
 
 
 class ChildFailed(SessionkeeperError):
-    """A part did not become ready. The text ends with the last lines of its log."""
+    """A part did not become ready. The text ends with the last lines of its log; `status` is its
+    exit status, which is ours too where it says more than "failed"."""
 
     code = "child_failed"
 
-    def __init__(self, name: str, what: str, log: Path) -> None:
+    def __init__(self, name: str, what: str, log: Path, status: int | None = None) -> None:
         last = tail(log)
         said = "\n".join(f"  {line}" for line in last) or "  (it said nothing)"
         super().__init__(f"{name} {what}; the end of its log:\n{said}", hint=f"its log: {log}")
+        if status in _TELLING:
+            self.exit_code = status
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:
@@ -125,7 +129,7 @@ class Child:
                 raise ChildFailed(self.name, "failed to start", self.log)
             # Descriptors close before the process is dead, or a grandchild may hold them open.
             await ending
-            raise ChildFailed(self.name, f"ended ({self.reason()})", self.log)
+            raise ChildFailed(self.name, f"ended ({self.reason()})", self.log, self.returncode)
         finally:
             hearing.cancel()
             ending.cancel()

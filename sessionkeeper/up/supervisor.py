@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
@@ -91,8 +92,8 @@ class Supervisor:
         finally:
             stopping.cancel()
             starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            await self._stop_everything()
+            (failure,) = await asyncio.gather(starting, return_exceptions=True)
+            await self._stop_everything(ran=failure is None)
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
@@ -109,24 +110,26 @@ class Supervisor:
         self._server = await control.serve(self._state.listen(), self._handle)
         with self._terminal.step("starting the gateway"):
             await self._launch("gateway", self._start_gateway)
-        with self._terminal.step(f"starting {self._settings.nodes} nodes"):
-            names = [f"node-{index + 1}" for index in range(self._settings.nodes)]
-            await _together(self._launch_node(name) for name in names)
+        names = [f"node-{index + 1}" for index in range(self._settings.nodes)]
+        parts = [self._launch_node(name) for name in names]
         if self._settings.ui:
-            with self._terminal.step("starting JupyterLab"):
-                await self._launch("ui", self._start_ui)
+            parts.append(self._launch("ui", self._start_ui))
+            names.append("JupyterLab")
+        with self._terminal.step(f"starting {', '.join(names)}"):
+            await _together(parts)
         self._write_record()
         default = self._state.path == StateDirectory(default_state()).path
         shown = None if default else self._state.path
         self._terminal.ready(self._url(), list(self._nodes), shown)
         _log.info("everything runs")
 
-    async def _stop_everything(self) -> None:
+    async def _stop_everything(self, *, ran: bool) -> None:
         for watcher in self._watchers.values():
             watcher.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
         gateway, ui = self._children.get("gateway"), self._children.get("ui")
-        with self._terminal.step("stopping: the session is saved first"):
+        told = "stopping: the session is saved first" if ran else "stopping what had started"
+        with self._terminal.step(told):
             # The gateway first, while its nodes are there: it makes the final checkpoints.
             if gateway:
                 await gateway.stop(leftovers.GATEWAY_SECONDS, self._hurry)
@@ -207,10 +210,11 @@ class Supervisor:
         await self._launch(name, node.start)
 
     def _kept(self) -> list[Path]:
-        """CRIU, where the state directory holds it too."""
-        criu = self._settings.criu
-        inside = criu is not None and criu.is_relative_to(self._state.path)
-        return [criu.parent] if criu and inside else []
+        """What a node needs though it is in the state directory: CRIU, Python, this package."""
+        needed = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]]
+        if self._settings.criu:
+            needed.append(self._settings.criu.parent)
+        return [one for one in needed if one.is_relative_to(self._state.path)]
 
     async def _handle(self, call: dict[str, Any]) -> dict[str, Any]:
         match call.get("command"):

@@ -102,7 +102,8 @@ def offer(given: dict[str, str]) -> None:
 if __name__ == "__main__":
     role, given = sys.argv[1], flags(sys.argv[2:])
     if os.environ.get("STAND_IN_FAILS") == role:
-        sys.exit(f"the {role} cannot start: no such luck")
+        print(f"the {role} cannot start: no such luck", file=sys.stderr)
+        sys.exit(int(os.environ.get("STAND_IN_CODE", "1")))
     if role == "agent":
         offer(given)
     else:

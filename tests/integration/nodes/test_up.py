@@ -236,6 +236,11 @@ def test_part_that_cannot_start_is_named_with_the_end_of_its_log(
     assert failing.leftovers() == {}
 
 
+@needs_root
+def test_what_a_part_says_by_its_exit_code_is_said_by_up(up: MakeUp) -> None:
+    assert up(environ={"STAND_IN_FAILS": "gateway", "STAND_IN_CODE": "11"}).fail()[0] == 11
+
+
 def test_taken_port_ends_it_before_anything_starts(up: MakeUp) -> None:
     refused = up()
     with socket.create_server(("127.0.0.1", refused.port)):
@@ -273,3 +278,25 @@ def test_criu_that_is_not_there_is_error_6(tmp_path: Path) -> None:
     assert done.returncode == 6, done.stderr
     assert "/nowhere/criu" in done.stderr
     assert "hint:" in done.stderr
+
+
+@needs_root
+def test_without_ui_there_is_none(up: MakeUp) -> None:
+    running = up("--no-ui", "--nodes", "1").start()
+    assert set(processes.parts(running.state.id).values()) == {"gateway", "node-1"}
+
+
+@needs_root
+def test_second_ctrl_c_does_not_wait_for_a_part_that_hangs(up: MakeUp) -> None:
+    running = up("--nodes", "1").start()
+    (gateway,) = (
+        pid for pid, name in processes.parts(running.state.id).items() if name == "gateway"
+    )
+    os.kill(gateway, signal.SIGSTOP)  # it will not react to SIGTERM
+    running.process.send_signal(signal.SIGINT)
+    follow(running, "stopping")
+    running.process.send_signal(signal.SIGINT)
+    handle = os.pidfd_open(running.process.pid)
+    assert select.select([handle], [], [], 10)[0], "it still waits"
+    os.close(handle)
+    assert running.leftovers() == {}
