@@ -24,7 +24,7 @@ def redact(url: str) -> str:
 
 
 def token_of(request: httputil.HTTPServerRequest) -> str | None:
-    """The token of a request: header, query, or WebSocket subprotocol, as Jupyter Server takes it."""
+    """The token of a request: header, query or WebSocket subprotocol, as in Jupyter Server."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() in ("token", "bearer") and value.strip():
         return value.strip()
@@ -65,7 +65,7 @@ class ErrorsInWords:
     """Mixed into request handlers: any error becomes `{"message", "code", "hint", "retryable"}`."""
 
     def write_error(self: Any, status_code: int, **kwargs: Any) -> None:
-        error = (kwargs.get("exc_info") or (None, None, None))[1]
+        error: Any = (kwargs.get("exc_info") or (None, None, None))[1]
         if hasattr(error, "code") and hasattr(error, "hint"):
             self.set_status(http_status(error))
             body = {

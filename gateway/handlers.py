@@ -20,6 +20,8 @@ from gateway.errors import BadRequest, KernelspecNotFound
 from gateway.kernels import Compute, Kernels
 from gateway.notebook_sessions import NotebookSessions
 
+__all__ = ["ROUTES", "Handler", "NotFoundHandler", "check_token"]
+
 API_VERSION = "2.17.0"  # of Jupyter Server's REST API
 
 

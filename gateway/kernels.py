@@ -1,7 +1,7 @@
 """The kernels of this gateway: records, channels, and the seam to whoever runs them.
 
-A record is what is *wanted* and is written down (`<directory>/<id>/kernel.json`, beside the kernel's
-journal); what is *observed* (busy, connected clients) is not.
+A record is what is *wanted* and is written down (`<directory>/<id>/kernel.json`, beside the
+kernel's journal); what is *observed* (busy, connected clients) is not.
 """
 
 from __future__ import annotations
@@ -125,11 +125,10 @@ class Kernels(Observer):
         self.save(record)
         return record
 
-    def adopt(self, record: KernelRecord, received: tuple[int, int], inputs: int) -> KernelChannel:
-        """Take over a kernel of another gateway: its record and positions from a checkpoint.
+    def adopt(self, record: KernelRecord, inputs: int) -> KernelChannel:
+        """Take over a kernel of another gateway, from a checkpoint whose last input is `inputs`.
 
-        `inputs`: last input of the checkpoint; new ones are numbered after it. `received` is
-        where its outputs stood, for the record only: the shim sends what was not acknowledged.
+        New inputs are numbered after it. Nothing if the kernel is known here.
         """
         if record.id in self.records:
             return self._channels[record.id]
@@ -201,7 +200,7 @@ class Kernels(Observer):
         for channel in self._channels.values():
             channel.close()
 
-    # -- Observer: note what changes a record, pass everything on -----------------------------------
+    # -- Observer: note what changes a record, pass everything on ------------------------------
 
     def _now(self, kernel_id: str, state: State) -> None:
         record = self.records.get(kernel_id)

@@ -49,6 +49,11 @@ def read_header(part: Bytes) -> Header:
         raise BadFrame("A message header is not a JSON object.") from None
 
 
+def read_header_of(payload: Bytes) -> Header:
+    """The header of a payload. Raises `BadFrame`."""
+    return read_header(decode_payload(payload)[1][0])
+
+
 _CELL_OUTPUT = {
     "clear_output",
     "display_data",

@@ -1,0 +1,214 @@
+"""`/api/kernels/{id}/channels`: the stock protocols, and `v1.sessionkeeper`, which resumes.
+
+jupyter_server's and the kernel gateway's handler speak ZMQ with a kernel on the same machine, drop
+messages above 10 MiB (Tornado's default), lose the socket's messages on a reload, and wait
+up to 40 ms per message for Nagle's algorithm; nothing of them could be kept but the formats.
+docs/link-protocol.md §1 and §2 say what is on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from typing import Any
+
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, check_token, subprotocols
+from gateway.channel import KernelChannel
+from gateway.errors import BadFrame, BadRequest, GatewayError
+from gateway.feed import Delivery, Feed
+from gateway.kernels import Kernels
+from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = "v1.sessionkeeper"
+V1 = "v1.kernel.websocket.jupyter.org"
+VERSION = (1, 0)
+# A stock client that comes back within so many seconds goes on where it was.
+COME_BACK = 600.0
+
+MESSAGE, ACK, NOTICE = 1, 2, 3
+
+
+class Places:
+    """Where stock clients were when they left: (kernel, session) → cursor."""
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def left(self, kernel_id: str, session: str, cursor: int) -> None:
+        now = time.monotonic()
+        self._left = {k: v for k, v in self._left.items() if now - v[1] < COME_BACK}
+        if session:
+            self._left[kernel_id, session] = (cursor, now)
+
+    def back(self, kernel_id: str, session: str) -> int | None:
+        """The cursor to go on from, None if there is none."""
+        cursor, when = self._left.pop((kernel_id, session), (0, 0.0))
+        return cursor if when and time.monotonic() - when < COME_BACK else None
+
+
+class ChannelsHandler(ErrorsInWords, WebSocketHandler):
+    """One client of one kernel."""
+
+    _feed: Feed | None = None
+    _protocol = ""
+
+    @property
+    def kernels(self) -> Kernels:
+        kernels: Kernels = self.settings["kernels"]
+        return kernels
+
+    @property
+    def channel(self) -> KernelChannel:
+        return self.kernels.channel(self._kernel_id)
+
+    def prepare(self) -> None:
+        check_token(self.request, self.settings["token"])
+        self._kernel_id = str(self.path_args[0])
+        self.kernels.record(self._kernel_id)
+        offered = subprotocols(self.request)
+        if RESUMABLE in offered or self.get_query_argument("cursor", None) is not None:
+            self._protocol = RESUMABLE
+        elif V1 in offered:
+            self._protocol = V1
+        try:
+            self._cursor = int(self.get_query_argument("cursor", "-1"))
+        except ValueError:
+            raise BadRequest("'cursor' is not a number.") from None
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        if self._protocol in subprotocols:
+            return self._protocol
+        return TOKEN_SUBPROTOCOL if TOKEN_SUBPROTOCOL in subprotocols else None
+
+    def get_compression_options(self) -> dict[str, Any] | None:
+        return None
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.set_nodelay(True)
+        try:
+            channel = self.channel
+        except GatewayError as error:
+            self.close(4404, str(error)[:120])
+            return
+        self._session = self.get_query_argument("session_id", "")
+        if self._protocol == RESUMABLE:
+            position = self._welcome(channel)
+        else:
+            back = self._places.back(self._kernel_id, self._session)
+            position = channel.last_cursor if back is None else back
+        self._feed = Feed(
+            channel, self._deliver, self._session, position, self._kernel_gone, self._missed
+        )
+        channel.attach_client(self._feed)
+
+    @property
+    def _places(self) -> Places:
+        places: Places = self.settings["places"]
+        return places
+
+    def _welcome(self, channel: KernelChannel) -> int:
+        """Say where we are; the cursor to go on from."""
+        newest = channel.last_cursor
+        position, reset = self._cursor, False
+        known = self.get_query_argument("journal", "")
+        if position < 0:
+            position = newest
+        elif (known and known != channel.journal.name) or position > newest:
+            position, reset = 0, True
+        missing = max(0, channel.first_cursor - 1 - position) if self._cursor > 0 else 0
+        position = max(position, channel.first_cursor - 1)
+        self._notice(
+            event="welcome",
+            version=VERSION,
+            kernel_id=self._kernel_id,
+            journal=channel.journal.name,
+            cursor=position,
+            newest=newest,
+            missing=0 if reset else missing,
+            reset=reset,
+            execution_state=channel.execution_state,
+        )
+        return position
+
+    def _notice(self, **notice: Any) -> None:
+        self._write(bytes([NOTICE]) + json.dumps(notice).encode())
+
+    def _missed(self, count: int) -> None:
+        if self._protocol == RESUMABLE:
+            self._notice(event="missed", count=count)
+        log.warning("kernel %s: a client missed %d messages", self._kernel_id, count)
+
+    def _kernel_gone(self) -> None:
+        self.close(4404, "The kernel was shut down.")
+
+    def _deliver(self, delivery: Delivery) -> tuple[Any, int] | None:
+        if self._protocol == RESUMABLE:
+            message: str | bytes | None = delivery.resumable
+        elif self._protocol == V1:
+            message = delivery.v1
+        else:
+            message = delivery.legacy
+        if message is None:
+            return None
+        return self._write(message), len(message)
+
+    def _write(self, message: str | bytes) -> asyncio.Future[None]:
+        try:
+            return self.write_message(message, binary=isinstance(message, bytes))
+        except WebSocketClosedError as error:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            failed.exception()  # whoever wants it has looked; nobody else must
+            return failed
+
+    # -- from the client --------------------------------------------------------------------------
+
+    def on_message(self, message: str | bytes) -> None:
+        if self._feed is None:
+            return
+        try:
+            self._take(message)
+        except BadFrame as error:
+            log.info("kernel %s: %s", self._kernel_id, error)
+            if self._protocol == RESUMABLE:
+                self.close(4400, str(error)[:120])
+        except GatewayError as error:
+            # Not journaled, so not acknowledged: the client is to come again.
+            log.error("kernel %s: a request was not taken: %s", self._kernel_id, error)
+            self.close(1013, str(error)[:120])
+
+    def _take(self, message: str | bytes) -> None:
+        number: int | None = None
+        if self._protocol == RESUMABLE:
+            if not isinstance(message, bytes) or len(message) < 9:
+                raise BadFrame("A frame of v1.sessionkeeper is binary, with 9 bytes at least.")
+            number = int.from_bytes(message[1:9], "big")
+            if message[0] == ACK:
+                return
+            if message[0] != MESSAGE:
+                raise BadFrame(f"There is no kind {message[0]} of frames.")
+            payload = v1_to_payload(memoryview(message)[9:])
+        elif self._protocol == V1 and isinstance(message, bytes):
+            payload = v1_to_payload(message)
+        else:
+            payload = legacy_to_payload(message)
+        assert self._feed is not None
+        self._feed.sessions.add(read_header_of(payload).session)
+        self.channel.submit(payload)
+        if number is not None:
+            self._write(bytes([ACK]) + number.to_bytes(8, "big"))
+
+    def on_close(self) -> None:
+        if self._feed is None:
+            return
+        if self._kernel_id in self.kernels:
+            self.channel.detach_client(self._feed)
+            if self._protocol != RESUMABLE:
+                self._places.left(self._kernel_id, self._session, self._feed.position)
+        self._feed.close()
