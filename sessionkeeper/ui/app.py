@@ -40,7 +40,7 @@ _DISABLED_LAB_PLUGINS = (
 class UiSettings:
     """What a UI server needs to know.
 
-    `state`: directory of its own for notebook sessions, lab settings and lab workspaces; created.
+    `state`: directory of its own for lab settings and layouts, cookies, positions of tabs; created.
     `token`: what a browser must present. `gateway_url`: `http://host:port[/base]`.
     `base_url`: path that all of its URLs begin with; begins and ends with a slash.
     """
@@ -142,7 +142,6 @@ def _config(settings: UiSettings) -> Any:
             "connect_timeout": 5.0,
             "request_timeout": 120.0,
         },
-        SessionManager={"database_filepath": str(state / "notebook-sessions.sqlite")},
         NotebookNotary={"db_file": str(state / "notebook-signatures.sqlite")},
         LabApp={
             "extra_labextensions_path": [str(LABEXTENSIONS)],

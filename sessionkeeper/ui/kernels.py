@@ -1,51 +1,37 @@
 """Kernels and notebook sessions as the gateway knows them.
 
-The stock gateway classes remember in memory which kernels they started and know no others, and
-they end all of them when the server stops. Here the gateway is asked each time, so that a new UI
-server sees what the old one did; while the gateway is away, its last answer is given.
+The stock gateway classes remember in memory which kernels they started and know no others, keep
+notebook sessions in a database of their own, and end all kernels when the server stops. Here
+the gateway is asked each time, so that a new UI server sees what the old one did; while the
+gateway is away, lists are what it said last.
 """
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from jupyter_server.gateway.gateway_client import gateway_request
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_server.gateway.managers import (
     GatewayKernelManager,
     GatewayKernelSpecManager,
     GatewayMappingKernelManager,
     GatewaySessionManager,
 )
-from jupyter_server.utils import url_escape, url_path_join
+from jupyter_server.utils import url_escape
 from tornado import web
-from tornado.httpclient import HTTPClientError
 from traitlets import default
+
+from sessionkeeper.ui.rest import ask, gateway_is_away
 
 __all__ = ["NotebookSessions", "SessionKernel", "SessionKernelSpecs", "SessionKernels"]
 
 Model = dict[str, Any]
 
-_AWAY = (502, 503, 504, 599)
 
-
-async def _ask(method: str, url: str, body: Model | None = None) -> Any:
-    """The gateway's JSON answer, or None. Raises `web.HTTPError`; 503 when it is away."""
-    request: dict[str, Any] = {"method": method}
-    if body is not None:
-        request["headers"] = {"Content-Type": "application/json"}
-        request["body"] = json.dumps(body)
-    try:
-        response = await gateway_request(url, **request)
-    except web.HTTPError as error:
-        if error.status_code in _AWAY:
-            raise web.HTTPError(503, f"The gateway does not answer: {error.log_message}") from error
-        raise
-    except (OSError, HTTPClientError) as error:
-        raise web.HTTPError(503, f"The gateway does not answer: {error}") from error
-    return json.loads(response.body) if response.body else None
+def _of(collection: str, name: str, action: str = "") -> str:
+    return f"{collection}/{url_escape(name)}" + (f"/{action}" if action else "")
 
 
 class SessionKernel(GatewayKernelManager):
@@ -54,25 +40,9 @@ class SessionKernel(GatewayKernelManager):
     def adopt(self, kernel_id: str, model: Model | None = None) -> None:
         """Stand for the kernel `kernel_id`, whose REST model is `model` where it is known."""
         self.kernel_id = kernel_id
-        self.kernel_url = url_path_join(self.kernels_url, url_escape(kernel_id))
         self.kernel = model or self.kernel or {"id": kernel_id}
         if model is not None:
             self.execution_state = model.get("execution_state", "unknown")
-
-    async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Start a kernel `kernel_name` in the workspace directory `path`, or adopt `kernel_id`."""
-        kernel_id = kwargs.get("kernel_id")
-        if kernel_id is not None:
-            url = url_path_join(self.kernels_url, url_escape(kernel_id))
-            self.adopt(kernel_id, await _ask("GET", url))
-            return
-        body = {
-            "name": kwargs.get("kernel_name") or "python3",
-            "path": kwargs.get("path") or "",
-            "env": kwargs.get("env") or {},
-        }
-        model = await _ask("POST", self.kernels_url, body)
-        self.adopt(model["id"], model)
 
 
 class SessionKernels(GatewayMappingKernelManager):
@@ -91,19 +61,23 @@ class SessionKernels(GatewayMappingKernelManager):
         return kernel  # type: ignore[no-any-return]
 
     async def start_kernel(  # type: ignore[override]
-        self, *, kernel_id: str | None = None, **kwargs: Any
+        self, *, kernel_id: str | None = None, path: str | None = None, **kwargs: Any
     ) -> str:
-        kernel = self.kernel_manager_factory(parent=self, log=self.log)
-        await kernel.start_kernel(kernel_id=kernel_id, **kwargs)
-        self._kernels[kernel.kernel_id] = kernel
-        return str(kernel.kernel_id)
+        """Start a kernel `kernel_name` in the workspace directory `path`; its id."""
+        name = kwargs.get("kernel_name") or self.default_kernel_name
+        wish: Model = {"name": name, "path": path or "", "env": kwargs.get("env") or {}}
+        if kernel_id is not None:
+            wish["kernel_id"] = kernel_id
+        model = await ask("POST", "kernels", wish)
+        self._learn(model)
+        return str(model["id"])
 
     async def list_kernels(self, **kwargs: Any) -> list[Model]:
         try:
-            models = await _ask("GET", self.kernels_url)
+            models = await ask("GET", "kernels")
         except web.HTTPError as error:
             known = [dict(kernel.kernel or {}) for kernel in self._kernels.values()]
-            if error.status_code == 503 and known:
+            if gateway_is_away(error) and known:
                 return known
             raise
         for gone in self._kernels.keys() - {model["id"] for model in models}:
@@ -114,11 +88,10 @@ class SessionKernels(GatewayMappingKernelManager):
 
     async def kernel_model(self, kernel_id: str) -> Model:
         known = self._kernels.get(kernel_id)
-        url = url_path_join(self.kernels_url, url_escape(kernel_id))
         try:
-            model: Model = await _ask("GET", url)
+            model: Model = await ask("GET", _of("kernels", kernel_id))
         except web.HTTPError as error:
-            if error.status_code == 503 and known is not None:
+            if gateway_is_away(error) and known is not None:
                 return dict(known.kernel or {})
             if error.status_code == 404:
                 self._kernels.pop(kernel_id, None)
@@ -132,6 +105,26 @@ class SessionKernels(GatewayMappingKernelManager):
         kernel.adopt(model["id"], model)
         self._kernels[model["id"]] = kernel
 
+    async def shutdown_kernel(  # type: ignore[override]
+        self, kernel_id: str, now: bool = False, restart: bool = False
+    ) -> None:
+        try:
+            await ask("DELETE", _of("kernels", kernel_id))
+        except web.HTTPError as error:
+            if error.status_code != 404:  # as good as done
+                raise
+        self._kernels.pop(kernel_id, None)
+
+    async def interrupt_kernel(  # type: ignore[override]
+        self, kernel_id: str, **kwargs: Any
+    ) -> None:
+        await ask("POST", _of("kernels", kernel_id, "interrupt"), {})
+
+    async def restart_kernel(  # type: ignore[override]
+        self, kernel_id: str, now: bool = False, **kwargs: Any
+    ) -> None:
+        await ask("POST", _of("kernels", kernel_id, "restart"), {})
+
     async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]
         """Nothing: called when this server stops, and kernels go on without it."""
         self._kernels.clear()
@@ -144,26 +137,72 @@ class SessionKernelSpecs(GatewayKernelSpecManager):
 
     async def list_kernel_specs(self) -> Model:
         try:
-            specs: Model = await super().list_kernel_specs()
-        except (web.HTTPError, OSError, HTTPClientError) as error:
-            if self._known is None:
-                raise web.HTTPError(503, f"The gateway does not answer: {error}") from error
-            return self._known
-        self._known = specs
-        return specs
+            specs = await ask("GET", "kernelspecs")
+        except web.HTTPError as error:
+            if gateway_is_away(error) and self._known is not None:
+                return self._known
+            raise
+        self._known = self._replace_path_kernelspec_resources(specs)
+        return self._known
 
 
 class NotebookSessions(GatewaySessionManager):
-    """Which notebook has which kernel. Kept in a file: another UI server finds them again."""
+    """Which notebook has which kernel: the gateway's `/api/sessions`."""
+
+    _known: list[Model] | None = None
+
+    async def list_sessions(self) -> list[Model]:
+        try:
+            self._known = await ask("GET", "sessions")
+        except web.HTTPError as error:
+            if not gateway_is_away(error) or self._known is None:
+                raise
+        return self._known or []
+
+    async def session_exists(self, path: str) -> bool:
+        return any(session["path"] == path for session in await ask("GET", "sessions"))
+
+    async def get_session(self, **kwargs: Any) -> Model:
+        """The one with that `session_id`, or that `path`."""
+        if "session_id" in kwargs:
+            found: Model = await ask("GET", _of("sessions", kwargs["session_id"]))
+            return found
+        for session in await ask("GET", "sessions"):
+            if session["path"] == kwargs["path"]:
+                return dict(session)
+        raise web.HTTPError(404, f"Session not found: path={kwargs['path']!r}")
+
+    async def create_session(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_name: str | None = None,
+        kernel_id: str | None = None,
+    ) -> Model:
+        if kernel_id is not None:
+            kernel = {"id": kernel_id}
+        else:
+            kernel = {"name": kernel_name or self.kernel_manager.default_kernel_name}
+        wish = {"path": path, "name": name or "", "type": type, "kernel": kernel}
+        try:
+            created: Model = await ask("POST", "sessions", wish)
+        except web.HTTPError as error:
+            if error.status_code == 404 and kernel_name:
+                raise NoSuchKernel(kernel_name) from error
+            raise
+        return created
+
+    async def update_session(self, session_id: str, **kwargs: Any) -> None:
+        kernel_id = kwargs.pop("kernel_id", None)
+        if kernel_id is not None:
+            kwargs["kernel"] = {"id": kernel_id}
+        if kwargs:
+            await ask("PATCH", _of("sessions", session_id), kwargs)
+
+    async def delete_session(self, session_id: str) -> None:
+        await ask("DELETE", _of("sessions", session_id))
 
     def get_kernel_env(self, path: str | None, name: str | None = None) -> dict[str, str]:
         """Nothing of this process's environment goes to a kernel."""
         return {"JPY_SESSION_NAME": path or ""}
-
-    async def kernel_culled(self, kernel_id: str) -> bool:
-        """True only if the gateway says so: one that is away keeps its kernels."""
-        try:
-            await self.kernel_manager.kernel_model(kernel_id)
-        except web.HTTPError as error:
-            return bool(error.status_code == 404)
-        return False

@@ -75,26 +75,49 @@ async def test_status_comes_at_once_and_at_each_change(ui, gateway):
     socket.close()
 
 
-async def test_kernel_starts_in_the_notebooks_directory_and_gets_no_environment(ui, gateway):
-    (gateway.root / "work").mkdir()
-    (gateway.root / "work" / "n.ipynb").touch()
-    model = {"path": "work/n.ipynb", "type": "notebook", "name": "", "kernel": {"name": "python3"}}
-    session = await ui.api("POST", "sessions", model, expect=201)
+def wish(path: str, kernel: str = "python3") -> dict:
+    return {"path": path, "type": "notebook", "name": "", "kernel": {"name": kernel}}
+
+
+async def test_kernel_starts_in_the_directory_that_was_asked_for(ui, gateway):
+    await ui.api("POST", "kernels", {"name": "python3", "path": "work"}, expect=201)
     request = next(r for r in gateway.requests if r.startswith("POST kernels"))
     body = json.loads(request.removeprefix("POST kernels "))
-    assert body == {
-        "name": "python3",
-        "path": "work",
-        "env": {"JPY_SESSION_NAME": "work/n.ipynb"},
-    }
-    assert session["kernel"]["id"] in gateway.kernels
+    assert body == {"name": "python3", "path": "work", "env": {}}
+
+
+async def test_notebook_session_is_the_gateways(ui, gateway):
+    session = await ui.api("POST", "sessions", wish("s.ipynb"), expect=201)
+    assert session["id"] in gateway.sessions
+    again = await ui.api("POST", "sessions", wish("s.ipynb"), expect=201)
+    assert again["id"] == session["id"]
+    renamed = await ui.api("PATCH", f"sessions/{session['id']}", {"path": "t.ipynb"})
+    assert renamed["path"] == gateway.sessions[session["id"]]["path"] == "t.ipynb"
+    changed = await ui.api("PATCH", f"sessions/{session['id']}", {"kernel": {"name": "python3"}})
+    assert changed["kernel"]["id"] != session["kernel"]["id"]
+    assert session["kernel"]["id"] not in gateway.kernels
+    await ui.api("DELETE", f"sessions/{session['id']}", expect=204)
+    assert gateway.sessions == {}
+
+
+async def test_kernelspec_that_is_not_there_is_said(ui):
+    refusal = await ui.api("POST", "sessions", wish("u.ipynb", "fortran"), expect=501)
+    assert "fortran" in refusal["message"]
+
+
+async def test_kernel_start_waits_for_a_gateway_that_restarts(ui, gateway):
+    await gateway.stop()
+    start = asyncio.create_task(ui.api("POST", "kernels", {"name": "python3"}, expect=201))
+    await asyncio.sleep(0.3)  # long enough for the request to find nobody
+    assert not start.done()
+    await gateway.start()
+    assert (await start)["id"] in gateway.kernels
 
 
 async def test_notebook_sessions_and_kernels_outlive_the_server(gateway, tmp_path: Path):
     ui = UiServer(tmp_path / "state", gateway.url)
     await ui.start()
-    model = {"path": "n.ipynb", "type": "notebook", "name": "", "kernel": {"name": "python3"}}
-    session = await ui.api("POST", "sessions", model, expect=201)
+    session = await ui.api("POST", "sessions", wish("n.ipynb"), expect=201)
     assert await ui.stop() == 0
     assert session["kernel"]["id"] in gateway.kernels
     assert not [r for r in gateway.requests if r.startswith("DELETE")]

@@ -33,6 +33,7 @@ class Gateway:
         self.swallow: set[str] = set()  # file operations that are done, and not answered
         self.status: dict[str, Any] = status()
         self.kernels: dict[str, dict[str, Any]] = {}
+        self.sessions: dict[str, dict[str, Any]] = {}
         self.journals: dict[str, list[bytes]] = {}
         self.applied: list[bytes] = []  # requests, each once
         self._applied_ids: set[str] = set()
@@ -45,6 +46,8 @@ class Gateway:
             (r"/api/sessionkeeper/events", Events),
             (r"/api/kernelspecs", Specs),
             (r"/api/kernels", Kernels),
+            (r"/api/sessions", Sessions),
+            (r"/api/sessions/([\w-]+)", Session),
             (r"/api/kernels/([\w-]+)", Kernel),
             (r"/api/kernels/([\w-]+)/channels", Channels),
         ]
@@ -230,6 +233,47 @@ class Kernel(Base):
     def delete(self, kernel_id: str) -> None:
         self.gateway.requests.append(f"DELETE kernel {kernel_id}")
         self.gateway.kernels.pop(kernel_id, None)
+        self.set_status(204)
+
+
+class Sessions(Base):
+    """As `gateway.handlers` does it."""
+
+    def model(self, session: dict[str, Any]) -> dict[str, Any]:
+        return {**session, "kernel": self.gateway.kernels[session["kernel"]]}
+
+    def get(self) -> None:
+        there = [s for s in self.gateway.sessions.values() if s["kernel"] in self.gateway.kernels]
+        self.finish(json.dumps([self.model(session) for session in there]))
+
+    def post(self) -> None:
+        self.gateway.requests.append(f"POST sessions {self.request.body.decode()}")
+        wish = json.loads(self.request.body)
+        if wish["kernel"].get("name", "python3") != "python3":
+            self.fail(404, "kernelspec_not_found", f"There is no {wish['kernel']['name']}.")
+            return
+        kernel = wish["kernel"].get("id") or self.gateway.start_kernel()["id"]
+        session = {"id": str(uuid.uuid4()), **wish, "kernel": kernel}
+        self.gateway.sessions[session["id"]] = session
+        self.set_status(201)
+        self.finish(self.model(session))
+
+
+class Session(Sessions):
+    def get(self, session_id: str) -> None:
+        self.finish(self.model(self.gateway.sessions[session_id]))
+
+    def patch(self, session_id: str) -> None:
+        session = self.gateway.sessions[session_id]
+        wish = json.loads(self.request.body)
+        if "kernel" in wish:
+            wish["kernel"] = wish["kernel"]["id"]
+        session.update(wish)
+        self.finish(self.model(session))
+
+    def delete(self, session_id: str) -> None:
+        session = self.gateway.sessions.pop(session_id)
+        self.gateway.kernels.pop(session["kernel"], None)
         self.set_status(204)
 
 
