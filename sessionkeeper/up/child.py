@@ -28,7 +28,7 @@ class ChildFailed(SessionkeeperError):
         last = tail(log)
         said = "\n".join(f"  {line}" for line in last) or "  (it said nothing)"
         super().__init__(f"{name} {what}; the end of its log:\n{said}", hint=f"its log: {log}")
-        if status in _TELLING:
+        if status is not None and status in _TELLING:
             self.exit_code = status
 
 

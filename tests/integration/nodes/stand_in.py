@@ -26,6 +26,7 @@ if os.fork(): os._exit(0)
 os.setsid()
 if os.fork(): os._exit(0)
 for key in list(os.environ): del os.environ[key]
+os.close(1)
 time.sleep(float(sys.argv[1]))
 """
 
@@ -85,7 +86,9 @@ def serve(role: str, given: dict[str, str]) -> None:
 def offer(given: dict[str, str]) -> None:
     lifetime = os.environ["STAND_IN_LIFETIME"]
     Path(given["data"]).mkdir(parents=True, exist_ok=True)
-    subprocess.Popen([sys.executable, "-c", DAEMON, lifetime])
+    daemon = [sys.executable, "-c", DAEMON, lifetime]
+    # Its output ends when only the last of its processes is left.
+    subprocess.run(daemon, stdout=subprocess.PIPE, check=True)
     hello = {
         "node": given["node"],
         "token": Path(given["token-file"]).read_text().strip(),
