@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 
@@ -25,6 +25,8 @@ _MAGIC = b"SKMF"
 _VERSION = 1
 _HEAD = _MAGIC + bytes([_VERSION])
 _MAX_PLAIN = 256 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,18 @@ def _body(fields: dict[str, Any], what: str) -> Body:
         return Body(
             packs=tuple(
                 PackRef(_id(name, PACK_ID_BYTES, what), _int(size, what), _int(index_size, what))
-                for name, size, index_size in fields["packs"]
+                for name, size, index_size in _of(list, fields["packs"], what)
             ),
             tree=_root(fields["tree"], what),
             processes={
                 name: Part(
-                    _str(part["engine"], what), _root(part["root"], what), dict(part["detail"])
+                    _of(str, part["engine"], what),
+                    _root(part["root"], what),
+                    _of(dict, part["detail"], what),
                 )
-                for name, part in fields["processes"].items()
+                for name, part in _of(dict, fields["processes"], what).items()
             },
-            meta=dict(fields["meta"]),
+            meta=_of(dict, fields["meta"], what),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged(what, "its fields are not those of a checkpoint") from None
@@ -198,7 +202,7 @@ def _int(value: Any, what: str) -> int:
     return value
 
 
-def _str(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise Damaged(what, "a name in it is not one")
+def _of(kind: type[T], value: Any, what: str) -> T:
+    if not isinstance(value, kind):
+        raise Damaged(what, f"{value!r} in it is not a {kind.__name__}")
     return value

@@ -2,7 +2,7 @@
 
 `packs/<id>` = sealed chunks, back to back | sealed index | footer.
 Index (sealed): per chunk id 32 | sealed length u32 | plain length u32, in the order of the chunks.
-Footer: magic `SKPK` | version u8 | 3 zero bytes | index length u32 | number of chunks u32,
+Footer: magic `SKPK` | version u32 | index length u32 | number of chunks u32,
 little-endian. A pack is named by the keyed BLAKE3 of its bytes: writing it twice is harmless, and
 every bit is checked.
 """
@@ -28,7 +28,7 @@ PACK_TARGET = 8 << 20
 
 _MAGIC = b"SKPK"
 _VERSION = 1
-_FOOTER = struct.Struct("<4sB3xII")
+_FOOTER = struct.Struct("<4sIII")
 _ENTRY = struct.Struct(f"<{ID_BYTES}sII")
 _CONTEXT = b"pack index 1"
 
@@ -92,7 +92,7 @@ def decode_index(keys: SessionKeys, ref: PackRef, tail: bytes) -> list[Entry]:
     if len(tail) != tail_size(ref):
         raise Damaged(what, "it is cut short")
     magic, version, size, count = _FOOTER.unpack(tail[-_FOOTER.size :])
-    if magic != _MAGIC:
+    if magic != _MAGIC or version < 1:
         raise Damaged(what, "its footer is not one")
     if version > _VERSION:
         raise UnknownFormat(what, version, _VERSION)

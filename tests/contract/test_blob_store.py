@@ -1,0 +1,132 @@
+"""What every blob store promises. To run it on another one, add it to `STORES`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint.blobs import BlobStore, LocalDirectory, Memory, Prefixed, probe
+from checkpoint.errors import AlreadyExists, NotFound
+
+# Name to a function that makes an empty store, given an empty directory.
+STORES: dict[str, Callable[[Path], BlobStore]] = {
+    "memory": lambda _: Memory(),
+    "local-directory": LocalDirectory,
+    "prefixed": lambda path: Prefixed(LocalDirectory(path), "sessions/one/"),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return STORES[request.param](tmp_path)
+
+
+def test_object_reads_as_it_was_written(store: BlobStore) -> None:
+    for key, data in (("a", b""), ("b/c.d", b"x" * 100_000), ("b/e", bytes(range(256)))):
+        store.put(key, data)
+        assert store.get(key) == data
+
+
+def test_any_buffer_can_be_written(store: BlobStore) -> None:
+    store.put("a", bytearray(b"123"))
+    store.create("b", memoryview(b"0123")[1:])
+    assert store.get("a") == store.get("b") == b"123"
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (0, None, b"0123456789"),
+        (3, None, b"3456789"),
+        (3, 4, b"3456"),
+        (8, 100, b"89"),
+        (10, 5, b""),
+        (99, 5, b""),
+        (99, None, b""),
+        (3, 0, b""),
+    ],
+)
+def test_range_ends_where_the_object_does(
+    store: BlobStore, start: int, length: int | None, expected: bytes
+) -> None:
+    store.put("digits", b"0123456789")
+    assert store.get("digits", start, length) == expected
+
+
+def test_missing_object_is_named(store: BlobStore) -> None:
+    store.put("dir/there", b"x")
+    for key in ("nothing", "dir/nothing", "dir", "dir/there/below"):
+        with pytest.raises(NotFound, match=key):
+            store.get(key)
+
+
+def test_put_replaces(store: BlobStore) -> None:
+    store.put("key", b"first, and longer")
+    store.put("key", b"second")
+    assert store.get("key") == b"second"
+
+
+def test_create_never_replaces(store: BlobStore) -> None:
+    store.create("dir/key", b"first")
+    with pytest.raises(AlreadyExists, match="dir/key"):
+        store.create("dir/key", b"second")
+    assert store.get("dir/key") == b"first"
+    store.delete("dir/key")
+    store.create("dir/key", b"third")
+    assert store.get("dir/key") == b"third"
+
+
+def test_one_of_many_creators_wins(store: BlobStore) -> None:
+    won: list[bytes] = []
+    barrier = threading.Barrier(8)
+
+    def create(data: bytes) -> None:
+        barrier.wait()
+        try:
+            store.create("contested", data)
+        except AlreadyExists:
+            return
+        won.append(data)
+
+    threads = [threading.Thread(target=create, args=(bytes([i]) * 9999,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.get("contested") == won[0]
+
+
+def test_list_gives_keys_with_the_prefix_in_order(store: BlobStore) -> None:
+    keys = ["a", "b-c", "b/a", "b/c/d", "b/c0", "b0", "c/x"]
+    for key in reversed(keys):
+        store.put(key, b"")
+    assert list(store.list("")) == sorted(keys)
+    assert list(store.list("b")) == ["b-c", "b/a", "b/c/d", "b/c0", "b0"]
+    assert list(store.list("b/")) == ["b/a", "b/c/d", "b/c0"]
+    assert list(store.list("b/c")) == ["b/c/d", "b/c0"]
+    assert list(store.list("nothing/here")) == []
+
+
+def test_deleted_object_is_gone_and_deleting_again_is_no_error(store: BlobStore) -> None:
+    store.put("dir/key", b"x")
+    store.delete("dir/key")
+    store.delete("dir/key")
+    store.delete("never/there")
+    assert list(store.list("")) == []
+    with pytest.raises(NotFound):
+        store.get("dir/key")
+
+
+def test_keys_cannot_leave_the_store(store: BlobStore) -> None:
+    for key in ("", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".tmp/x", "a\0b", "ü", "a b"):
+        with pytest.raises(ValueError, match="key"):
+            store.put(key, b"x")
+
+
+def test_probe_accepts_the_store_and_leaves_nothing(store: BlobStore) -> None:
+    probe(store)
+    assert list(store.list("")) == []
