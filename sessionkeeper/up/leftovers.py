@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -38,8 +39,8 @@ def end_processes(state: StateDirectory, say: Callable[[str], None]) -> None:
 
 def sweep(state: StateDirectory) -> None:
     """Remove what nodes of this instance have on the machine. Their processes are dead."""
-    with suppress(NetworkError):  # Nothing was made where `ip` or `nft` is missing.
-        if os.geteuid() == 0:
+    if os.geteuid() == 0 and shutil.which("ip") and shutil.which("nft"):
+        with suppress(NetworkError):  # a kernel without nftables: then nothing was made
             BridgedNetwork(state.id).remove()
     cgroups.remove(cgroup_of(state.id))
     for node in sorted(state.nodes.iterdir()) if state.nodes.is_dir() else []:
