@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import pickle
 import sys
@@ -15,6 +16,7 @@ from .pickler import LostVariable, Pickler, Stream, TooLarge, type_name
 # Sharing these means nothing: they cannot be changed, or are found by name.
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), range, datetime.tzinfo)
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType)
+_FLAT = {int, float, complex, bool, type(None), str, bytes}
 LARGE = 4096  # characters or bytes from which on a shared text is not saved twice
 
 
@@ -61,31 +63,39 @@ def collect(entries: list[Entry], seeds: list[Any], limit: int) -> list[Group]:
     rules: dict[Any, Any] = {}
     atoms = [entry for entry in entries if is_atom(entry.value)]
     alone: list[Group] = []
-    owner: dict[int, Group] = {}
+    seen: dict[int, Group] = {}
     for entry in entries:
         if is_atom(entry.value):
             continue
-        whole = owner.get(id(entry.value))
+        whole = seen.get(id(entry.value))
         if whole is not None and whole.exact:
             # Part of something saved without a loss: nothing new to learn.
             group = Group([entry], shared={id(entry.value): entry.value})
         else:
             group = _pickle([entry], seeds, limit, rules)
         alone.append(group)
-        for key in group.shared:
-            owner.setdefault(key, group)
-    groups = [_pickle(atoms, seeds, limit, rules)] if atoms else []
+        seen.update(dict.fromkeys(group.shared, group))
+    groups = [_pickle(atoms, seeds, limit, rules, together=True)] if atoms else []
     for members in _connected(alone):
         live = [entry for group in members for entry in group.entries if entry.state != "lost"]
         if len(members) == 1:
             groups += members if live else []
         elif live:
-            groups.append(_pickle(live, seeds, limit, rules))
+            groups.append(_pickle(live, seeds, limit, rules, together=True))
     return _within(groups, limit)
 
 
-def _pickle(entries: list[Entry], seeds: list[Any], limit: int, rules: dict[Any, Any]) -> Group:
-    """One stream of all entries. An entry that fails is marked lost, and the others start again."""
+def _pickle(
+    entries: list[Entry],
+    seeds: list[Any],
+    limit: int,
+    rules: dict[Any, Any],
+    together: bool = False,
+) -> Group:
+    """One stream of all entries. An entry that fails is marked lost, and the others start again.
+
+    What they share with others is not looked for when they are ``together`` already.
+    """
     live = list(entries)
     while True:
         stream = Stream(limit)
@@ -105,11 +115,17 @@ def _pickle(entries: list[Entry], seeds: list[Any], limit: int, rules: dict[Any,
                     entry.why += f"; and {len(notes) - 3} more"
         else:
             break
+    shared: dict[int, Any] = {}
+    if len(entries) == 1 and _is_flat(entries[0].value):
+        # The memo of a million words takes longer to read than they took to pickle.
+        shared[id(entries[0].value)] = entries[0].value
+    elif not together:
+        shared = _shared(pickler, len(seeds))
     return Group(
         live,
         stream.getvalue(),
         pickler.buffers,
-        _shared(pickler, len(seeds)),
+        shared,
         pickler.has_code,
         all(entry.state == "exact" for entry in live),
     )
@@ -120,21 +136,35 @@ def _shared(pickler: Pickler, seeds: int) -> dict[int, Any]:
 
     The memo holds them, so that no id is used again while groups are compared.
     """
-    numpy = sys.modules.get("numpy")
-    ignored: tuple[type, ...] = _ATOMS
-    if numpy is not None:
-        ignored += (numpy.dtype,)
+    by_kind: dict[type, bool | None] = {}
     shared: dict[int, Any] = {}
     for key, (index, obj) in pickler.memo.copy().items():
-        if index < seeds:
-            continue
-        if isinstance(obj, (str, bytes)):
-            if len(obj) < LARGE:
-                continue
-        elif isinstance(obj, ignored) or (isinstance(obj, _NAMED) and key not in pickler.by_value):
-            continue
-        shared[key] = obj
+        kind = type(obj)
+        try:
+            counts = by_kind[kind]
+        except KeyError:
+            counts = by_kind[kind] = _counts(kind)
+        if counts is None:
+            text = isinstance(obj, (str, bytes))
+            counts = len(obj) >= LARGE if text else key in pickler.by_value
+        if counts and index >= seeds:
+            shared[key] = obj
     return shared
+
+
+def _counts(kind: type) -> bool | None:
+    """Whether it matters that two variables share an object of this kind; None: it depends."""
+    if kind in (str, bytes) or issubclass(kind, _NAMED):
+        return None
+    numpy = sys.modules.get("numpy")
+    return not issubclass(kind, _ATOMS) and (numpy is None or not issubclass(kind, numpy.dtype))
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether ``value`` is a container of nothing but numbers and text."""
+    if type(value) in (list, tuple, set, frozenset, collections.deque):
+        return set(map(type, value)) <= _FLAT
+    return type(value) is dict and {*map(type, value), *map(type, value.values())} <= _FLAT
 
 
 def _connected(groups: list[Group]) -> Iterable[list[Group]]:
@@ -149,10 +179,9 @@ def _connected(groups: list[Group]) -> Iterable[list[Group]]:
 
     first: dict[int, int] = {}
     for i, group in enumerate(groups):
-        for key in group.shared:
-            j = first.setdefault(key, i)
-            if j != i:
-                parent[root(i)] = root(j)
+        for key in first.keys() & group.shared.keys():
+            parent[root(i)] = root(first[key])
+        first.update(dict.fromkeys(group.shared, i))
     components: dict[int, list[Group]] = {}
     for i, group in enumerate(groups):
         components.setdefault(root(i), []).append(group)

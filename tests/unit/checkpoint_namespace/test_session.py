@@ -12,7 +12,8 @@ SNAPSHOT = (
     " get_ipython().history_manager.input_hist_raw, sorted(get_ipython().user_ns_hidden),"
     " sorted(__import__('os').environ.items()), __import__('sys').path,"
     " __import__('random').getstate(), __import__('gc').isenabled(),"
-    " __import__('sys').getswitchinterval(), __import__('sys').getrecursionlimit(), __import__('warnings').filters))"
+    " __import__('sys').getswitchinterval(), __import__('sys').getrecursionlimit(),"
+    " __import__('warnings').filters))"
 )
 
 
