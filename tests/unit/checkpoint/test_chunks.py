@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint.blobs import Memory
@@ -21,6 +21,7 @@ def _sealed(data: bytes) -> tuple[bytes, bytes]:
     return name, seal(KEYS, name, data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300).flatmap(lambda unit: st.integers(0, 200).map(lambda n: unit * n)))
 def test_chunk_opens_as_it_was_sealed(data: bytes) -> None:
     name, sealed = _sealed(data)
@@ -62,6 +63,7 @@ def test_too_large_a_chunk_is_refused() -> None:
         writer.add(bytes(MAX_CHUNK + 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
 def test_pack_index_says_where_every_chunk_is(contents: list[bytes]) -> None:
     chunks = [(*_sealed(data), len(data)) for data in contents]

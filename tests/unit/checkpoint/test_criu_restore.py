@@ -17,8 +17,9 @@ from checkpoint.criu import Image, encode, materialize, materialize_delta
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper import criu
 
-pytestmark = pytest.mark.container
+pytestmark = pytest.mark.needs("root", "criu")
 
 # Holds 24 MB in three kinds of memory; answers each byte in its FIFO with a digest of all of it.
 PROGRAM = """
@@ -48,22 +49,11 @@ while True:
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def _criu() -> str:
-    for path in (
-        os.environ.get("SESSIONKEEPER_CRIU"),
-        "/tmp/spike/criu/criu",
-        shutil.which("criu"),
-    ):
-        if path and Path(path).exists():
-            return path
-    pytest.skip("no CRIU here: set SESSIONKEEPER_CRIU")
-
-
 class Process:
     """The program above, dumped, restored and ended, over and over."""
 
     def __init__(self, directory: Path) -> None:
-        self.criu = _criu()
+        self.criu = str(criu.require().path)
         self.directory = directory
         for name in ("requests", "answers"):
             os.mkfifo(directory / name)
@@ -124,8 +114,6 @@ class Process:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    if os.geteuid():
-        pytest.skip("needs root")
     process = Process(tmp_path)
     yield process
     process.close()

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
@@ -63,11 +63,13 @@ EXAMPLE = Manifest(
 )
 
 
+@settings(deadline=None)
 @given(bodies)
 def test_body_travels_unchanged(body: Body) -> None:
     assert decode_body(encode_body(body)) == body
 
 
+@settings(deadline=None)
 @given(manifests)
 def test_manifest_reads_as_it_was_written(manifest: Manifest) -> None:
     data = encode_manifest(manifest, KEYS, "one")
@@ -105,12 +107,14 @@ def test_newer_version_is_named() -> None:
     assert "upgrade" in caught.value.hint
 
 
+@settings(deadline=None)
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_what_is_not_a_body_is_refused(data: bytes) -> None:
     with pytest.raises(Damaged):
         decode_body(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_body_with_a_field_of_another_type_is_refused(data: st.DataObject) -> None:
     fields = json.loads(encode_body(EXAMPLE.body))

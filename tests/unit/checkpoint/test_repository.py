@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from faulty_stores import DyingStore
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from stores import DyingStore
 
 from checkpoint.blobs import BlobStore, LocalDirectory, Memory
 from checkpoint.errors import Damaged, NotFound, StaleWriter, StoreFull, StoreUnavailable

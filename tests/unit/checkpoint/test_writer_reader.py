@@ -5,9 +5,9 @@ import random
 import threading
 
 import pytest
+from faulty_stores import CountingStore, DyingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import CountingStore, DyingStore
 
 from checkpoint.blobs import Memory
 from checkpoint.chunks import MAX_CHUNK
@@ -134,6 +134,7 @@ def test_many_small_packs_become_few() -> None:
         assert list(reader.read(names)) == [b"checkpoint %d" % number for number in range(200)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 20 << 20), st.floats(0.001, 1)), max_size=200))
 def test_rewriting_is_bounded_and_waste_too_unless_that_is_reached(
     packs: list[tuple[int, float]],
