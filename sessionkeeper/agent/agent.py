@@ -16,9 +16,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway.dial import AgentLink
-
 from checkpoint.keys import SessionKeys
+from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted

@@ -30,6 +30,7 @@ class HostedKernel:
 
     kernel_id: str
     name: str
+    generation: int
     slot: Slot
     token: str
     launch: dict[str, Any]
@@ -40,6 +41,7 @@ class HostedKernel:
         return {
             "kernel_id": self.kernel_id,
             "name": self.name,
+            "generation": self.generation,
             "slot": asdict(self.slot),
             "token": self.token,
             "launch": self.launch,
@@ -50,6 +52,7 @@ class HostedKernel:
         return cls(
             record["kernel_id"],
             record["name"],
+            record["generation"],
             Slot(**record["slot"]),
             record["token"],
             record["launch"],
@@ -91,20 +94,28 @@ class HostedSession:
         self._warming: asyncio.Task[None] | None = None
 
     async def start_kernel(
-        self, kernel_id: str, name: str, launch: dict[str, Any], next_seq: int, applied: int
+        self,
+        kernel_id: str,
+        name: str,
+        generation: int,
+        launch: dict[str, Any],
+        next_seq: int,
+        applied: int,
     ) -> None:
         """Start a kernel; returns when its shim is linked. Raises :class:`KernelStartFailed`."""
         await self.stop_kernel(kernel_id)
         spare, self._spare = self._spare, None
         if spare is not None:
-            kernel = HostedKernel(kernel_id, name, spare.slot, spare.token, launch, spare.relay)
+            kernel = HostedKernel(
+                kernel_id, name, generation, spare.slot, spare.token, launch, spare.relay
+            )
             self.kernels[kernel_id] = kernel
             await spare.relay.call(
                 "start", kernel_id=kernel_id, kernel=launch, next_seq=next_seq, applied=applied
             )
         else:
             kernel = HostedKernel(
-                kernel_id, name, self._slot(kernel_id), secrets.token_hex(16), launch
+                kernel_id, name, generation, self._slot(kernel_id), secrets.token_hex(16), launch
             )
             self.kernels[kernel_id] = kernel
             configuration = {

@@ -86,8 +86,10 @@ class Tenancy:
         async def bring(kernel: dict[str, Any]) -> None:
             kernel_id = kernel["kernel_id"]
             image = restored.get(kernel_id)
+            record = None
             if image is not None and manifest is not None:
                 record = HostedKernel.from_record(dict(manifest.processes[kernel_id].detail))
+            if image is not None and record and record.generation == kernel["generation"]:
                 await asyncio.to_thread(
                     self.hosted.place.restore, record.slot, image.directory, self.hosted.epoch
                 )
@@ -112,6 +114,7 @@ class Tenancy:
         name: str,
         env: dict[str, str],
         path: str | None,
+        generation: int,
         next_seq: int,
         applied: int,
     ) -> None:
@@ -119,7 +122,7 @@ class Tenancy:
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
         cwd = await self._directory(path or "")
         launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
-        await self.hosted.start_kernel(kernel_id, name, launch, next_seq, applied)
+        await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
     async def checkpoint(self, final: bool) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64) and what it cost."""
@@ -142,7 +145,7 @@ class Tenancy:
             "seconds": saved.seconds,
         }
 
-    async def apply(self, write: dict[str, Any]) -> dict[str, Any]:
+    async def apply(self, write: dict[str, Any]) -> Any:
         """Do a recorded write of the UI, unless it was done before. Raises :class:`FileRefused`."""
         async with self.hosted.changing:
             number = int(write["number"])
@@ -154,7 +157,7 @@ class Tenancy:
                 # Refused or done, it is dealt with.
                 self.hosted.writes = number
 
-    async def _apply(self, number: int, write: dict[str, Any]) -> dict[str, Any]:
+    async def _apply(self, number: int, write: dict[str, Any]) -> Any:
         operation, path = write["operation"], write["path"]
         if operation in {"write", "append"}:
 
@@ -183,7 +186,11 @@ class Tenancy:
         await asyncio.to_thread(self.savepoints.close)
 
     def _meta(self) -> dict[str, Any]:
-        return {"writes": self.hosted.writes, "cpu": cpu_model()}
+        return {
+            "writes": self.hosted.writes,
+            "cpu": cpu_model(),
+            "workspace": self.hosted.place.home,
+        }
 
     async def _directory(self, path: str) -> str:
         """Return the directory ``path`` (or that of the file ``path``) as the kernels see it."""

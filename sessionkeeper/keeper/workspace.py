@@ -60,7 +60,8 @@ class Workspace:
         self._stored: tuple[object, StoredWorkspace] | None = None
 
     async def stat(self, path: str) -> dict[str, Any]:
-        return await self._read("stat", path)
+        found: dict[str, Any] = await self._read("stat", path)
+        return found
 
     async def list(self, path: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._read("list", path)

@@ -1,0 +1,27 @@
+"""A node's side: what runs kernels, and what takes and restores checkpoints there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+from sessionkeeper.settings import AgentSettings
+
+__all__ = ["run"]
+
+
+def run(settings: AgentSettings) -> None:
+    """Offer this node to the gateway until SIGTERM."""
+    from sessionkeeper.agent.agent import Agent
+    from sessionkeeper.agent.offer import offer
+
+    async def main() -> None:
+        agent = asyncio.current_task()
+        assert agent is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, agent.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await Agent(settings, offer(settings)).run()
+
+    asyncio.run(main())

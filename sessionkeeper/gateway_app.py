@@ -1,0 +1,159 @@
+"""The gateway's process: kernel gateway API, agents, blob access for nodes, and the keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from checkpoint.blobs import open_store, probe
+from checkpoint.errors import CheckpointError, StoreError
+from checkpoint.files import TreeView
+from checkpoint.keys import MasterKey
+from checkpoint.reader import Reader
+from checkpoint.repository import Repository
+from gateway.app import listen, make_app
+from gateway.kernels import Kernels
+from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
+from sessionkeeper.keeper.api import Shared, routes
+from sessionkeeper.keeper.blobs import BlobHandler, Grants
+from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
+from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.seed import seed
+from sessionkeeper.keeper.stored_files import StoredFiles
+from sessionkeeper.keeper.workspace import Workspace
+from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.settings import GatewaySettings
+from sessionkeeper.up.ready import announce
+
+log = logging.getLogger(__name__)
+
+LAST_CHECKPOINT_SECONDS = 10.0
+
+
+class Whereabouts:
+    """The session's place, for its workspace."""
+
+    def __init__(self, keeper: SessionKeeper) -> None:
+        self.session = keeper.session
+        self._keeper = keeper
+        self._reader: Reader | None = None
+
+    async def settled(self) -> Node | None:
+        return await self._keeper.settled()
+
+    async def stored_base(self) -> tuple[object, StoredFiles | None, int]:
+        chain = self._keeper.chain
+        manifest = chain.manifest
+        if manifest is None or manifest.tree is None:
+            return None, None, 0
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = await asyncio.to_thread(chain.repository.reader, manifest)
+        view = await asyncio.to_thread(TreeView, self._reader, manifest.tree)
+        home = str(manifest.meta.get("workspace", ""))
+        return manifest.number, StoredFiles(view, home), chain.writes
+
+
+class Gateway:
+    """Everything in the process, wired."""
+
+    def __init__(self, settings: GatewaySettings, repository: Repository) -> None:
+        self._settings = settings
+        state = settings.state
+        base = state / "sessions" / settings.session
+        self.new = not base.exists()
+        base.mkdir(parents=True, exist_ok=True)
+        self.journal = WriteJournal(base / "writes")
+        self.kernels = Kernels(state / "kernels", on_rollback=settings.on_rollback)
+        self.nodes = Nodes(settings.lease_seconds, lambda node: self.keeper.node_changed(node))
+        self.grants = Grants()
+        channels = KernelChannels(self.kernels)
+        self.keeper = SessionKeeper(
+            repository,
+            self.nodes,
+            channels,
+            self.journal,
+            self.grants,
+            base / "incarnation.json",
+        )
+        self.compute = SessionCompute(self.kernels, channels, self.keeper, self.nodes)
+        self.kernels.observer = self.compute
+        self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
+        shared = Shared(settings.token, self.keeper, self.nodes, self.workspace)
+        agents = {"agents": NodeAgents(self.nodes, self.kernels), "token": settings.agent_token}
+        self.app = make_app(
+            self.kernels,
+            self.compute,
+            settings.token,
+            extra_handlers=[
+                (r"/agents", NodeConnection, agents),
+                (r"/blobs/(.*)", BlobHandler, {"grants": self.grants}),
+                *routes(shared),
+            ],
+        )
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT; then take a last checkpoint and return."""
+        settings = self._settings
+        await self.keeper.start()
+        if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
+            seed(self.journal, settings.seed)
+        hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
+        servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
+        keeping = asyncio.create_task(self.keeper.run())
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        announce(settings.ready_fd)
+        log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
+        await stop.wait()
+        if self.keeper.node is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
+                    await self.keeper.checkpointed()
+        keeping.cancel()
+        for server in servers:
+            server.stop()
+        self.kernels.close()
+        self.journal.close()
+
+
+def run(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    repository = open_repository(settings.store, settings.master_key, settings.session)
+
+    async def main() -> None:
+        await Gateway(settings, repository).serve()
+
+    asyncio.run(main())
+
+
+def open_repository(store_url: str, master_key: Path, session: str) -> Repository:
+    """Open the session's repository. Raises :class:`StoreUnusable` for a store that will not do."""
+    try:
+        store = open_store(store_url)
+        probe(store)
+        return Repository.open(store, session, MasterKey.from_file(master_key))
+    except StoreError as error:
+        raise StoreUnusable(str(error), hint=error.hint) from error
+    except CheckpointError as error:
+        raise StoreUnusable(f"the session's key: {error}", hint=error.hint) from error
+
+
+def _listen(app: Application, port: int, host: str) -> HTTPServer:
+    try:
+        return listen(app, port, host)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(f"port {port} on {host} is taken") from error
+        raise

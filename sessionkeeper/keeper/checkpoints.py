@@ -1,0 +1,163 @@
+"""When a session's checkpoints are taken, and how each becomes the newest one."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from checkpoint.errors import CheckpointError, StaleWriter
+from checkpoint.manifest import Manifest, decode_body
+from gateway.errors import GatewayError
+from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.status import CheckpointFacts, Status
+from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.policy import Situation, due
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 600.0
+RETRY_AFTER = (1.0, 60.0)
+"""Seconds before a failed checkpoint is tried again: at first, and at most."""
+
+FIRST_COST = 0.3
+"""Seconds a checkpoint is expected to stop the kernels, before one was taken."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a kernel is: the last input its shim applied, the last output that was received."""
+
+    applied: int
+    produced: int
+
+
+class Channels(Protocol):
+    """The session's kernels as the gateway knows them."""
+
+    def wanted(self) -> list[dict[str, Any]]:
+        """Return what a node must know of every kernel that should run (its ``kernel_id`` …)."""
+        ...
+
+    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None: ...
+
+    def detach(self, kernel_id: str) -> None: ...
+
+    def position(self, kernel_id: str) -> Position: ...
+
+    def release(self, kernel_id: str, position: Position) -> None:
+        """A committed checkpoint contains the kernel up to ``position``, at least."""
+
+    def activity(self) -> tuple[int, bool]:
+        """Return how many requests that change a kernel have ended, and whether one is busy."""
+        ...
+
+
+class Checkpoints:
+    """The checkpoints of one session, while it runs on one node after the other."""
+
+    def __init__(
+        self, chain: Chain, channels: Channels, journal: WriteJournal, status: Status
+    ) -> None:
+        self.chain = chain
+        self._channels = channels
+        self._journal = journal
+        self._status = status
+        self._covered = -1
+        self._last: float | None = None
+        self._cost = FIRST_COST
+        self._retry_at: float | None = None
+        self._retry_delay = RETRY_AFTER[0]
+
+    def begin(self) -> None:
+        """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
+        self._covered, _ = self._channels.activity()
+        self._last, self._retry_at = time.monotonic(), None
+
+    def covers(self, activity: int) -> bool:
+        """Whether the newest checkpoint contains everything up to ``activity``."""
+        return self._covered >= activity
+
+    def hasten(self) -> None:
+        """Let the next one be due at once."""
+        self._last = self._retry_at = None
+
+    def due(self, tier: str) -> float | None:
+        """Return in how many seconds the next one should begin; None: not before something
+        happens.
+        """
+        activity, busy = self._channels.activity()
+        now = time.monotonic()
+        seconds = due(
+            Situation(
+                now=now,
+                last=self._last,
+                cost=self._cost,
+                busy=busy,
+                changed=busy or activity > self._covered or self._journal.last > self.chain.writes,
+                tier=tier,
+            )
+        )
+        if seconds is not None and self._retry_at is not None:
+            seconds = max(seconds, self._retry_at - now)
+        return seconds
+
+    async def take(self, node: Node, epoch: int, *, final: bool = False) -> bool:
+        """Take a checkpoint and commit it; after a ``final`` one the kernels stay frozen.
+
+        False: there is none, the user was told why, and it is tried again later. Raises
+        ``NodeLost``, and ``StaleWriter`` when somebody else owns the session by now.
+        """
+        activity, _ = self._channels.activity()
+        positions = {
+            k["kernel_id"]: self._channels.position(k["kernel_id"]) for k in self._channels.wanted()
+        }
+        began = time.monotonic()
+        self._status.update(checkpointing=True)
+        try:
+            call = {"session": self._status.session, "epoch": epoch, "final": final}
+            taken = await node.call("session.checkpoint", call, TIMEOUT)
+            body = decode_body(base64.b64decode(taken["body"]))
+            manifest = await node.while_there(self.chain.commit(body, epoch))
+        except StaleWriter:
+            raise
+        except (GatewayError, CheckpointError) as error:
+            self._failed(error)
+            return False
+        finally:
+            self._status.update(checkpointing=False)
+        self._last, self._covered = began, activity
+        self._cost = float(taken["pause"])
+        self._retry_at, self._retry_delay = None, RETRY_AFTER[0]
+        for kernel_id, position in positions.items():
+            self._channels.release(kernel_id, position)
+        self._journal.release(self.chain.writes)
+        self._status.warn("checkpoint", None)
+        self.show(manifest, taken)
+        log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
+        return True
+
+    def show(self, manifest: Manifest, taken: dict[str, Any] | None = None) -> None:
+        """Tell the user which checkpoint is the newest."""
+        taken = taken or {}
+        facts = CheckpointFacts(
+            manifest.number,
+            manifest.created,
+            int(taken.get("stored", 0)),
+            sum(pack.size for pack in manifest.packs),
+            float(taken.get("pause", 0.0)),
+        )
+        self._status.update(checkpoint=facts)
+
+    def _failed(self, error: Exception) -> None:
+        self._retry_at = time.monotonic() + self._retry_delay
+        self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
+        manifest = self.chain.manifest
+        newest = f"checkpoint {manifest.number}" if manifest else "none yet"
+        hint = str(getattr(error, "hint", ""))
+        text = f"a checkpoint could not be made: {error} Newest: {newest}. {hint}"
+        self._status.warn("checkpoint", text.strip())

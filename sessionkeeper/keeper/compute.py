@@ -1,0 +1,176 @@
+"""Between the gateway's kernels and the session that runs them: each as the other wants to see it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from gateway.kernels import KernelRecord, Kernels
+from gateway.observer import KernelExit, Observer
+from gateway.rollback import Rerun, Rollback
+from sessionkeeper.keeper.checkpoints import Position
+from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.nodes import Nodes
+
+SHOWN_CELLS = 3
+ONLY_LOOKS = {
+    "kernel_info_request",
+    "comm_info_request",
+    "complete_request",
+    "history_request",
+    "inspect_request",
+    "is_complete_request",
+}
+"""Requests after which a kernel is as it was before."""
+
+
+class KernelChannels:
+    """The kernels of the gateway, for the keeper (its ``Channels``)."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._done = 0
+
+    def wanted(self) -> list[dict[str, Any]]:
+        return [
+            describe(record, **self._kernels.channel(record.id).positions())
+            for record in self._kernels.records.values()
+            if record.state != "ended"
+        ]
+
+    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+        self._kernels.channel(kernel_id).attach_node(send, epoch)
+
+    def detach(self, kernel_id: str) -> None:
+        self._kernels.channel(kernel_id).detach_node()
+
+    def position(self, kernel_id: str) -> Position:
+        link = self._kernels.channel(kernel_id).link
+        return Position(applied=link.acked, produced=link.received[1])
+
+    def release(self, kernel_id: str, position: Position) -> None:
+        if kernel_id in self._kernels:
+            self._kernels.channel(kernel_id).release(position.applied, position.produced)
+
+    def activity(self) -> tuple[int, bool]:
+        busy = any(
+            self._kernels.channel(kernel_id).execution_state == "busy"
+            for kernel_id in self._kernels.records
+        )
+        return self._done, busy
+
+    def done(self, msg_type: str) -> None:
+        """A request of that type has ended."""
+        if msg_type not in ONLY_LOOKS:
+            self._done += 1
+
+
+class SessionCompute(Observer):
+    """The session, for the gateway: what starts its kernels, and what is told of them."""
+
+    def __init__(
+        self, kernels: Kernels, channels: KernelChannels, keeper: SessionKeeper, nodes: Nodes
+    ) -> None:
+        self._kernels = kernels
+        self._channels = channels
+        self._keeper = keeper
+        self._nodes = nodes
+        self._specs: dict[str, dict[str, Any]] = {}
+
+    # -- gateway.kernels.Compute ---------------------------------------------------------------
+
+    async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        await self._keeper.start_kernel(describe(record, next_seq, applied))
+
+    async def stop(self, kernel_id: str, final: bool) -> None:
+        await self._keeper.stop_kernel(kernel_id)
+
+    async def interrupt(self, kernel_id: str) -> None:
+        await self._keeper.interrupt(kernel_id)
+
+    async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        await self._keeper.stop_kernel(record.id)
+        await self._keeper.start_kernel(describe(record, next_seq, applied))
+
+    def kernelspecs(self) -> dict[str, dict[str, Any]]:
+        """Those of all nodes; the last ones known while there is no node."""
+        for node in self._nodes:
+            self._specs.update(node.hello.get("kernelspecs", {}))
+        return {
+            name: {
+                **spec,
+                "resources": {
+                    file.partition(".")[0]: f"/kernelspecs/{name}/{file}"
+                    for file in spec["resources"]
+                },
+            }
+            for name, spec in self._specs.items()
+        }
+
+    async def kernelspec_resource(self, name: str, file: str) -> bytes | None:
+        found = self._specs.get(name, {}).get("resources", {}).get(file)
+        return base64.b64decode(found) if found else None
+
+    # -- gateway.observer.Observer -------------------------------------------------------------
+
+    def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        self._keeper.kernel_ended(kernel_id)
+        if ended.code:
+            last_words = f" Its last words: {ended.stderr.strip()}" if ended.stderr.strip() else ""
+            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}{last_words}", "warning")
+        elif ended.signal:
+            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}", "error")
+        return None
+
+    def rolled_back(self, rollback: Rollback) -> None:
+        self._keeper.status.say(told(rollback), "warning")
+
+    def missing(self, kernel_id: str, count: int) -> None:
+        self._keeper.status.say(
+            f"kernel {kernel_id[:8]}: {count} outputs are lost; the end of the gateway's journal is"
+            " missing",
+            "error",
+        )
+
+    def wanted(self, kernel_id: str, msg_type: str) -> None:
+        self._keeper.changed()
+
+    def request_done(self, kernel_id: str, msg_type: str) -> None:
+        self._channels.done(msg_type)
+        self._keeper.changed()
+
+
+def describe(record: KernelRecord, next_seq: int, applied: int) -> dict[str, Any]:
+    """Return what an agent needs to know of a kernel."""
+    return {
+        "kernel_id": record.id,
+        "name": record.name,
+        "env": record.env,
+        "path": record.path,
+        "generation": record.generation,
+        "next_seq": next_seq,
+        "applied": applied,
+    }
+
+
+def told(rollback: Rollback) -> str:
+    """Return a rollback in words: which cells ran again, which went on, which were given up."""
+    said = []
+    if rollback.mode == "stop":
+        if rollback.rerun:
+            said.append(f"not run again (on_rollback=stop): {_cells(rollback.rerun)}")
+    elif rollback.rerun:
+        said.append(f"ran again {_cells(rollback.rerun)}")
+    if rollback.continued:
+        said.append(f"went on in {_cells(rollback.continued)}")
+    if rollback.missing:
+        said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
+    kernel = f"kernel {rollback.kernel_id[:8]} went back to its checkpoint"
+    return f"{kernel}: {'; '.join(said)}" if said else kernel
+
+
+def _cells(requests: tuple[Rerun, ...]) -> str:
+    shown = ", ".join(f"`{one.summary}`" for one in requests[:SHOWN_CELLS])
+    more = len(requests) - SHOWN_CELLS
+    return f"{shown} and {more} more" if more > 0 else shown

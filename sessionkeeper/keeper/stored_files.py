@@ -1,0 +1,42 @@
+"""The workspace in a checkpoint's file tree."""
+
+from __future__ import annotations
+
+import os
+
+from checkpoint.errors import FileTreeError
+from checkpoint.files import Entry, Kind, TreeView
+from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.keeper.stored import Stat
+
+LARGEST_NAME = 255
+
+
+class StoredFiles:
+    """The directory ``home`` of a checkpoint's tree, read from the store when somebody looks."""
+
+    def __init__(self, view: TreeView, home: str) -> None:
+        self._view = view
+        self._home = home.strip("/")
+
+    def entries(self, path: str) -> list[Stat]:
+        try:
+            found = self._view.list(self._inside(path))
+        except FileTreeError as error:
+            raise FileRefused(str(error), "not_found") from error
+        return [_stat(name, entry) for name, entry in found.items()]
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        try:
+            return self._view.read(self._inside(path), start, length)
+        except FileTreeError as error:
+            raise FileRefused(str(error), "not_found") from error
+
+    def _inside(self, path: str) -> bytes:
+        return os.fsencode("/".join(p for p in (self._home, path.strip("/")) if p))
+
+
+def _stat(name: bytes, entry: Entry) -> Stat:
+    kinds = {Kind.DIRECTORY: "directory", Kind.FILE: "file", Kind.SYMLINK: "symlink"}
+    kind = kinds.get(entry.kind, "other")
+    return Stat(os.fsdecode(name), kind, entry.size, entry.mtime_ns / 1e9)
