@@ -73,7 +73,9 @@ class Gateway:
         self.new = not base.exists()
         base.mkdir(parents=True, exist_ok=True)
         self.journal = WriteJournal(base / "writes")
-        self.kernels = Kernels(state / "kernels", on_rollback=settings.on_rollback)
+        self.kernels = Kernels(
+            state / "kernels", on_rollback="stop" if settings.on_rollback == "stop" else "replay"
+        )
         self.nodes = Nodes(settings.lease_seconds, lambda node: self.keeper.node_changed(node))
         self.grants = Grants()
         channels = KernelChannels(self.kernels)

@@ -1,5 +1,6 @@
-"""When a session is checkpointed. A pure function of what it costs and of how likely its node is
-to go.
+"""When a session is checkpointed.
+
+A pure function of what it costs and of how likely its node is to go.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ MEAN_TIME_BETWEEN_FAILURES = {
 """Seconds, by tier, until a pool's own rate has been measured."""
 
 LARGEST_SHARE = 0.2
-"""Of a session's time, at most this share is spent standing still for checkpoints between short
-cells.
-"""
+"""Of a session's time, at most this share is spent standing still for checkpoints."""
+
+QUIET = 0.25
+"""Seconds without a request after which somebody who runs one cell after the other has paused."""
+
+LATEST = 5.0
+"""Seconds after a change at which it is due even if there was no pause."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Times are seconds on one monotonic clock; ``cost`` is how long the kernels stood still
-    last time.
+    """Times are seconds on one monotonic clock; ``cost`` is how long the kernels stood still last
+    time.
 
-    ``changed`` is whether anything happened since the newest checkpoint began, ``busy`` whether
+    ``last`` is when the newest checkpoint began, ``changed`` when the first thing happened that it
+    does not contain (None: nothing did), ``active`` when the last such thing did; ``busy`` whether
     a cell runs.
     """
 
     now: float
-    last: float | None
+    last: float
     cost: float
     busy: bool
-    changed: bool
+    changed: float | None
+    active: float
     tier: str = "spot"
 
 
@@ -41,16 +48,15 @@ def due(s: Situation) -> float | None:
     """Return in how many seconds the next checkpoint should begin; None: not before something
     happens.
 
-    Between cells at once, unless cells are so short that the session would mostly stand still.
-    During a cell after ``sqrt(2 · cost · mean time between failures)`` (Young 1974; Daly 2006,
-    first order).
+    Between cells as soon as nobody asks for the next one, unless the session would mostly stand
+    still. During a cell after ``sqrt(2 · cost · mean time between failures)`` (Young 1974; Daly
+    2006, first order).
     """
-    if not s.changed:
-        return None
-    if s.last is None:
-        return 0.0
-    elapsed = s.now - s.last
-    pause = s.cost / LARGEST_SHARE
+    spacing = s.last + s.cost / LARGEST_SHARE
     if s.busy:
-        pause = max(pause, sqrt(2 * s.cost * MEAN_TIME_BETWEEN_FAILURES[s.tier]))
-    return max(0.0, pause - elapsed)
+        interval = sqrt(2 * s.cost * MEAN_TIME_BETWEEN_FAILURES[s.tier])
+        return max(0.0, spacing - s.now, s.last + interval - s.now)
+    if s.changed is None:
+        return None
+    pause = min(s.active + QUIET, s.changed + LATEST)
+    return max(0.0, spacing - s.now, pause - s.now)

@@ -77,7 +77,8 @@ class Agent:
                 except (OSError, GatewayError) as error:
                     log.info("no connection to the gateway: %s", error)
                 delay = 0.05 if time.monotonic() - began > LONGEST_BACKOFF else delay * 2
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(delay, LONGEST_BACKOFF))
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311
+                await asyncio.sleep(jitter * min(delay, LONGEST_BACKOFF))
         finally:
             guard.cancel()
             await self._end_all("the agent stops")
@@ -247,7 +248,7 @@ class Agent:
         data = await self._tenancy(session).in_workspace("read", path, start, length)
         return base64.b64encode(data).decode()
 
-    async def _file_apply(self, session: str, write: dict[str, Any]) -> dict[str, Any]:
+    async def _file_apply(self, session: str, write: dict[str, Any]) -> Any:
         return await self._tenancy(session).apply(write)
 
     def _store(self, token: str) -> ProxiedBlobs:

@@ -173,7 +173,7 @@ def _system_mounts() -> list[dict[str, Any]]:
         mount("/proc", "proc", "noexec", "nodev"),
         mount("/dev", "tmpfs", "strictatime", "mode=755", "size=65536k"),
         mount("/dev/pts", "devpts", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-        mount("/dev/shm", "tmpfs", "nodev", "mode=1777", "size=1g"),
+        mount("/dev/shm", "tmpfs", "nodev", "mode=1777", "size=1g"),  # noqa: S108
         mount("/dev/mqueue", "mqueue", "noexec", "nodev"),
         mount("/sys", "sysfs", "noexec", "nodev", "ro"),
     ]

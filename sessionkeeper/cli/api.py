@@ -35,6 +35,11 @@ def drain(state: StateDirectory, name: str, deadline: float) -> dict[str, Any]:
     return _call(state, "POST", f"/nodes/{quote(name, safe='')}/drain", body, seconds)
 
 
+def uncordon(state: StateDirectory, name: str) -> None:
+    """Let a drained node take sessions again. UnknownNode when there is none of that name."""
+    _call(state, "POST", f"/nodes/{quote(name, safe='')}/uncordon", {})
+
+
 def _call(
     state: StateDirectory,
     method: str,

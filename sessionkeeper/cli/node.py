@@ -66,9 +66,15 @@ def kill(arguments: Namespace) -> int:
 
 
 def start(arguments: Namespace) -> int:
-    """Start a node, and wait until the gateway has it."""
+    """Start a node, and wait until the gateway has it; a drained one takes sessions again."""
     state = state_of(arguments)
     state.running()
+    draining = [node["name"] for node in api.nodes(state) if node["state"] == "draining"]
+    name = arguments.name or next(iter(draining), None)
+    if name is not None and name in draining:
+        api.uncordon(state, name)
+        print(f"{name} takes sessions again")
+        return 0
     with Terminal().step("starting a node"):
         done = control.request(state, "start", node=arguments.name)
     print(f"{done['node']} is ready")

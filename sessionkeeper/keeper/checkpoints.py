@@ -36,6 +36,17 @@ class Position:
     produced: int
 
 
+@dataclass(frozen=True)
+class Activity:
+    """How many requests that change a kernel have ended, when the last one did (monotonic seconds),
+    and whether one runs.
+    """
+
+    ended: int
+    at: float
+    busy: bool
+
+
 class Channels(Protocol):
     """The session's kernels as the gateway knows them."""
 
@@ -52,8 +63,8 @@ class Channels(Protocol):
     def release(self, kernel_id: str, position: Position) -> None:
         """A committed checkpoint contains the kernel up to ``position``, at least."""
 
-    def activity(self) -> tuple[int, bool]:
-        """Return how many requests that change a kernel have ended, and whether one is busy."""
+    def activity(self) -> Activity:
+        """Return what has happened in the kernels."""
         ...
 
 
@@ -67,44 +78,48 @@ class Checkpoints:
         self._channels = channels
         self._journal = journal
         self._status = status
-        self._covered = -1
-        self._last: float | None = None
+        self._covered = 0
+        self._last = 0.0
+        self._changed: float | None = None
         self._cost = FIRST_COST
-        self._retry_at: float | None = None
+        self._retry_at = 0.0
         self._retry_delay = RETRY_AFTER[0]
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
-        self._covered, _ = self._channels.activity()
-        self._last, self._retry_at = time.monotonic(), None
+        self._covered = self._channels.activity().ended
+        self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
 
-    def covers(self, activity: int) -> bool:
-        """Whether the newest checkpoint contains everything up to ``activity``."""
-        return self._covered >= activity
+    def covers(self, ended: int) -> bool:
+        """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
+        return self._covered >= ended
 
     def hasten(self) -> None:
         """Let the next one be due at once."""
-        self._last = self._retry_at = None
+        self._last = self._retry_at = 0.0
 
     def due(self, tier: str) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
         happens.
         """
-        activity, busy = self._channels.activity()
-        now = time.monotonic()
+        activity, now = self._channels.activity(), time.monotonic()
+        changed = activity.ended > self._covered or self._journal.last > self.chain.writes
+        if not changed:
+            self._changed = None
+        elif self._changed is None:
+            self._changed = now
         seconds = due(
             Situation(
                 now=now,
                 last=self._last,
                 cost=self._cost,
-                busy=busy,
-                changed=busy or activity > self._covered or self._journal.last > self.chain.writes,
+                busy=activity.busy,
+                changed=self._changed,
+                active=activity.at,
                 tier=tier,
             )
         )
-        if seconds is not None and self._retry_at is not None:
-            seconds = max(seconds, self._retry_at - now)
-        return seconds
+        return None if seconds is None else max(seconds, self._retry_at - now)
 
     async def take(self, node: Node, epoch: int, *, final: bool = False) -> bool:
         """Take a checkpoint and commit it; after a ``final`` one the kernels stay frozen.
@@ -112,7 +127,7 @@ class Checkpoints:
         False: there is none, the user was told why, and it is tried again later. Raises
         ``NodeLost``, and ``StaleWriter`` when somebody else owns the session by now.
         """
-        activity, _ = self._channels.activity()
+        ended = self._channels.activity().ended
         positions = {
             k["kernel_id"]: self._channels.position(k["kernel_id"]) for k in self._channels.wanted()
         }
@@ -130,9 +145,9 @@ class Checkpoints:
             return False
         finally:
             self._status.update(checkpointing=False)
-        self._last, self._covered = began, activity
+        self._last, self._covered, self._changed = began, ended, None
         self._cost = float(taken["pause"])
-        self._retry_at, self._retry_delay = None, RETRY_AFTER[0]
+        self._retry_delay = RETRY_AFTER[0]
         for kernel_id, position in positions.items():
             self._channels.release(kernel_id, position)
         self._journal.release(self.chain.writes)

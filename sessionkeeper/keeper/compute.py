@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable
 from typing import Any
 
 from gateway.kernels import KernelRecord, Kernels
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Rerun, Rollback
-from sessionkeeper.keeper.checkpoints import Position
+from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
 
@@ -31,6 +32,7 @@ class KernelChannels:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._done = 0
+        self._done_at = 0.0
 
     def wanted(self) -> list[dict[str, Any]]:
         return [
@@ -53,17 +55,18 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.channel(kernel_id).release(position.applied, position.produced)
 
-    def activity(self) -> tuple[int, bool]:
+    def activity(self) -> Activity:
         busy = any(
             self._kernels.channel(kernel_id).execution_state == "busy"
             for kernel_id in self._kernels.records
         )
-        return self._done, busy
+        return Activity(self._done, self._done_at, busy)
 
     def done(self, msg_type: str) -> None:
         """A request of that type has ended."""
         if msg_type not in ONLY_LOOKS:
             self._done += 1
+            self._done_at = time.monotonic()
 
 
 class SessionCompute(Observer):

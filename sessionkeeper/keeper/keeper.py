@@ -1,7 +1,8 @@
 """Keeps one session: brings it up where it can run, and brings it back when its node is gone.
 
-One task per session does one step at a time (:func:`sessionkeeper.session.decide` says which) and is
-the only one that changes where the session is. Everything else tells it that something changed.
+One task per session does one step at a time (:func:`sessionkeeper.session.decide` says which)
+and is the only one that changes where the session is. Everything else tells it that something
+changed.
 """
 
 from __future__ import annotations
@@ -157,11 +158,11 @@ class SessionKeeper:
 
     async def checkpointed(self) -> bool:
         """Wait for a checkpoint with everything up to now; False if it could not be made."""
-        activity, _ = self._channels.activity()
+        ended = self._channels.activity().ended
         failed = self.status.warnings.get("checkpoint")
         self._checkpoints.hasten()
         self.changed()
-        while not self._checkpoints.covers(activity) and self.node is not None:
+        while not self._checkpoints.covers(ended) and self.node is not None:
             await self._next_change()
             if self.status.warnings.get("checkpoint") not in {None, failed}:
                 return False
