@@ -33,8 +33,9 @@ _MANY_SMALL = 64
 class Writer:
     """Adds chunks to a session. Thread-safe; holds at most about 64 MiB of what is on its way.
 
-    After an error of `add` or `keep`, `abort` gives up the checkpoint under way; `finish` does so
-    itself when it fails. The next `add` begins a new one, which uses the packs already stored.
+    An error gives up the checkpoint under way; the next `add` begins a new one, which uses the
+    packs already stored. After an error of `add` or `keep` call `abort`: where that was forgotten,
+    the next `finish` fails once, so that no checkpoint lacks what was added before the error.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Writer:
         self._uploaders = ThreadPoolExecutor(_UPLOADS, "pack-upload")
         self._room = threading.BoundedSemaphore(_UPLOADS)
         self._lock = threading.Lock()
+        self._given_up: BaseException | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -94,7 +96,7 @@ class Writer:
             raise ValueError(f"a chunk has at most {MAX_CHUNK} bytes, not {len(data)}")
         name = chunk_id(self.keys, data)
         with self._lock:
-            self._raise_failure()
+            self._give_up_on_failure()
             self._live.add(name)
             if name in self.index.where or name in self._fresh:
                 return name
@@ -112,7 +114,7 @@ class Writer:
             missing = next(name for name in names if not self.holds([name]))
             raise ValueError(f"chunk {missing.hex()} is not in this session's packs")
         with self._lock:
-            self._raise_failure()
+            self._give_up_on_failure()
             self._live.update(names)
 
     def finish(self) -> tuple[PackRef, ...]:
@@ -123,6 +125,8 @@ class Writer:
         replaced is, and what the store raises.
         """
         try:
+            if self._given_up is not None:
+                raise self._given_up
             with self._lock:
                 self._close_pack()
             self._settle()
@@ -141,6 +145,7 @@ class Writer:
         for upload in self._uploads:
             upload.exception()
         with self._lock:
+            self._given_up = None
             self._begin()
 
     def _sealed(self, name: bytes, data: Buffer) -> Future[bytes]:
@@ -180,6 +185,12 @@ class Writer:
         for upload in self._uploads:
             upload.exception()
         self._raise_failure()
+
+    def _give_up_on_failure(self) -> None:
+        if self._failure is not None:
+            self._given_up = self._failure
+            self._begin()
+            raise self._given_up
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

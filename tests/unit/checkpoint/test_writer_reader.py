@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -202,6 +203,26 @@ def test_writer_goes_on_after_a_failure_and_does_not_write_again_what_arrived() 
         names, packs = _checkpoint(writer, contents)
     assert sum(ref.size for ref in packs) < 42 << 20
     assert set(store.objects) == {ref.key for ref in packs}
+    with Reader(store, KEYS, packs) as reader:
+        assert list(reader.read(names)) == contents
+
+
+def _add_forever(writer: Writer) -> None:
+    for number in itertools.count():
+        writer.add(_noise(1000 + number, 1 << 20))
+
+
+def test_checkpoint_after_a_failure_is_whole_or_refused_though_nobody_called_abort() -> None:
+    store = Memory()
+    dying = DyingStore(store, 0)
+    contents = [_noise(i, 1 << 20) for i in range(20)]
+    with Writer(dying, KEYS) as writer:
+        with pytest.raises(StoreUnavailable):
+            _add_forever(writer)
+        dying.left = 1000
+        with pytest.raises(StoreUnavailable):
+            _checkpoint(writer, contents[10:])
+        names, packs = _checkpoint(writer, contents)
     with Reader(store, KEYS, packs) as reader:
         assert list(reader.read(names)) == contents
 
