@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import socket
@@ -10,15 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from checkpoint.blobs import Memory
-from checkpoint.errors import Damaged, FileTreeError, StoreFull, UnknownFormat
-from checkpoint.files import Entry, Kind, Tree, TreeView, materialize, scan
+from checkpoint.errors import FileTreeError, StoreFull
+from checkpoint.files import Kind, Tree, TreeView, materialize, scan
 from checkpoint.files import pending as pending_module
 from checkpoint.files.scan import Directory, Leaf
-from checkpoint.files.tree import Segment, decode_directory, encode_directory
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
@@ -399,61 +395,3 @@ def test_browser_says_what_is_not_there(root: Path, writer: Writer) -> None:
     ):
         with pytest.raises(FileTreeError, match=text):
             call()
-
-
-ids = st.binary(min_size=32, max_size=32)
-common = {
-    "mode": st.integers(0, 0o7777),
-    "uid": st.integers(0, 2**32 - 1),
-    "gid": st.integers(0, 2**32 - 1),
-    "mtime_ns": st.integers(-(2**63), 2**63 - 1),
-    "link": st.integers(0, 2**64 - 1),
-    "rdev": st.integers(0, 2**64 - 1),
-    "xattrs": st.lists(st.tuples(st.binary(), st.binary()), max_size=3).map(tuple),
-}
-
-
-def _segments(lengths: list[int]) -> tuple[Segment, ...]:
-    return tuple(Segment(sum(lengths[:at]), n, bytes(32)) for at, n in enumerate(lengths))
-
-
-entries = st.one_of(
-    st.builds(Entry, kind=st.just(Kind.DIRECTORY), content=ids, **common),
-    st.builds(Entry, kind=st.just(Kind.SYMLINK), target=st.binary(max_size=50), **common),
-    st.builds(
-        Entry,
-        kind=st.just(Kind.FILE),
-        size=st.just(10_000),
-        segments=st.lists(st.integers(0, 1000), max_size=10).map(_segments),
-        **common,
-    ),
-    st.builds(Entry, kind=st.just(Kind.FILE), size=st.just(9), content=ids, **common),
-    st.builds(Entry, kind=st.sampled_from([Kind.FIFO, Kind.CHARACTER, Kind.BLOCK]), **common),
-)
-names = st.binary(min_size=1, max_size=20).filter(
-    lambda name: name not in (b".", b"..") and not set(name) & {0, 47}
-)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(names, entries, max_size=6))
-def test_directory_reads_as_it_was_written(directory: dict[bytes, Entry]) -> None:
-    assert decode_directory(encode_directory(sorted(directory.items()))) == directory
-
-
-@settings(deadline=None)
-@given(st.dictionaries(names, entries, max_size=4), st.data())
-def test_decoder_refuses_or_reads_but_never_trips(
-    directory: dict[bytes, Entry], data: st.DataObject
-) -> None:
-    encoded = bytearray(encode_directory(sorted(directory.items())))
-    for _ in range(data.draw(st.integers(1, 3))):
-        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(Damaged, UnknownFormat):
-        decode_directory(bytes(encoded[: data.draw(st.integers(0, len(encoded)))]))
-
-
-@pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/etc", b"a\0"])
-def test_name_that_leads_elsewhere_is_refused(name: bytes) -> None:
-    with pytest.raises(Damaged):
-        decode_directory(encode_directory([(name, Entry(Kind.FIFO, 0, 0, 0, 0))]))
