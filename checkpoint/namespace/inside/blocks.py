@@ -45,6 +45,7 @@ class Directory:
         self._serial = 0
         self._used: set[str] = set()
         self.written = 0
+        self.hints: set[Any] = set()  # see `groups.collect`
 
     def begin(self) -> None:
         """Start a dump: the directory is not loadable from here until :meth:`finish`."""

@@ -20,6 +20,9 @@ _FLAT = {int, float, complex, bool, type(None), str, bytes}
 LARGE = 4096  # characters or bytes from which on a shared text is not saved twice
 
 
+Hint = frozenset[tuple[str, str, int]]
+
+
 @dataclass
 class Entry:
     """One value of the session: a variable, or something IPython keeps."""
@@ -54,7 +57,7 @@ def is_atom(value: Any) -> bool:
     )
 
 
-def collect(entries: list[Entry], seeds: list[Any], limit: int) -> list[Group]:
+def collect(entries: list[Entry], seeds: list[Any], limit: int, hints: set[Hint]) -> list[Group]:
     """Pickle all entries; those that cannot be are marked lost and left out.
 
     First each alone, to learn what it is made of and what is wrong with it; then those that share
@@ -62,10 +65,11 @@ def collect(entries: list[Entry], seeds: list[Any], limit: int) -> list[Group]:
     """
     rules: dict[Any, Any] = {}
     atoms = [entry for entry in entries if is_atom(entry.value)]
-    alone: list[Group] = []
-    seen: dict[int, Group] = {}
+    alone = _hinted(entries, seeds, limit, rules, hints)
+    placed = {id(entry) for group in alone for entry in group.entries}
+    seen = {key: group for group in alone for key in group.shared}
     for entry in entries:
-        if is_atom(entry.value):
+        if is_atom(entry.value) or id(entry) in placed:
             continue
         whole = seen.get(id(entry.value))
         if whole is not None and whole.exact:
@@ -82,7 +86,36 @@ def collect(entries: list[Entry], seeds: list[Any], limit: int) -> list[Group]:
             groups += members if live else []
         elif live:
             groups.append(_pickle(live, seeds, limit, rules, together=True))
+    groups = [group for group in groups if group.entries]
+    hints.clear()
+    hints.update(hint(g.entries) for g in groups if g.exact and not is_atom(g.entries[0].value))
     return _within(groups, limit)
+
+
+def hint(entries: list[Entry]) -> Hint:
+    """What tells in the next dump that ``entries`` were pickled together."""
+    return frozenset((e.kind, e.name, id(e.value)) for e in entries if e.kind != "hook")
+
+
+def _hinted(
+    entries: list[Entry], seeds: list[Any], limit: int, rules: dict[Any, Any], hints: set[Hint]
+) -> list[Group]:
+    """Groups of the last dump, pickled together at once; only those that come out exact.
+
+    Being together needlessly is no harm; what they share with others is looked for as ever.
+    """
+    known = {(e.kind, e.name, id(e.value)): e for e in entries if not is_atom(e.value)}
+    groups = []
+    for keys in hints:
+        members = [entry for key, entry in known.items() if key in keys]
+        if 1 < len(keys) == len(members):
+            group = _pickle(members, seeds, limit, rules)
+            if group.exact and len(group.entries) == len(members):
+                groups.append(group)
+                continue
+            for entry in members:
+                entry.state, entry.why = "exact", None
+    return groups
 
 
 def _pickle(

@@ -47,7 +47,7 @@ def dump(
     seed_names, seeds = session.seeds(shell, entries)
     process = session.capture_process(shell, modules)
     process["random"] = session.capture_random()
-    found = groups.collect(entries, seeds, limit)
+    found = groups.collect(entries, seeds, limit, store.hints)
     process["settings"], failed = settings.capture(filters)
     also = _also(report)
     for name, error in failed.items():

@@ -45,6 +45,24 @@ def test_a_new_column_leaves_the_other_columns_alone(
     assert _written(kernel, tmp_path / "dump") < 1_700_000
 
 
+def test_objects_that_become_shared_between_dumps_stay_shared(
+    start_kernel: StartKernel, tmp_path: Path
+) -> None:
+    kernel = start_kernel()
+    kernel.run("inner = [1]\na, b = [inner], [inner]\nc, d = [[2]], [3]")
+    assert not kernel.dump(tmp_path / "dump").named("degraded")
+    kernel.run("d[0] = c[0]\nc.append(b)")
+    assert not kernel.dump(tmp_path / "dump").named("degraded")
+    kernel.run("a.append(i for i in 'xy')")
+    assert kernel.dump(tmp_path / "dump").named("degraded") == ["a"]
+    kernel.run("del a[1], inner")
+    assert not kernel.dump(tmp_path / "dump").named("degraded")
+    kernel.kill()
+    fresh = start_kernel()
+    assert not fresh.load(tmp_path / "dump").named("lost")
+    assert fresh.value("(a[0] is b[0], d[0] is c[0], c[1] is b)") == "(True, True, True)"
+
+
 def test_a_cleared_directory_is_written_anew(start_kernel: StartKernel, tmp_path: Path) -> None:
     kernel = start_kernel()
     kernel.run("import numpy as np\na = np.ones(100_000)")
