@@ -156,7 +156,7 @@ class LiveWorkspace:
                 os.rmdir(name, dir_fd=directory)
 
     def _open(self, path: str, flags: int) -> int:
-        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+        root = self._open_root()
         try:
             inside = f"{self.home}/{path}".lstrip("/") or "."
             how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
@@ -169,6 +169,14 @@ class LiveWorkspace:
             return int(fd)
         finally:
             os.close(root)
+
+    def _open_root(self) -> int:
+        # The node's own directories, on the way there, are closed to the session's user.
+        before = _libc.setfsuid(os.geteuid())
+        try:
+            return os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            _libc.setfsuid(before)
 
     def _describe(self, directory: int, name: str, path: str) -> dict[str, Any]:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
