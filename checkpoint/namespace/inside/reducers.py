@@ -254,7 +254,9 @@ def _array(pickler: Any, array: Any) -> Any:
         return NotImplemented
     start = root.__array_interface__["data"][0]
     offset = array.__array_interface__["data"][0] - start
-    low, high = numpy.lib.array_utils.byte_bounds(array) if array.size else (start, start)
+    # numpy 1 has it at the top.
+    bounds = getattr(numpy.lib, "array_utils", numpy).byte_bounds
+    low, high = bounds(array) if array.size else (start, start)
     if low < start or high > start + root.nbytes:
         return NotImplemented
     args = (root, type(array), array.dtype, array.shape, array.strides, offset)
