@@ -1,0 +1,109 @@
+"""A node gets notice and is drained: what runs on it goes on elsewhere, as if nothing had been."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from system.counters import Counter
+from system.folder import Folder
+from system.running import System
+
+pytestmark = pytest.mark.container
+
+
+def other(node: str) -> str:
+    return {"node-1": "node-2", "node-2": "node-1"}[node]
+
+
+async def test_running_cell_goes_on_on_the_other_node(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        counter = await Counter.start(kernel, folder)
+        source = (await system.running())["node"]
+        said = await system.drain(source)
+        assert "moved default" in said
+        assert (await system.running())["node"] == other(source)
+        await counter.goes_on()
+        await counter.check()
+        assert kernel.connected
+        assert [k["id"] for k in await system.call("GET", "/api/kernels")] == [kernel.id]
+
+
+async def test_status_says_where_from_and_where_to(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        await kernel.ask("1")
+        source = (await system.running())["node"]
+        moving = asyncio.create_task(
+            system.until(lambda s: s["state"] == "moving" and "moving" in s["message"])
+        )
+        await system.drain(source)
+        assert (await moving)["message"] == f"moving from {source} to {other(source)}"
+        after = await system.running()
+        assert after["message"].startswith(f"moved from {source} to {other(source)} in ")
+
+
+async def test_one_cell_survives_five_moves_back_and_forth(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        counter = await Counter.start(kernel, folder)
+        for _ in range(5):
+            source = (await system.running())["node"]
+            await system.drain(source)
+            assert (await system.running())["node"] == other(source)
+            await counter.goes_on()
+            await system.heal()
+        await counter.check()
+        assert kernel.connected
+
+
+async def test_two_kernels_move_together(system: System, folder: Folder):
+    second = await Folder(system, f"{folder.name}-second").create()
+    async with system.kernel(path=folder.name) as one, system.kernel(path=second.name) as two:
+        counters = [await Counter.start(one, folder), await Counter.start(two, second)]
+        await system.drain((await system.running())["node"])
+        for counter in counters:
+            await counter.goes_on()
+            await counter.check()
+
+
+async def test_cell_sent_while_the_session_moves_is_run_once(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        await kernel.ask("n = 0")
+        moving = asyncio.create_task(system.until(lambda s: s["state"] == "moving"))
+        draining = asyncio.create_task(system.drain((await system.running())["node"]))
+        await moving
+        assert await kernel.ask("n += 1\nn") == "1"
+        await draining
+        assert await kernel.ask("n") == "1"
+
+
+async def test_session_stays_and_says_why_when_there_is_nowhere_to_go(
+    system: System, folder: Folder
+):
+    async with system.kernel(path=folder.name) as kernel:
+        counter = await Counter.start(kernel, folder)
+        here = (await system.running())["node"]
+        await system.kill(other(here))
+        code, said, _ = await system.attempt("node", "drain", here, "--deadline", "1s")
+        assert code != 0
+        assert "still" in said
+        warned = await system.until(lambda s: bool(s["warnings"]))
+        assert any(f"{here} is leaving and no other node fits" in w for w in warned["warnings"])
+        await counter.goes_on()
+        # A node that joins is taken at once.
+        await system.start_node(other(here))
+        await system.until(lambda s: s["state"] == "running" and s["node"] == other(here))
+        await counter.goes_on()
+        await counter.check()
+
+
+async def test_second_session_of_a_client_sees_the_cell_that_moved(system: System, folder: Folder):
+    """A browser tab opened after the move gets the outputs that are still to come."""
+    async with system.kernel(path=folder.name) as kernel:
+        counter = await Counter.start(kernel, folder)
+        await system.drain((await system.running())["node"])
+        late = await system.client(kernel.id).open()
+        try:
+            await counter.check()
+            assert await late.ask("i") == str(len(counter.cell.numbers))
+        finally:
+            await late.close()
