@@ -21,6 +21,7 @@ import numpy as np
 from xxhash import xxh3_128_digest
 
 from checkpoint.blobs import Buffer
+from checkpoint.criu.identity import OPEN_FILES, Mark, OpenFiles, find_marks, marks_still
 from checkpoint.criu.image import ZERO, Image, Table, store_image
 from checkpoint.criu.pagemap import (
     IN_PARENT,
@@ -76,6 +77,7 @@ def encode(writer: Writer, directory: str | os.PathLike[str], previous: Image | 
         name: _compare(directory / page_files[name], name, pagemap, before)
         for name, pagemap in pagemaps.items()
     }
+    open_files = _marked(OpenFiles.read(directory), dumped, before)
     chunks = list(before.chunks) if before else []
     _give_up_sparse(writer, chunks, dumped)
     for table in dumped.values():
@@ -85,16 +87,18 @@ def encode(writer: Writer, directory: str | os.PathLike[str], previous: Image | 
     rest = {
         name: path
         for name, path in files.items()
-        if name not in page_files.values() and not name.endswith(".log")
+        if name not in (OPEN_FILES, *page_files.values()) and not name.endswith(".log")
     }
     large = {
         name: store_object(writer, _mapped(path)).id
         for name, path in rest.items()
         if name not in pagemaps and path.stat().st_size > _SMALL
     }
-    small = ((name, path.read_bytes()) for name, path in rest.items() if name not in large)
+    small = [(name, path.read_bytes()) for name, path in rest.items() if name not in large]
+    if open_files.files:
+        small.append((OPEN_FILES, open_files.encode()))
     root = store_image(writer, image.chunks, image.tables, small, large)
-    return Image(root, image.chunks, image.tables, pagemaps)
+    return Image(root, image.chunks, image.tables, pagemaps, open_files)
 
 
 def digests_of(content: U8) -> U64:
@@ -156,6 +160,22 @@ def _compare(path: Path, name: str, pagemap: Pagemap, before: Image | None) -> _
         chunk[same], slot[same] = table.chunk[at[same]], table.slot[at[same]]
         changed &= ~same
     return _Dumped(pages, content, digests, chunk, slot, changed)
+
+
+def _marked(noted: OpenFiles, dumped: dict[str, _Dumped], before: Image | None) -> OpenFiles:
+    """Find where memory has the identities of open files: where it had them, and where it changed.
+
+    Shared memory is left out: it has no place of its own in a process's heap.
+    """
+    marks = []
+    former = before.open_files.marks if before else ()
+    for name, table in dumped.items():
+        if noted.files and "shmem" not in name:
+            known = [mark.address for mark in former if mark.table == name]
+            found = marks_still(table.pages, table.content, known, noted.files)
+            found |= find_marks(table.pages, table.content, table.changed, noted.files)
+            marks += [Mark(name, address, file) for address, file in sorted(found.items())]
+    return OpenFiles(noted.files, tuple(marks))
 
 
 def _give_up_sparse(writer: Writer, chunks: list[bytes], dumped: dict[str, _Dumped]) -> None:

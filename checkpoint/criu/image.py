@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from checkpoint.criu.identity import OpenFiles
 from checkpoint.criu.pagemap import U16, U32, U64, Mask, Pagemap, decode_pagemap, spread
 from checkpoint.errors import Damaged, InvalidImage, UnknownFormat
 from checkpoint.objects import load_list, load_object, load_stored, store_list, store_object
@@ -76,6 +77,7 @@ class Image:
     chunks: list[bytes]
     tables: dict[str, Table]
     pagemaps: dict[str, Pagemap]
+    open_files: OpenFiles = field(default_factory=OpenFiles)
 
     def live(self) -> Mask:
         """For each chunk whether any page is in it."""

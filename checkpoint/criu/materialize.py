@@ -8,12 +8,14 @@ an earlier checkpoint ahead of time writes what changed since, and no more.
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from checkpoint.criu.encode import digests_of, map_pages
+from checkpoint.criu.identity import GONE, WORD, OpenFiles, identity_below, word_at
 from checkpoint.criu.image import ZERO, Image, Stored, Table, load_whole
 from checkpoint.criu.pagemap import IN_PARENT, PAGE, PRESENT, Mask, Pagemap, encode_pagemap
 from checkpoint.errors import Damaged
@@ -25,13 +27,15 @@ from checkpoint.reader import Reader
 class Materialized:
     """An image directory on this node.
 
-    `own` says which pages of a table are in its own pages file.
+    `own` says which pages of a table are in its own pages file, `patched` which of them `refer_to`
+    wrote to: they are not what the repository has.
     """
 
     directory: Path
     loaded: Image
     parent: Materialized | None
     own: dict[str, Mask]
+    patched: dict[str, set[int]] = field(default_factory=dict)
     _image: Image | None = field(default=None, repr=False)
 
     def image(self) -> Image:
@@ -44,8 +48,40 @@ class Materialized:
             before = self.parent.image() if self.parent else None
             tables = {name: self._with_digests(name, before) for name in self.loaded.tables}
             loaded = self.loaded
-            self._image = Image(loaded.root, loaded.chunks, tables, loaded.pagemaps)
+            open_files = OpenFiles.read(self.directory)
+            self._image = Image(loaded.root, loaded.chunks, tables, loaded.pagemaps, open_files)
         return self._image
+
+    def refer_to(self, root: str | os.PathLike[str]) -> None:
+        """Let what the processes remember of their open files be true of the files below `root`.
+
+        Call it when `root` is what they will see as `/`, before they are restored from here; again
+        for another `root`. A file that is not there any more gets an identity that no file has.
+        Raises `Damaged`, `UnknownFormat` and `OSError`.
+        """
+        known = OpenFiles.read(self.directory)
+        identities = [identity_below(root, os.fsencode(file.path)) or GONE for file in known.files]
+        for mark in known.marks:
+            for number, value in enumerate(identities[mark.file]):
+                self._overwrite(mark.table, mark.address + number * WORD, value)
+
+    def _overwrite(self, name: str, address: int, value: int) -> None:
+        """Write one u64, which lies in one page, to this directory's pages or the parent's."""
+        table = self.loaded.tables.get(name)
+        word = word_at(table.pages, address) if table else None
+        if word is None:
+            raise Damaged("The list of open files", f"{name} has no page at {address:#x}")
+        self._image = None
+        page, offset = divmod(word * WORD, PAGE)
+        if not self.own[name][page]:
+            assert self.parent is not None
+            self.parent._overwrite(name, address, value)
+            return
+        self.patched.setdefault(name, set()).add(page)
+        at = int(self.own[name][:page].sum()) * PAGE + offset
+        path = self.directory / f"pages-{self.loaded.pagemaps[name].pages_id}.img"
+        with path.open("r+b") as file:
+            os.pwrite(file.fileno(), struct.pack("<Q", value), at)
 
     def _with_digests(self, name: str, before: Image | None) -> Table:
         table, own = self.loaded.tables[name], self.own[name]
@@ -56,6 +92,7 @@ class Materialized:
             known = before.tables[name]
             assert known.digests is not None
             digests[~own] = known.digests[np.searchsorted(known.pages, table.pages[~own])]
+        digests[sorted(self.patched.get(name, ()))] = 0  # so that they count as changed
         return Table(table.pages, table.chunk, table.slot, digests)
 
 
