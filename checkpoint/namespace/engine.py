@@ -97,20 +97,23 @@ def dump_code(directory: Path, *, limit: int = LIMIT) -> str:
     return _code("dump", str(directory), limit)
 
 
-def load_code(directory: Path, report: Path) -> str:
+def load_code(directory: Path, report: Path, *, moved: tuple[Path, Path] | None = None) -> str:
     """Code that brings the namespace at ``directory`` into a fresh kernel; its report goes to
     ``report``.
 
-    ``report`` is a file outside of ``directory``.
+    ``report`` is a file outside of ``directory``. ``moved`` is where the workspace was and where
+    it is: working directory, open files, ``sys.path`` and the environment follow it; values of the
+    user's never do, and those that name a file of the old place are reported degraded.
     """
     with contextlib.suppress(OSError):
         report.unlink()
-    return _code("load", str(directory), str(report))
+    places = (str(moved[0]), str(moved[1])) if moved is not None and moved[0] != moved[1] else None
+    return _code("load", str(directory), str(report), places)
 
 
-def _code(function: str, directory: str, last: int | str) -> str:
+def _code(function: str, directory: str, *more: int | str | tuple[str, str] | None) -> str:
     borrowed = str(Path(cloudpickle.__file__).parents[1])
-    call = f"{function}({directory!r}, {borrowed!r}, {last!r})"
+    call = f"{function}{(directory, borrowed, *more)!r}"
     return _CODE.format(call=call, name=_NAME, start=str(_INSIDE))
 
 

@@ -101,15 +101,18 @@ def dump(directory: str, borrowed: str, limit: int) -> None:
     _run(directory, borrowed, REPORT, work)
 
 
-def load(directory: str, borrowed: str, report_path: str) -> None:
+def load(
+    directory: str, borrowed: str, report_path: str, moved: tuple[str, str] | None = None
+) -> None:
     """Bring the session in ``directory`` into this kernel, a fresh one; the report goes to
-    ``report_path``.
+    ``report_path``. ``moved``: where the workspace was, and where it is.
     """
 
     def work(path: Path, report: dict[str, Any], filters: list[Any]) -> list[Any]:
-        from . import transfer
+        from . import moves, transfer
 
-        return transfer.load(_kernel_shell(), Path(directory), report)
+        with moves.following(moved):
+            return transfer.load(_kernel_shell(), Path(directory), report)
 
     target = Path(report_path)
     _run(str(target.parent), borrowed, target.name, work)

@@ -13,6 +13,8 @@ import sys
 import types
 from typing import Any, NoReturn
 
+from . import moves
+
 
 class LostError(RuntimeError):
     """An object was used that could not be carried over to this kernel."""
@@ -144,6 +146,7 @@ def read_only(array: Any) -> Any:
 def memmap(path: str, dtype: Any, mode: str, offset: int, shape: Any, order: str) -> Any:
     import numpy
 
+    path = moves.path(path)
     size = os.stat(path).st_size
     need = offset + int(numpy.dtype(dtype).itemsize) * int(numpy.prod(shape))
     if size < need:
@@ -166,6 +169,7 @@ def open_file(
     ``O_CREAT``, ``O_TRUNC`` and ``O_EXCL`` are taken out of what ``mode`` asks for. Raises
     :class:`LostError` when the file is not the one of the checkpoint, as far as its size tells.
     """
+    path, cwd = moves.path(path), moves.path(cwd)
 
     def opener(name: str, flags: int) -> int:
         flags &= ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL)

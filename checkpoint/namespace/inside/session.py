@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import moves
 from .groups import Entry, is_atom
 
 _MODULE_NAMES = frozenset(
@@ -151,7 +152,7 @@ def restore_history(shell: Any, saved: dict[str, Any]) -> None:
     history = shell.history_manager
     history.input_hist_parsed[:] = saved["parsed"]
     history.input_hist_raw[:] = saved["raw"]
-    history.dir_hist[:] = saved["dirs"]
+    history.dir_hist[:] = [moves.path(one) for one in saved["dirs"]]
     history._i00, history._i, history._ii, history._iii = saved["last"]
     names = {f"_i{n}": text for n, text in enumerate(saved["raw"]) if n}
     names.update({"_i": saved["last"][1], "_ii": saved["last"][2], "_iii": saved["last"][3]})
@@ -200,19 +201,20 @@ def capture_process(shell: Any, modules: dict[str, str]) -> dict[str, Any]:
 def restore_process(saved: dict[str, Any], also: Callable[[str, Exception | None], None]) -> None:
     """Working directory, ``sys.path`` and environment. ``also`` takes what became of each."""
     for name, value in saved["set"].items():
-        os.environ[name] = value
+        os.environ[name] = moves.paths(value)
     for name in saved["unset"]:
         os.environ.pop(name, None)
     also("environment", None)
+    path = [moves.path(entry) for entry in saved["path"]]
     if saved["prefix"] == sys.prefix:
-        sys.path[:] = saved["path"]
+        sys.path[:] = path
     else:
         old = saved["prefix"] + os.sep
-        sys.path[:0] = [p for p in saved["path"] if p not in sys.path and not p.startswith(old)]
+        sys.path[:0] = [p for p in path if p not in sys.path and not p.startswith(old)]
     importlib.invalidate_caches()
     also("sys.path", None)
     try:
-        os.chdir(saved["cwd"])
+        os.chdir(moves.path(saved["cwd"]))
         also("cwd", None)
     except OSError as error:
         also("cwd", error)

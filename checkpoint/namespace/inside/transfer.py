@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import blocks, groups, rebuild, session, settings
+from . import blocks, groups, moves, rebuild, session, settings
 
 FORMAT = 1
 SESSION = "session.pickle"
@@ -217,6 +217,8 @@ def _load_group(
                 if type(value) is rebuild.Lost:
                     raise rebuild.LostError(repr(value))
                 _bind(shell, entry["kind"], entry["name"], value)
+                if (left := moves.left_behind(value)) is not None:
+                    entry = {**entry, "state": "degraded", "why": left}
             except BaseException as error:
                 why = f"{type(error).__name__}: {error}"
         if why is not None:
