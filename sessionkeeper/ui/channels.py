@@ -189,18 +189,15 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                     failures = 0
                     await self._carry(upstream)
             except InvalidStatus as error:
-                if error.response.status_code == 404:
-                    self._end("the kernel does not exist any more")
+                if error.response.status_code == 404 and await self._is_gone():
                     return
                 self._say_away(failures, f"the gateway refused: {error}")
             except ConnectionClosed as error:
                 code = error.rcvd.code if error.rcvd else None
-                reason = error.rcvd.reason if error.rcvd else ""
-                if code == _NO_KERNEL:
-                    self._end("the kernel does not exist any more")
+                if code == _NO_KERNEL and await self._is_gone():
                     return
-                if code == _BAD_FRAME:
-                    self._end(f"the gateway could not read a request: {reason}")
+                if code == _BAD_FRAME and error.rcvd:
+                    self._end(f"the gateway could not read a request: {error.rcvd.reason}")
                     return
                 self._say_away(failures, str(error))
             except (OSError, ValueError, WebSocketException) as error:
@@ -212,6 +209,15 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     def _say_away(self, failures: int, reason: str) -> None:
         if failures == 0:
             self.log.info("Kernel %s: connecting again to the gateway (%s)", self.kernel_id, reason)
+
+    async def _is_gone(self) -> bool:
+        """Whether the kernel ended for good, and not just the gateway; then the tab is told."""
+        try:
+            await self.prepare()
+        except web.HTTPError:
+            self._end("the kernel does not exist any more")
+            return True
+        return False
 
     def _end(self, reason: str) -> None:
         """Close the browser's side; JupyterLab then asks what became of the kernel."""
@@ -270,6 +276,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 return
 
     def _notice(self, notice: dict[str, Any], welcomed: asyncio.Event) -> None:
+        if notice.get("event") == "missed":
+            self.log.warning("Kernel %s: a tab missed %s messages", self.kernel_id, notice["count"])
         if notice.get("event") != "welcome":
             return
         self._position = Position(notice["journal"], notice["cursor"])

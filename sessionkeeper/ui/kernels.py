@@ -48,6 +48,8 @@ class SessionKernel(GatewayKernelManager):
 class SessionKernels(GatewayMappingKernelManager):
     """All kernels of the session. They outlive this process."""
 
+    _listed: list[Model] | None = None
+
     @default("kernel_manager_class")
     def _default_kernel_manager_class(self) -> str:
         return "sessionkeeper.ui.kernels.SessionKernel"
@@ -74,17 +76,17 @@ class SessionKernels(GatewayMappingKernelManager):
 
     async def list_kernels(self, **kwargs: Any) -> list[Model]:
         try:
-            models = await ask("GET", "kernels")
+            models: list[Model] = await ask("GET", "kernels")
         except web.HTTPError as error:
-            known = [dict(kernel.kernel or {}) for kernel in self._kernels.values()]
-            if gateway_is_away(error) and known:
-                return known
+            if gateway_is_away(error) and self._listed is not None:
+                return self._listed
             raise
         for gone in self._kernels.keys() - {model["id"] for model in models}:
             del self._kernels[gone]
         for model in models:
             self._learn(model)
-        return list(models)
+        self._listed = models
+        return models
 
     async def kernel_model(self, kernel_id: str) -> Model:
         known = self._kernels.get(kernel_id)

@@ -46,7 +46,8 @@ class FileRevisions(AsyncCheckpoints):
         if await self._files.stat(directory) is None:
             await self._files.mkdir(directory)
         # Not a copy at the gateway: this replaces the old one in one step.
-        return _model(await self._files.write(copy, await self._files.read(path)))
+        await self._files.write(copy, await self._files.read(path))
+        return _model(await self._files.stat(copy) or {"mtime": 0.0})
 
     async def restore_checkpoint(self, contents_mgr: Any, checkpoint_id: str, path: str) -> None:
         await self._existing(checkpoint_id, path)

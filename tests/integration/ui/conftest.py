@@ -22,10 +22,11 @@ from ui_gateway import Gateway, until
 TOKEN = "ui-token"
 
 _RUN = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 from sessionkeeper.ui.app import UiSettings, run
 settings = json.load(sys.stdin)
+logging.basicConfig(level=logging.INFO)  # as `sessionkeeper ui` does
 run(UiSettings(**{**settings, "state": Path(settings["state"])}))
 """
 
@@ -111,7 +112,7 @@ class UiServer:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     root = tmp_path_factory.mktemp("workspace")
-    one = Gateway(root)
+    one = Gateway(root, tmp_path_factory.mktemp("kernels"))
     await one.start()
     yield one
     await one.stop()

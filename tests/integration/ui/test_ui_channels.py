@@ -16,17 +16,11 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 from ui_gateway import Gateway, header, until, v1, v1_parts
 
+from gateway.frames import IOPUB
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 V1 = "v1.kernel.websocket.jupyter.org"
-
-
-def request(code: str, kind: str = "execute_request") -> bytes:
-    return v1("shell", header(kind), {}, {}, {"code": code})
-
-
-def output(text: str) -> bytes:
-    return v1("iopub", header("stream"), {}, {}, {"name": "stdout", "text": text})
 
 
 class Tab:
@@ -57,6 +51,13 @@ class Tab:
         contents = [json.loads(v1_parts(message)[1][3]) for message in self.got]
         return [content["text"] for content in contents if "text" in content]
 
+    def request(self, code: str, *buffers: bytes) -> bytes:
+        asked = header("execute_request", self.session_id)
+        return v1("shell", asked, {}, {}, {"code": code}, *buffers)
+
+    async def ask(self, code: str) -> None:
+        await self.send(self.request(code))
+
     async def send(self, message: Any, binary: bool = True) -> None:
         assert self.socket is not None
         await self.socket.write_message(message, binary=binary)
@@ -72,21 +73,25 @@ class Tab:
 
 
 async def test_bytes_pass_as_they_are(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
     assert tab.socket.selected_subprotocol == V1
-    asked = v1("shell", header("execute_request"), {}, {}, {"code": "1"}, b"\x00\xffbuffer")
+    asked = tab.request("1", b"\x00\xffbuffer")
     await tab.send(asked)
     await until(lambda: len(tab.got) == 4)
-    assert gateway.applied[-1] == asked
-    assert tab.got == gateway.journals[kernel]
+    assert gateway.compute.applied[-1] == asked
+    assert tab.got == gateway.said(kernel)
     tab.close()
 
 
 async def test_client_without_subprotocol_is_understood(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open(subprotocol=None)
-    message = {"header": header("execute_request"), "parent_header": {}, "metadata": {}}
+    message = {
+        "header": header("execute_request", tab.session_id),
+        "parent_header": {},
+        "metadata": {},
+    }
     await tab.send(
         json.dumps({**message, "content": {"code": "hi"}, "channel": "shell"}), binary=False
     )
@@ -94,74 +99,75 @@ async def test_client_without_subprotocol_is_understood(ui, gateway):
     stream = json.loads(tab.got[1])
     assert (stream["channel"], stream["msg_type"]) == ("iopub", "stream")
     assert stream["content"]["text"] == "hi"
-    gateway.output(kernel, v1("iopub", header("comm_msg"), {}, {}, {}, b"buffer"))
+    gateway.compute.running[kernel].say(IOPUB, "comm_msg", {}, {}, b"buffer")
     await until(lambda: len(tab.got) == 5)
     assert tab.got[4].endswith(b"buffer")
     tab.close()
 
 
 async def test_tab_stays_open_while_the_gateway_restarts(ui, gateway: Gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("before"))
+    await tab.ask("before")
     await until(lambda: len(tab.got) == 4)
     await gateway.stop()
-    gateway.output(kernel, output("said while away"))
+    gateway.compute.running[kernel].say(IOPUB, "stream", {}, {"text": "said while away"})
     for number in range(20):
-        await tab.send(request(f"asked {number}"))
-    applied = len(gateway.applied)
+        await tab.ask(f"asked {number}")
+    applied = len(gateway.compute.applied)
     await gateway.start()
     await until(lambda: len(tab.texts()) == 22)
     assert tab.texts() == ["before", "said while away", *(f"asked {n}" for n in range(20))]
-    assert len(gateway.applied) == applied + 20
-    assert tab.got == gateway.journals[kernel]
+    assert len(gateway.compute.applied) == applied + 20
+    assert tab.got == gateway.said(kernel)
     tab.close()
 
 
 async def test_request_whose_acknowledgement_was_lost_is_applied_once(ui, gateway, monkeypatch):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    apply = gateway.apply
+    channel = gateway.kernels.channel(kernel)
+    submit = channel.submit
 
-    def apply_and_break(kernel_id: str, payload: bytes) -> None:
-        apply(kernel_id, payload)
-        monkeypatch.setattr(gateway, "apply", apply)
-        for socket in list(gateway.sockets):
-            socket.ws_connection.stream.close()
+    def submit_and_break(payload: bytes) -> None:
+        submit(payload)
+        monkeypatch.setattr(channel, "submit", submit)
+        gateway.cut()
 
-    monkeypatch.setattr(gateway, "apply", apply_and_break)
-    await tab.send(request("once"))
-    await tab.send(request("more"))
+    monkeypatch.setattr(channel, "submit", submit_and_break)
+    await tab.ask("once")
+    await tab.ask("more")
     await until(lambda: len(tab.texts()) == 2)
+    await until(lambda: len(tab.got) == 8)
     assert tab.texts() == ["once", "more"]
-    assert tab.got == gateway.journals[kernel]
+    assert tab.got == gateway.said(kernel)
     tab.close()
 
 
 async def test_request_of_a_tab_that_closed_is_delivered_when_the_gateway_is_back(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("seen"))
+    await tab.ask("seen")
     await until(lambda: len(tab.got) == 4)
     await gateway.stop()
-    asked = request("the last one")
+    asked = tab.request("the last one")
     await tab.send(asked)
     tab.close()
     await gateway.start()
-    await until(lambda: asked in gateway.applied)
+    await until(lambda: asked in gateway.compute.applied)
 
 
 @pytest.mark.parametrize("how", ["close", "cut"])
 async def test_tab_that_connects_again_gets_what_it_missed(ui, gateway, how):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await until(lambda: any(getattr(s, "kernel_id", "") == kernel for s in gateway.sockets))
-    gateway.output(kernel, output("1"))
+    await until(lambda: gateway.kernels.channel(kernel).feeds)
+    gateway.output(kernel, "1")
     await until(lambda: tab.texts() == ["1"])
     await confirmed(ui, 1)
     getattr(tab, how)()
-    await until(lambda: not any(getattr(s, "kernel_id", "") == kernel for s in gateway.sockets))
-    gateway.output(kernel, output("2"))
+    await until(lambda: not gateway.kernels.channel(kernel).feeds)
+    gateway.output(kernel, "2")
     again = await Tab(ui, kernel, tab.session_id).open()
     await until(lambda: again.texts() == ["2"])
     again.close()
@@ -176,17 +182,17 @@ async def confirmed(ui: UiServer, cursor: int) -> None:
 async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path):
     ui = UiServer(tmp_path / "state", gateway.url)
     await ui.start()
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("first"))
+    await tab.ask("first")
     await until(lambda: len(tab.got) == 4)
     await confirmed(ui, 4)
     await ui.stop(signal.SIGKILL)
-    gateway.output(kernel, output("meanwhile"))
+    gateway.output(kernel, "meanwhile")
     await ui.start()
     try:
         again = await Tab(ui, kernel, tab.session_id).open()
-        await again.send(request("second"))
+        await again.ask("second")
         await until(lambda: len(again.texts()) == 2)
         assert again.texts() == ["meanwhile", "second"]
         again.close()
@@ -195,10 +201,10 @@ async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path):
 
 
 async def test_new_tab_gets_only_what_comes_from_now_on(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
-    gateway.output(kernel, output("old"))
+    kernel = await gateway.start_kernel()
+    gateway.output(kernel, "old")
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("new"))
+    await tab.ask("new")
     await until(lambda: len(tab.got) == 4)
     assert tab.texts() == ["new"]
     tab.close()
@@ -253,12 +259,12 @@ async def test_silent_gateway_is_given_up_in_five_seconds(gateway, tmp_path: Pat
     ui = UiServer(tmp_path / "state", await relay.start())
     await ui.start()
     try:
-        tab = await Tab(ui, gateway.start_kernel()["id"]).open()
-        await tab.send(request("before"))
+        tab = await Tab(ui, await gateway.start_kernel()).open()
+        await tab.ask("before")
         await until(lambda: len(tab.got) == 4)
         relay.cut()
         cut = time.monotonic()
-        await tab.send(request("after"))
+        await tab.ask("after")
         await until(lambda: tab.texts() == ["before", "after"])
         assert relay.dialled[0] - cut < 5.5
         tab.close()
@@ -268,27 +274,24 @@ async def test_silent_gateway_is_given_up_in_five_seconds(gateway, tmp_path: Pat
 
 
 async def test_message_of_50_megabytes_passes_both_ways(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("big 50000000"))
+    await tab.ask("big 50000000")
     await until(lambda: len(tab.got) == 4, 60)
     assert len(tab.texts()[0]) == 50_000_000
     tab.got.clear()
-    asked = v1("shell", header("comm_msg"), {}, {}, {}, bytes(50_000_000))
+    asked = tab.request("small", bytes(50_000_000))
     await tab.send(asked)
-    await until(lambda: len(tab.got) == 2, 60)
-    assert gateway.applied.pop() == asked
+    await until(lambda: len(tab.got) == 4, 60)
+    assert gateway.compute.applied.pop() == asked
     tab.close()
 
 
 async def test_kernel_that_ended_closes_the_tabs_socket(ui, gateway):
-    kernel = gateway.start_kernel()["id"]
+    kernel = await gateway.start_kernel()
     tab = await Tab(ui, kernel).open()
-    await tab.send(request("alive"))
+    await tab.ask("alive")
     await until(lambda: len(tab.got) == 4)
-    del gateway.kernels[kernel]
-    for socket in list(gateway.sockets):
-        if getattr(socket, "kernel_id", "") == kernel:
-            socket.close(4404, "ended")
+    await ui.api("DELETE", f"kernels/{kernel}", expect=204)
     await until(lambda: tab.socket.close_code == 1011)
     assert "does not exist" in tab.socket.close_reason

@@ -81,23 +81,35 @@ def wish(path: str, kernel: str = "python3") -> dict:
 
 async def test_kernel_starts_in_the_directory_that_was_asked_for(ui, gateway):
     await ui.api("POST", "kernels", {"name": "python3", "path": "work"}, expect=201)
-    request = next(r for r in gateway.requests if r.startswith("POST kernels"))
-    body = json.loads(request.removeprefix("POST kernels "))
-    assert body == {"name": "python3", "path": "work", "env": {}}
+    assert gateway.requests == ["start python3 in 'work' with {}"]
+
+
+async def test_kernel_is_interrupted_restarted_and_ended(ui, gateway):
+    kernel = await gateway.start_kernel()
+    gateway.requests.clear()
+    await ui.api("POST", f"kernels/{kernel}/interrupt", {}, expect=204)
+    assert (await ui.api("POST", f"kernels/{kernel}/restart", {}))["id"] == kernel
+    await ui.api("DELETE", f"kernels/{kernel}", expect=204)
+    assert gateway.requests == [
+        f"interrupt {kernel}",
+        "start python3 in '' with {}",
+        f"stop {kernel}",
+    ]
 
 
 async def test_notebook_session_is_the_gateways(ui, gateway):
-    session = await ui.api("POST", "sessions", wish("s.ipynb"), expect=201)
-    assert session["id"] in gateway.sessions
-    again = await ui.api("POST", "sessions", wish("s.ipynb"), expect=201)
+    session = await ui.api("POST", "sessions", wish("w/s.ipynb"), expect=201)
+    assert gateway.requests[-1].startswith("start python3 in 'w'")
+    again = await ui.api("POST", "sessions", wish("w/s.ipynb"), expect=201)
     assert again["id"] == session["id"]
     renamed = await ui.api("PATCH", f"sessions/{session['id']}", {"path": "t.ipynb"})
-    assert renamed["path"] == gateway.sessions[session["id"]]["path"] == "t.ipynb"
+    assert renamed["path"] == "t.ipynb"
     changed = await ui.api("PATCH", f"sessions/{session['id']}", {"kernel": {"name": "python3"}})
     assert changed["kernel"]["id"] != session["kernel"]["id"]
     assert session["kernel"]["id"] not in gateway.kernels
+    assert [s["path"] for s in await ui.api("GET", "sessions")] == ["t.ipynb"]
     await ui.api("DELETE", f"sessions/{session['id']}", expect=204)
-    assert gateway.sessions == {}
+    assert await ui.api("GET", "sessions") == []
 
 
 async def test_kernelspec_that_is_not_there_is_said(ui):
@@ -120,7 +132,7 @@ async def test_notebook_sessions_and_kernels_outlive_the_server(gateway, tmp_pat
     session = await ui.api("POST", "sessions", wish("n.ipynb"), expect=201)
     assert await ui.stop() == 0
     assert session["kernel"]["id"] in gateway.kernels
-    assert not [r for r in gateway.requests if r.startswith("DELETE")]
+    assert not [r for r in gateway.requests if r.startswith("stop")]
 
     await ui.start()
     try:
@@ -128,19 +140,19 @@ async def test_notebook_sessions_and_kernels_outlive_the_server(gateway, tmp_pat
         assert [(s["id"], s["path"]) for s in sessions] == [(session["id"], "n.ipynb")]
         assert sessions[0]["kernel"]["id"] == session["kernel"]["id"]
 
-        del gateway.kernels[session["kernel"]["id"]]
+        await ui.api("DELETE", f"kernels/{session['kernel']['id']}", expect=204)
         assert await ui.api("GET", "sessions") == []
     finally:
         await ui.stop()
 
 
 async def test_kernels_and_specs_stay_listed_while_the_gateway_is_away(ui, gateway):
-    kernel = gateway.start_kernel()
+    kernel = await gateway.start_kernel()
     before = await ui.api("GET", "kernels")
     await ui.api("GET", "kernelspecs")
     await gateway.stop()
     try:
-        assert kernel["id"] in [model["id"] for model in before]
+        assert kernel in [model["id"] for model in before]
         assert await ui.api("GET", "kernels") == before
         assert (await ui.api("GET", "kernelspecs"))["default"] == "python3"
     finally:

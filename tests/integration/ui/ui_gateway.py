@@ -1,11 +1,12 @@
-"""A gateway as the UI server sees one: the workspace file API on a real directory, kernels that
-answer, the resumable WebSocket and the status events, over a socket. It can go away and come back.
+"""The real gateway as the UI server sees it, over a socket, with kernels that are a script.
+
+What the keeper adds in a real one is done here in a few lines: the workspace file API on a
+directory, and the status events.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -13,59 +14,73 @@ import shutil
 import stat as stat_module
 import struct
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from tornado import httpserver, netutil, web, websocket
+from tornado import web, websocket
+from tornado.httpserver import HTTPServer
+
+from gateway.app import listen, make_app, port_of
+from gateway.auth import check_token
+from gateway.channel import KernelChannel
+from gateway.frames import IOPUB, decode_payload
+from gateway.kernels import KernelRecord, Kernels
+from gateway.link import ShimLink
+from gateway.messages import payload_to_v1
 
 TOKEN = "gateway-token"
+EPOCH = 1
 
 
 class Gateway:
-    """Everything it knows outlives `stop`, as a gateway's journal does."""
+    """The gateway package over `directory`; what it knows outlives `stop`, as its kernels do."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, directory: Path) -> None:
         self.root = root
         self.port = 0
         self.requests: list[str] = []
         self.busy = 0  # that many file requests are answered 503
         self.swallow: set[str] = set()  # file operations that are done, and not answered
         self.status: dict[str, Any] = status()
-        self.kernels: dict[str, dict[str, Any]] = {}
-        self.sessions: dict[str, dict[str, Any]] = {}
-        self.journals: dict[str, list[bytes]] = {}
-        self.applied: list[bytes] = []  # requests, each once
-        self._applied_ids: set[str] = set()
-        self.sockets: set[Any] = set()
-        self.server: httpserver.HTTPServer | None = None
+        self.compute = ScriptedCompute(self)
+        self.listeners: set[Events] = set()
+        self._directory = directory
+        self._server: HTTPServer | None = None
 
     async def start(self) -> None:
-        routes = [
-            (r"/api/sessionkeeper/files/(.*)", Files),
-            (r"/api/sessionkeeper/events", Events),
-            (r"/api/kernelspecs", Specs),
-            (r"/api/kernels", Kernels),
-            (r"/api/sessions", Sessions),
-            (r"/api/sessions/([\w-]+)", Session),
-            (r"/api/kernels/([\w-]+)", Kernel),
-            (r"/api/kernels/([\w-]+)/channels", Channels),
+        self.kernels = Kernels(self._directory)
+        for kernel_id, kernel in self.compute.running.items():
+            kernel.attach(self.kernels.channel(kernel_id))
+        extra = [
+            (r"/api/sessionkeeper/files/(.*)", Files, {"gateway": self}),
+            (r"/api/sessionkeeper/events", Events, {"gateway": self}),
         ]
-        app = web.Application(
-            routes, gateway=self, websocket_max_message_size=2**30, log_function=lambda _: None
-        )
-        self.server = httpserver.HTTPServer(app, max_body_size=2**30, max_buffer_size=2**31)
-        sockets = netutil.bind_sockets(self.port, "127.0.0.1", reuse_port=False)
-        self.port = sockets[0].getsockname()[1]
-        self.server.add_sockets(sockets)
+        app = make_app(self.kernels, self.compute, TOKEN, extra_handlers=extra)
+        self._server = listen(app, self.port)
+        self.port = port_of(self._server)
 
     async def stop(self) -> None:
-        assert self.server is not None
-        self.server.stop()
-        for socket in list(self.sockets):
-            socket.ws_connection.stream.close()
-        self.sockets.clear()
-        await self.server.close_all_connections()
+        assert self._server is not None
+        self._server.stop()
+        sockets = self._sockets()
+        self.kernels.close()
+        self.cut(sockets)
+
+    def cut(self, sockets: Iterable[Any] | None = None) -> None:
+        """Break all connections, in the middle of whatever they carry."""
+        assert self._server is not None
+        for connection in list(self._server._connections):
+            connection.stream.close()
+        for socket in self._sockets() if sockets is None else sockets:
+            if socket.ws_connection is not None:
+                socket.ws_connection.stream.close()
+
+    def _sockets(self) -> list[Any]:
+        channels = [self.kernels.channel(kernel_id) for kernel_id in self.kernels.records]
+        feeds = [feed for channel in channels for feed in channel.feeds]
+        return [*self.listeners, *(feed.kernel_gone.__self__ for feed in feeds)]
 
     @property
     def url(self) -> str:
@@ -73,38 +88,124 @@ class Gateway:
 
     def say(self, **changes: Any) -> None:
         self.status = {**self.status, **changes}
-        for socket in self.sockets:
-            if isinstance(socket, Events):
-                socket.write_message(json.dumps(self.status))
+        for listener in self.listeners:
+            listener.write_message(json.dumps(self.status))
 
-    def start_kernel(self) -> dict[str, Any]:
-        kernel_id = str(uuid.uuid4())
-        self.journals[kernel_id] = []
-        self.kernels[kernel_id] = {
-            "id": kernel_id,
-            "name": "python3",
-            "last_activity": "2026-01-01T00:00:00.000000Z",
-            "execution_state": "idle",
-            "connections": 0,
-        }
-        return self.kernels[kernel_id]
+    async def start_kernel(self) -> str:
+        record = self.kernels.create("python3")
+        await self.compute.start(record, 1, 0)
+        return record.id
 
-    def output(self, kernel_id: str, message: bytes) -> None:
-        self.journals[kernel_id].append(message)
-        for socket in self.sockets:
-            if isinstance(socket, Channels) and socket.kernel_id == kernel_id:
-                socket.flush_journal()
+    def output(self, kernel_id: str, text: str) -> None:
+        """The kernel prints."""
+        content = {"name": "stdout", "text": text}
+        self.compute.running[kernel_id].say(IOPUB, "stream", {}, content)
 
-    def apply(self, kernel_id: str, payload: bytes) -> None:
-        channel, parts = v1_parts(payload)
-        header = json.loads(parts[0])
-        if header["msg_id"] in self._applied_ids:
-            return
-        self._applied_ids.add(header["msg_id"])
-        self.applied.append(payload)
-        content = json.loads(parts[3])
-        for answer in answers(channel, header, content):
-            self.output(kernel_id, answer)
+    def said(self, kernel_id: str) -> list[bytes | None]:
+        """What is in the kernel's journal, as a tab gets it."""
+        records = self.kernels.channel(kernel_id).records(1)
+        return [message for r in records if (message := payload_to_v1(r.payload)) is not None]
+
+
+class ScriptedCompute:
+    """Kernels in this process, behind the real link. They outlive the gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.running: dict[str, ScriptedKernel] = {}
+        self.applied: list[bytes] = []  # requests, as tabs send them
+
+    async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        self.gateway.requests.append(f"start {record.name} in {record.path!r} with {record.env}")
+        kernel = ScriptedKernel(self.applied, next_seq, applied)
+        self.running[record.id] = kernel
+        kernel.attach(self.gateway.kernels.channel(record.id))
+
+    async def stop(self, kernel_id: str, final: bool) -> None:
+        self.gateway.requests.append(f"stop {kernel_id}")
+        self.running.pop(kernel_id, None)
+
+    async def interrupt(self, kernel_id: str) -> None:
+        self.gateway.requests.append(f"interrupt {kernel_id}")
+
+    async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        await self.start(record, next_seq, applied)
+
+    def kernelspecs(self) -> dict[str, dict[str, Any]]:
+        spec = {"argv": ["x"], "language": "python", "display_name": "Python 3", "env": {}}
+        return {"python3": {"name": "python3", "spec": spec, "resources": {}}}
+
+    async def kernelspec_resource(self, name: str, file: str) -> bytes | None:
+        return None
+
+
+class ScriptedKernel:
+    """Says what it is asked to execute."""
+
+    def __init__(self, applied: list[bytes], next_seq: int, last: int) -> None:
+        self._applied = applied
+        self._link = ShimLink(next_seq, last)
+        self._channel: KernelChannel | None = None
+
+    def attach(self, channel: KernelChannel) -> None:
+        self._channel = channel
+        self._link.connected(EPOCH)
+        channel.attach_node(lambda frame: self._soon(self._receive, bytes(frame)), EPOCH)
+        self._soon(self._pump)
+
+    def _soon(self, call: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_soon(call, *arguments)
+
+    def _receive(self, frame: bytes) -> None:
+        payload = self._link.receive(frame, EPOCH)
+        if payload:
+            self._applied.append(payload_to_v1(payload) or b"")
+            self._execute(*decode_payload(payload))
+        self._pump()
+
+    def _pump(self) -> None:
+        assert self._channel is not None
+        while (frame := self._link.next_frame(EPOCH)) is not None:
+            if self._channel.attached is not None:
+                self._channel.receive(frame)
+
+    def say(self, channel: int, kind: str, parent: Any, content: Any, *buffers: bytes) -> None:
+        parts = [json.dumps(part).encode() for part in (header(kind), parent, {}, content)]
+        self._link.produce(EPOCH, channel, [*parts, *buffers])
+        self._pump()
+
+    def _execute(self, channel: int, parts: list[memoryview]) -> None:
+        parent = json.loads(bytes(parts[0]))
+        kind = parent["msg_type"]
+        self.say(IOPUB, "status", parent, {"execution_state": "busy"})
+        if kind == "execute_request":
+            code = json.loads(bytes(parts[3]))["code"]
+            text = "x" * int(code[4:]) if code.startswith("big ") else code
+            self.say(IOPUB, "stream", parent, {"name": "stdout", "text": text})
+        if kind in REPLIES:
+            reply = {"status": "ok", **REPLIES[kind]}
+            self.say(channel, kind.replace("request", "reply"), parent, reply)
+        self.say(IOPUB, "status", parent, {"execution_state": "idle"})
+
+
+REPLIES: dict[str, dict[str, Any]] = {
+    "execute_request": {"execution_count": 1, "user_expressions": {}, "payload": []},
+    "comm_info_request": {"comms": {}},
+    "history_request": {"history": []},
+    "kernel_info_request": {
+        "protocol_version": "5.3",
+        "implementation": "scripted",
+        "implementation_version": "1",
+        "language_info": {
+            "name": "python",
+            "version": "3",
+            "mimetype": "text/x-python",
+            "file_extension": ".py",
+        },
+        "banner": "",
+        "help_links": [],
+    },
+}
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -146,180 +247,39 @@ def v1_parts(payload: bytes) -> tuple[str, list[bytes]]:
     return parts[0].decode(), parts[1:]
 
 
-def header(kind: str) -> dict[str, Any]:
+def header(kind: str, session: str = "kernel") -> dict[str, Any]:
     return {
         "msg_id": uuid.uuid4().hex,
         "msg_type": kind,
-        "session": "kernel",
+        "session": session,
         "username": "",
         "date": "2026-01-01T00:00:00Z",
         "version": "5.3",
     }
 
 
-def answers(channel: str, parent: dict[str, Any], content: dict[str, Any]) -> list[bytes]:
-    """What a kernel says: `print` of the code for an execute request."""
-
-    def message(channel: str, kind: str, body: dict[str, Any]) -> bytes:
-        return v1(channel, header(kind), parent, {}, body)
-
-    kind = parent["msg_type"]
-    said = [message("iopub", "status", {"execution_state": "busy"})]
-    if kind == "execute_request":
-        code = content["code"]
-        text = "x" * int(code[4:]) if code.startswith("big ") else code
-        said.append(message("iopub", "stream", {"name": "stdout", "text": text}))
-        reply = {"status": "ok", "execution_count": 1, "user_expressions": {}, "payload": []}
-        said.append(message(channel, "execute_reply", reply))
-    elif kind == "kernel_info_request":
-        language = {"name": "python", "version": "3", "mimetype": "text/x-python"}
-        reply = {
-            "status": "ok",
-            "protocol_version": "5.3",
-            "implementation": "fake",
-            "implementation_version": "1",
-            "language_info": {**language, "file_extension": ".py"},
-            "banner": "",
-            "help_links": [],
-        }
-        said.append(message(channel, "kernel_info_reply", reply))
-    elif kind == "comm_info_request":
-        said.append(message(channel, "comm_info_reply", {"status": "ok", "comms": {}}))
-    said.append(message("iopub", "status", {"execution_state": "idle"}))
-    return said
-
-
-# Handlers
+# Handlers that the keeper has in a real gateway
 
 
 class Base(web.RequestHandler):
-    @property
-    def gateway(self) -> Gateway:
-        return self.settings["gateway"]
+    def initialize(self, gateway: Gateway) -> None:
+        self.gateway = gateway
 
     def prepare(self) -> None:
-        if self.request.headers.get("Authorization") != f"token {TOKEN}":
-            self.fail(403, "forbidden", "Token missing or wrong.")
+        check_token(self.request, TOKEN)
 
     def fail(self, status: int, code: str, message: str, hint: str = "") -> None:
         self.set_status(status)
         self.finish({"code": code, "message": message, "hint": hint, "retryable": status == 503})
 
 
-class Specs(Base):
-    def get(self) -> None:
-        spec = {"argv": [], "language": "python", "display_name": "Python 3", "env": {}}
-        specs = {"python3": {"name": "python3", "spec": spec, "resources": {}}}
-        self.finish({"default": "python3", "kernelspecs": specs})
-
-
-class Kernels(Base):
-    def get(self) -> None:
-        self.finish(json.dumps(list(self.gateway.kernels.values())))
-
-    def post(self) -> None:
-        self.gateway.requests.append(f"POST kernels {self.request.body.decode()}")
-        self.set_status(201)
-        self.finish(self.gateway.start_kernel())
-
-
-class Kernel(Base):
-    def get(self, kernel_id: str) -> None:
-        if kernel_id in self.gateway.kernels:
-            self.finish(self.gateway.kernels[kernel_id])
-        else:
-            self.fail(404, "kernel_not_found", f"There is no kernel {kernel_id}.")
-
-    def delete(self, kernel_id: str) -> None:
-        self.gateway.requests.append(f"DELETE kernel {kernel_id}")
-        self.gateway.kernels.pop(kernel_id, None)
-        self.set_status(204)
-
-
-class Sessions(Base):
-    """As `gateway.handlers` does it."""
-
-    def model(self, session: dict[str, Any]) -> dict[str, Any]:
-        return {**session, "kernel": self.gateway.kernels[session["kernel"]]}
-
-    def get(self) -> None:
-        there = [s for s in self.gateway.sessions.values() if s["kernel"] in self.gateway.kernels]
-        self.finish(json.dumps([self.model(session) for session in there]))
-
-    def post(self) -> None:
-        self.gateway.requests.append(f"POST sessions {self.request.body.decode()}")
-        wish = json.loads(self.request.body)
-        if wish["kernel"].get("name", "python3") != "python3":
-            self.fail(404, "kernelspec_not_found", f"There is no {wish['kernel']['name']}.")
-            return
-        kernel = wish["kernel"].get("id") or self.gateway.start_kernel()["id"]
-        session = {"id": str(uuid.uuid4()), **wish, "kernel": kernel}
-        self.gateway.sessions[session["id"]] = session
-        self.set_status(201)
-        self.finish(self.model(session))
-
-
-class Session(Sessions):
-    def get(self, session_id: str) -> None:
-        self.finish(self.model(self.gateway.sessions[session_id]))
-
-    def patch(self, session_id: str) -> None:
-        session = self.gateway.sessions[session_id]
-        wish = json.loads(self.request.body)
-        if "kernel" in wish:
-            wish["kernel"] = wish["kernel"]["id"]
-        session.update(wish)
-        self.finish(self.model(session))
-
-    def delete(self, session_id: str) -> None:
-        session = self.gateway.sessions.pop(session_id)
-        self.gateway.kernels.pop(session["kernel"], None)
-        self.set_status(204)
-
-
 class Events(websocket.WebSocketHandler, Base):
     def open(self) -> None:
-        self.gateway.sockets.add(self)
+        self.gateway.listeners.add(self)
         self.write_message(json.dumps(self.gateway.status))
 
     def on_close(self) -> None:
-        self.gateway.sockets.discard(self)
-
-
-class Channels(websocket.WebSocketHandler, Base):
-    """docs/link-protocol.md, section 1."""
-
-    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        return "v1.sessionkeeper" if "v1.sessionkeeper" in subprotocols else None
-
-    def open(self, kernel_id: str) -> None:
-        self.kernel_id = kernel_id
-        if kernel_id not in self.gateway.kernels:
-            self.close(4404, "no such kernel")
-            return
-        newest = len(self.gateway.journals[kernel_id])
-        cursor = self.get_query_argument("cursor", None)
-        self.cursor = newest if cursor is None else int(cursor)
-        welcome = {"event": "welcome", "version": [1, 0], "kernel_id": kernel_id, "journal": "j1"}
-        welcome |= {"cursor": self.cursor, "newest": newest, "missing": 0, "reset": False}
-        self.write_message(b"\x03" + json.dumps(welcome).encode(), binary=True)
-        self.gateway.sockets.add(self)
-        self.flush_journal()
-
-    def flush_journal(self) -> None:
-        for message in self.gateway.journals[self.kernel_id][self.cursor :]:
-            self.cursor += 1
-            self.write_message(struct.pack(">BQ", 1, self.cursor) + message, binary=True)
-
-    def on_message(self, frame: bytes) -> None:
-        kind, number = struct.unpack_from(">BQ", frame)
-        if kind == 1:
-            self.gateway.apply(self.kernel_id, frame[9:])
-            with contextlib.suppress(websocket.WebSocketClosedError):
-                self.write_message(struct.pack(">BQ", 2, number), binary=True)
-
-    def on_close(self) -> None:
-        self.gateway.sockets.discard(self)
+        self.gateway.listeners.discard(self)
 
 
 class Files(Base):
