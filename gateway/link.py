@@ -315,6 +315,9 @@ class GatewayLink:
         if not hello.answer:
             self._hello = True
         before, self.acked = self.acked, applied
+        if dead_from is not None:
+            # Dealt with once: a second HELLO before the first new output says the same.
+            self.received = (hello.epoch, dead_from - 1)
         self._greeted, self._first, self._flowing = True, True, False
         return Resumed(hello.epoch, applied, before, dead_from)
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
@@ -23,9 +24,11 @@ from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.ledger import Ledger
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.savepoint import Savepoints, Staged
 from sessionkeeper.agent.tenancy import Tenancy, cpu_model
+from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
 
@@ -47,8 +50,11 @@ class Agent:
         self._tenancies: dict[str, Tenancy] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
         self._link: AgentLink | None = None
+        self._ledger = Ledger(settings.data / "ledger")
+        self._access: dict[str, dict[str, str]] = {}
+        self._stores: dict[str, ProxiedBlobs] = {}
         self._lease = FIRST_LEASE
-        self._until = time.monotonic() + FIRST_LEASE
+        self._until = self._ledger.lease()
         self._methods: dict[str, Method] = {
             "session.open": self._open,
             "session.stage": self._stage,
@@ -67,6 +73,7 @@ class Agent:
 
     async def run(self) -> None:
         """Stay connected to the gateway; end everything when cancelled."""
+        adopting = asyncio.create_task(self._adopt_all())
         guard = asyncio.create_task(self._guard_lease())
         delay = 0.05
         try:
@@ -80,6 +87,7 @@ class Agent:
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311
                 await asyncio.sleep(jitter * min(delay, LONGEST_BACKOFF))
         finally:
+            adopting.cancel()
             guard.cancel()
             await self._end_all("the agent stops")
 
@@ -104,12 +112,13 @@ class Agent:
     def _hello(self) -> dict[str, Any]:
         return {
             "node": self._settings.node,
+            "instance": self._ledger.instance(),
             "tier": self._settings.tier,
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
             "cpu": cpu_model(),
-            "sessions": {name: t.hosted.epoch for name, t in self._tenancies.items()},
+            "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
     # -- lease ---------------------------------------------------------------------------------
@@ -124,6 +133,7 @@ class Agent:
         if event.get("event") == "lease":
             self._lease = float(event["seconds"])
             self._until = max(self._until, float(event["sent"]) + self._lease)
+            self._ledger.granted(self._until)
 
     async def _guard_lease(self) -> None:
         while True:
@@ -136,10 +146,9 @@ class Agent:
                 await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
 
     async def _end_all(self, why: str) -> None:
-        for session, tenancy in list(self._tenancies.items()):
+        for session in list(self._tenancies):
             log.warning("ending session %s: %s", session, why)
-            del self._tenancies[session]
-            await tenancy.close()
+            await self._close(session)
         for session in list(self._staged):
             await self._unstage(session)
 
@@ -182,12 +191,15 @@ class Agent:
         savepoints.settle(place, store)
         hosted = HostedSession(session, epoch, place, self._forward)
         tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
-        self._tenancies[session] = tenancy
+        self._tenancies[session], self._stores[session] = tenancy, store
         try:
-            return await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
+            opened = await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
         except BaseException:
             await self._close(session)
             raise
+        self._access[session] = {"key": key, "blobs": blobs}
+        self._remember(session)
+        return opened
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
         if session in self._tenancies:
@@ -206,11 +218,14 @@ class Agent:
         if savepoints is not None:
             await asyncio.to_thread(savepoints.close)
 
-    async def _take_up(self, session: str, key: str, blobs: str, epoch: int) -> None:
+    async def _take_up(self, session: str, key: str, blobs: str, epoch: int) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        tenancy.savepoints.settle(tenancy.hosted.place, self._store(blobs))
+        self._stores[session].renew(blobs)
+        self._access[session] = {"key": key, "blobs": blobs}
+        self._remember(session)
+        return await self._status(session)
 
     async def _status(self, session: str) -> dict[str, Any]:
         hosted = self._tenancy(session).hosted
@@ -225,13 +240,18 @@ class Agent:
     async def _close(self, session: str) -> None:
         tenancy = self._tenancies.pop(session, None)
         if tenancy is not None:
+            self._access.pop(session, None)
+            self._stores.pop(session, None)
+            self._ledger.forget(session)
             await tenancy.close()
 
     async def _start_kernel(self, session: str, **kernel: Any) -> None:
         await self._tenancy(session).start_kernel(**kernel)
+        self._remember(session)
 
     async def _stop_kernel(self, session: str, kernel_id: str) -> None:
         await self._tenancy(session).hosted.stop_kernel(kernel_id)
+        self._remember(session)
 
     async def _interrupt(self, session: str, kernel_id: str) -> None:
         await self._tenancy(session).hosted.interrupt(kernel_id)
@@ -249,7 +269,40 @@ class Agent:
         return base64.b64encode(data).decode()
 
     async def _file_apply(self, session: str, write: dict[str, Any]) -> Any:
-        return await self._tenancy(session).apply(write)
+        try:
+            return await self._tenancy(session).apply(write)
+        finally:
+            self._remember(session)
+
+    # -- when this process was started again ------------------------------------------------------
+
+    def _remember(self, session: str) -> None:
+        if session in self._tenancies and session in self._access:
+            hosted = self._tenancies[session].hosted
+            facts = {"session": session, **self._access[session], **hosted.record()}
+            self._ledger.remember(session, facts)
+
+    async def _adopt_all(self) -> None:
+        for facts in self._ledger.sessions():
+            session = facts["session"]
+            place = self._offer.place(session, facts["epoch"])
+            hosted = HostedSession(session, facts["epoch"], place, self._forward)
+            keys = SessionKeys(base64.b64decode(facts["key"]))
+            store = self._store(facts["blobs"])
+            savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
+            savepoints.settle(place, store)
+            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+            self._tenancies[session], self._stores[session] = tenancy, store
+            self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
+            try:
+                await hosted.resume(facts)
+                await asyncio.to_thread(savepoints.go_on_from_newest, session)
+                log.info("took over session %s", session)
+            except (SessionkeeperError, CheckpointError, GatewayError) as error:
+                log.warning("session %s could not be taken over: %s", session, error)
+                await self._close(session)
+                if self._link is not None:
+                    await self._link.close()  # the next hello does not name it
 
     def _store(self, token: str) -> ProxiedBlobs:
         return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token)

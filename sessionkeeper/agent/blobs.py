@@ -29,12 +29,16 @@ class ProxiedBlobs:
 
     def __init__(self, url: str, token: str, *, connections: int = 8) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"token {token}"}
+        self.renew(token)
         # Only what is safe to ask twice is asked twice, and only when nothing was answered.
         retries = urllib3.Retry(connect=5, read=0, redirect=0, status=0, backoff_factor=0.1)
         self._pool = urllib3.PoolManager(
             maxsize=connections, block=True, retries=retries, timeout=urllib3.Timeout(10, read=60)
         )
+
+    def renew(self, token: str) -> None:
+        """Show this token from now on."""
+        self._headers = {"Authorization": f"token {token}"}
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         headers: dict[str, str] = {}

@@ -10,7 +10,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, Bind, Container
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
 EPOCH_DIGITS = 10
 
@@ -33,6 +36,11 @@ class NodeContainers:
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
+
+    def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
+        """Return the two ends of the link between the node and a session's network namespace."""
+        third = 1 + zlib.crc32(name.encode()) % 254
+        return IPv4Interface(f"10.254.{third}.1/30"), IPv4Interface(f"10.254.{third}.2/30")
 
 
 class ContainerPlace:
@@ -49,10 +57,13 @@ class ContainerPlace:
         self._session = session
         self._base = base
         self._layers = rootfs.Layers(base)
-        self._network = f"sk-{os.getpid()}-{session}"
+        self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
+
+    def seen(self, path: str) -> str:
+        return path
 
     def create(self) -> None:
         rootfs.create_upper(self._layers.upper, self._node.hidden)
@@ -62,6 +73,20 @@ class ContainerPlace:
         rootfs.mount(self._layers)
         self._ip("netns", "add", self._network)
         self._ip("-n", self._network, "link", "set", "lo", "up")
+
+    def resume(self) -> None:
+        for name in self._node.runc.names():
+            if name.startswith(f"{self._session}.spare-"):
+                self._node.runc.delete(name)
+
+    def reach_out(self) -> None:
+        outside, inside = self._node.addresses(self._base.name)
+        network = Path("/run/netns") / self._network
+        link = f"sk{outside.ip.packed[2]}"
+        veth(End(link, None, outside), End("eth0", network, inside))
+        default_route(outside.ip, network)
+        forward(link, *uplinks())
+        masquerade(link, inside.network, inside=link)
 
     def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
         control = self._prepare(slot, epoch)
@@ -108,6 +133,8 @@ class ContainerPlace:
                 self._node.runc.delete(name)
         rootfs.unmount(self._layers)
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
+        link = f"sk{self._node.addresses(self._base.name)[0].ip.packed[2]}"
+        subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
         shutil.rmtree(self._base, ignore_errors=True)
 
     def _name(self, slot: Slot) -> str:

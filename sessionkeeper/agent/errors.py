@@ -3,6 +3,7 @@
 SessionkeeperError
 ├── NodeSetupFailed     a namespace, mount or address could not be made
 ├── DumpFailed          CRIU could not dump a kernel; the kernel goes on
+├── KernelBusy          no checkpoint now: a kernel is not between two cells
 ├── RestoreFailed       CRIU could not restore a kernel here
 ├── KernelStartFailed   the container or the shim did not come up
 ├── NotHosted           this node does not run that session (any more)
@@ -29,6 +30,14 @@ class DumpFailed(SessionkeeperError):
     hint = (
         "something in the kernel cannot be dumped; close it (a device, a GPU, a mount), then go on"
     )
+
+
+class KernelBusy(SessionkeeperError):
+    """A kernel whose variables are saved between two cells is not there. It goes on."""
+
+    code = "kernel_busy"
+    retryable = True
+    hint = "the `container` runtime can save a kernel in the middle of a cell"
 
 
 class RestoreFailed(SessionkeeperError):

@@ -26,7 +26,9 @@ Forward = Callable[[str, bytes], None]
 
 @dataclass
 class HostedKernel:
-    """A kernel on this node. ``launch`` is what its shim was told: argv, env, cwd, interrupt mode."""
+    """A kernel on this node. ``launch`` is what its shim was told: argv, env, cwd, interrupt
+    mode.
+    """
 
     kernel_id: str
     name: str
@@ -61,7 +63,9 @@ class HostedKernel:
 
 @dataclass
 class Spare:
-    """A shim without a kernel, and beside it an interpreter that has imported what a kernel needs."""
+    """A shim without a kernel, and beside it an interpreter that has imported what a kernel
+    needs.
+    """
 
     slot: Slot
     token: str
@@ -138,6 +142,24 @@ class HostedSession:
         self.kernels[kernel.kernel_id] = kernel
         self._ports = max(self._ports, kernel.slot.port + 1)
         await self._link(kernel)
+
+    def record(self) -> dict[str, Any]:
+        """Return what :meth:`resume` needs."""
+        kernels = [kernel.record() for kernel in self.kernels.values()]
+        return {"epoch": self.epoch, "kernels": kernels, "writes": self.writes}
+
+    async def resume(self, record: dict[str, Any]) -> None:
+        """Go on with what another process of this node left running.
+
+        Raises :class:`KernelStartFailed` when any of it is gone.
+        """
+        await asyncio.to_thread(self.place.resume)
+        self.writes = int(record["writes"])
+        kernels = [HostedKernel.from_record(one) for one in record["kernels"]]
+        await asyncio.to_thread(self.place.thaw, [kernel.slot for kernel in kernels])
+        for kernel in kernels:
+            await self.adopt(kernel)
+        self.keep_warm()
 
     async def stop_kernel(self, kernel_id: str) -> None:
         """End a kernel; nothing happens when there is none of that id."""

@@ -42,10 +42,14 @@ class Place(Protocol):
     """What the kernels see as their root directory, as the node sees it."""
 
     home: str
-    """The workspace's directory, as the kernels see it."""
+    """The workspace's directory, below ``root``."""
 
     user: int | None
     """The user id that owns what the session writes; None: this process's own."""
+
+    def seen(self, path: str) -> str:
+        """Return how the kernels name what is at ``path``, an absolute one below ``root``."""
+        ...
 
     def create(self) -> None:
         """Make the tree of a new session. It is then filled, or a checkpoint's tree is put in its
@@ -54,6 +58,12 @@ class Place(Protocol):
 
     def open(self) -> None:
         """Make the place usable, once its tree is there: mount, network."""
+
+    def resume(self) -> None:
+        """Go on with what another process of this node left in the place, spares aside."""
+
+    def reach_out(self) -> None:
+        """Give the kernels a way to the outside, where the place has none by itself."""
 
     def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
         """Start a shim in ``slot``. ``launch`` is its configuration but for what depends on the

@@ -1,27 +1,45 @@
 """Kernels as plain child processes, for nodes with neither root nor CRIU.
 
-The workspace is a directory of the node, the shims' sockets are unix sockets. Processes are
-stopped with their whole group; freezing is SIGSTOP to it, enough to copy files at one moment.
-Memory is not dumped: a session's variables are saved by the ``namespace`` engine, at cell
-boundaries.
+The session's tree is a directory of the node; below it are the workspace, and what the kernels
+write of their variables for a checkpoint (:mod:`sessionkeeper.agent.variables`), as their memory
+is not dumped. Every process of a slot has the slot's mark in its environment, which its
+descendants inherit: so all of them are found, by another agent process too, wherever they went.
+Freezing is SIGSTOP to each, enough to copy files at one moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from sessionkeeper.agent.errors import KernelStartFailed, RestoreFailed
+from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
 from sessionkeeper.agent.place import Slot
+from sessionkeeper.nodes.local import erase
+from sessionkeeper.nodes.processes import PART, end_all, parents
+
+OURS = "SESSIONKEEPER_"
+MARK = f"{OURS}SLOT"
+HOME = "/workspace"
+
+LONGEST_SOCKET = 107
+"""Bytes in the path of a unix socket (unix(7))."""
+
+STOP_SECONDS = 1.0
+"""A process that does not stand by then waits for a disk, and changes nothing meanwhile."""
+
+BELOW_SOCKETS = len("/12345678-42000/shim")
 
 
 class ProcessPlace:
@@ -32,55 +50,64 @@ class ProcessPlace:
     engine = "namespace"
     excluded: frozenset[bytes] = frozenset()
     user: int | None = None
+    home = HOME
 
     def __init__(self, shim: Path, session: str, base: Path) -> None:
         self._shim = shim
         self._base = base
         self._session = session
-        self.tree = base / "workspace"
+        self.tree = base / "tree"
         self.root = self.tree
-        self.home = "/"
-        # Unix socket paths may have 107 bytes, so the sockets lie apart from a possibly deep
-        # data directory.
-        self._sockets = Path(tempfile.gettempdir()) / f"sk-{os.getuid()}-{os.getpid()}-{session}"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._slots = base / "slots"
+        self._sockets = _sockets(base)
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def create(self) -> None:
         self.tree.mkdir(parents=True, exist_ok=True)
 
     def open(self) -> None:
-        (self._base / "slots").mkdir(parents=True, exist_ok=True)
-        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        self._slots.mkdir(parents=True, exist_ok=True)
+        Path(self.seen(HOME)).mkdir(parents=True, exist_ok=True)
+        _own_directory(self._sockets)
+
+    def resume(self) -> None:
+        for name in os.listdir(self._slots):
+            if name.startswith("spare-"):
+                self.stop(Slot(name, 0))
+
+    def reach_out(self) -> None:
+        """The kernels are where this process is."""
+
+    def seen(self, path: str) -> str:
+        return f"{self.tree}{path}".rstrip("/")
 
     def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
-        directory = self._base / "slots" / slot.name
+        directory, sockets = self._slots / slot.name, self._sockets / slot.name
         directory.mkdir(parents=True, exist_ok=True)
-        ipc = self._sockets / slot.name
-        ipc.mkdir(mode=0o700, exist_ok=True)
+        sockets.mkdir(mode=0o700, exist_ok=True)
         configuration = directory / "config.json"
         configuration.touch(mode=0o600)
+        listen = {"unix": str(sockets / "shim")}
         configuration.write_text(
-            json.dumps(
-                {
-                    **launch,
-                    "listen": {"unix": str(ipc / "shim")},
-                    "epoch": epoch,
-                    "ipc_dir": str(ipc),
-                }
-            )
+            json.dumps({**launch, "listen": listen, "epoch": epoch, "ipc_dir": str(sockets)})
         )
+        workspace = self.seen(HOME)
+        kept = {k: v for k, v in os.environ.items() if k == PART or not k.startswith(OURS)}
         try:
-            self._processes[slot.name] = subprocess.Popen(
-                [sys.executable, str(self._shim), str(configuration)],
-                cwd=self.tree,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=(directory / "shim.log").open("ab"),
-                start_new_session=True,
-                env={**os.environ, "HOME": str(self.tree)},
-            )
+            with (directory / "shim.log").open("ab") as words:
+                child = subprocess.Popen(
+                    [sys.executable, str(self._shim), str(configuration)],
+                    cwd=workspace,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=words,
+                    start_new_session=True,
+                    env={**kept, "HOME": workspace, MARK: self._mark(slot)},
+                )
         except OSError as error:
             raise KernelStartFailed(f"the shim did not start: {error}") from error
+        self._children[slot.name] = child
+        (directory / "pid").write_text(str(child.pid))
 
     def connect(self, slot: Slot) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -92,23 +119,32 @@ class ProcessPlace:
         return connection
 
     def stop(self, slot: Slot) -> None:
-        process = self._processes.pop(slot.name, None)
-        if process is not None:
-            for pid in (process.pid, *_descendants(process.pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+        end_all(lambda: self._processes(slot))
+        child = self._children.pop(slot.name, None)
+        if child is not None:
+            child.wait()
         shutil.rmtree(self._sockets / slot.name, ignore_errors=True)
+        shutil.rmtree(self._slots / slot.name, ignore_errors=True)
 
     def alive(self, slot: Slot) -> bool:
-        process = self._processes.get(slot.name)
-        return process is not None and process.poll() is None
+        child = self._children.get(slot.name)
+        if child is not None:
+            return child.poll() is None
+        try:
+            pid = int((self._slots / slot.name / "pid").read_text())
+        except (OSError, ValueError):
+            return False
+        return _has(pid, f"{self._mark(slot)}\0")
 
     def freeze(self, slots: list[Slot]) -> None:
-        self._signal(slots, signal.SIGSTOP)
+        stopped: set[int] = set()
+        # Once more until there is nothing new: none can fork its way out.
+        while fresh := self._processes(*slots) - stopped:
+            _stop(fresh)
+            stopped |= fresh
 
     def thaw(self, slots: list[Slot]) -> None:
-        self._signal(slots, signal.SIGCONT)
+        _signal(self._processes(*slots), signal.SIGCONT)
 
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
@@ -120,34 +156,79 @@ class ProcessPlace:
         )
 
     def close(self) -> None:
-        for name in list(self._processes):
-            self.stop(Slot(name, 0))
+        end_all(lambda: _descending(f"{self._slots}/"))
+        for child in self._children.values():
+            child.wait()
+        self._children.clear()
         shutil.rmtree(self._sockets, ignore_errors=True)
-        shutil.rmtree(self._base, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            erase(self._base)
 
-    def _signal(self, slots: list[Slot], number: signal.Signals) -> None:
-        for slot in slots:
-            process = self._processes.get(slot.name)
-            if process is not None:
-                for pid in (process.pid, *_descendants(process.pid)):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
+    def _mark(self, slot: Slot) -> str:
+        return f"{self._slots}/{slot.name}"
+
+    def _processes(self, *slots: Slot) -> set[int]:
+        return _descending(*(f"{self._mark(slot)}\0" for slot in slots))
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the ids of all processes below ``pid``, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                # Field 4 of stat(5) is the parent; the second field may hold anything, in
-                # parentheses.
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        below = children.get(todo.pop(0), [])
-        found += below
-        todo += below
+def _descending(*marks: str) -> set[int]:
+    """Return the processes whose mark begins with one of ``marks``, and all that descend from
+    them.
+    """
+    table = parents()
+    found = {pid for pid in table if any(_has(pid, mark) for mark in marks)}
+    grown = found
+    while grown:
+        grown = {pid for pid, parent in table.items() if parent in grown} - found
+        found |= grown
     return found
+
+
+def _has(pid: int, mark: str) -> bool:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return os.fsencode(f"\0{MARK}={mark}") in b"\0" + environ
+
+
+def _stop(pids: set[int]) -> None:
+    """SIGSTOP, and wait until they stand: the signal only asks for it."""
+    _signal(pids, signal.SIGSTOP)
+    until = time.monotonic() + STOP_SECONDS
+    for pid in pids:
+        while _state(pid) not in "TtZX" and time.monotonic() < until:
+            time.sleep(0.0005)
+
+
+def _state(pid: int) -> str:
+    try:
+        # The name between the parentheses may itself hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _sockets(base: Path) -> Path:
+    """Return where the sockets of the place at ``base`` are: there, unless that path is too long
+    for sockets.
+    """
+    near = base / "sockets"
+    if len(os.fsencode(near)) + BELOW_SOCKETS <= LONGEST_SOCKET:
+        return near
+    name = hashlib.sha256(os.fsencode(base)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"sk-{os.geteuid()}-{name}"
+
+
+def _own_directory(path: Path) -> None:
+    """Make a directory that nobody else can enter. Raises :class:`NodeSetupFailed`."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise NodeSetupFailed(f"{path} is there already and is open to others")

@@ -28,7 +28,9 @@ NOT_SAVED = (CONTROL_DIR, IPC_DIR)
 
 @dataclass(frozen=True)
 class Layers:
-    """Directories of one session's root file system, all below ``base`` on one plain file system."""
+    """Directories of one session's root file system, all below ``base`` on one plain file
+    system.
+    """
 
     base: Path
 

@@ -23,7 +23,7 @@ from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 from sessionkeeper.agent.hosted import HostedKernel
-from sessionkeeper.agent.place import Place
+from sessionkeeper.agent.place import Place, Slot
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Staged:
 
 
 class Savepoints:
-    """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its own."""
+    """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its
+    own.
+    """
 
     def __init__(self, store: BlobStore, keys: SessionKeys, images: Path) -> None:
         self._place: Place
@@ -114,6 +116,8 @@ class Savepoints:
             clock.lap("files")
             for dump in dumps:
                 dump.result()
+            for directory in images.values():
+                criu.note_open_files(directory, self._place.root)
             clock.lap("dump")
             facts = meta()
             done = True
@@ -171,6 +175,13 @@ class Savepoints:
         with Reader(self._store, self._keys, manifest.packs) as reader:
             return self._materialize(reader, manifest, f"opened-{manifest.number}", staged)
 
+    def restore(self, slot: Slot, image: criu.Materialized, epoch: int) -> None:
+        """Bring a kernel's processes back, its file tree being in its place. Raises
+        ``RestoreFailed``, ``CheckpointError``.
+        """
+        image.refer_to(self._place.root)
+        self._place.restore(slot, image.directory, epoch)
+
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
         packs = manifest.packs if manifest is not None else ()
@@ -181,6 +192,12 @@ class Savepoints:
                 for kernel_id, materialized in restored.kernels.items()
             }
             self._pool.submit(self._forget_images, list(self._known.values()))
+
+    def go_on_from_newest(self, session: str) -> None:
+        """Find what is stored already, when another process of this node stored it."""
+        keys = list(self._store.list("manifests/"))
+        newest = max((int(key.rpartition("/")[2]) for key in keys), default=None)
+        self.go_on_from(None if newest is None else self.load(session, newest), None)
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""

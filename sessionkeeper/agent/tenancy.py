@@ -17,6 +17,7 @@ from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
+from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,15 @@ class Tenancy:
         outcome = await self._bring_kernels(kernels, opened, images)
         clock.lap("kernels")
         self.savepoints.go_on_from(opened, images)
+        self._reaching = asyncio.create_task(self._reach_out())
         self.hosted.keep_warm()
         return {"kernels": outcome, "seconds": clock.laps}
+
+    async def _reach_out(self) -> None:
+        try:
+            await asyncio.to_thread(self.hosted.place.reach_out)
+        except SessionkeeperError as error:
+            log.warning("the kernels cannot reach the outside: %s", error)
 
     async def _bring_kernels(
         self, kernels: list[dict[str, Any]], manifest: Manifest | None, images: Staged | None
@@ -91,7 +99,7 @@ class Tenancy:
                 record = HostedKernel.from_record(dict(manifest.processes[kernel_id].detail))
             if image is not None and record and record.generation == kernel["generation"]:
                 await asyncio.to_thread(
-                    self.hosted.place.restore, record.slot, image.directory, self.hosted.epoch
+                    self.savepoints.restore, record.slot, image, self.hosted.epoch
                 )
                 await self.hosted.adopt(record)
                 outcome[kernel_id] = {"state": "restored", "why": None}

@@ -13,7 +13,9 @@ from sessionkeeper.placement import Needs
 
 
 class Chain:
-    """``manifest`` is the checkpoint to go on from: the newest one, unless that was found damaged."""
+    """``manifest`` is the checkpoint to go on from: the newest one, unless that was found
+    damaged.
+    """
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
@@ -46,7 +48,9 @@ class Chain:
         return manifest
 
     async def step_back(self) -> Manifest | None:
-        """The checkpoint cannot be restored: go on from the newest one before it, if there is any."""
+        """The checkpoint cannot be restored: go on from the newest one before it, if there is
+        any.
+        """
         assert self.manifest is not None
         self.manifest = await asyncio.to_thread(self._before, self.manifest.number)
         return self.manifest

@@ -1,4 +1,6 @@
-"""Between the gateway's kernels and the session that runs them: each as the other wants to see it."""
+"""Between the gateway's kernels and the session that runs them: each as the other wants to see
+it.
+"""
 
 from __future__ import annotations
 

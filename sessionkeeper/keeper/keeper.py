@@ -52,7 +52,9 @@ class Recovery:
 
 
 class SessionKeeper:
-    """One session. :meth:`run` is its task; other calls may come from anywhere in the event loop."""
+    """One session. :meth:`run` is its task; other calls may come from anywhere in the event
+    loop.
+    """
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from gateway.errors import GatewayError
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.placement import NodeFacts
 
@@ -42,6 +43,14 @@ class Connection(Protocol):
     def close(self, reason: str, /) -> None: ...
 
 
+class NameTaken(GatewayError):
+    """Two nodes of one name."""
+
+    code = "name_taken"
+    retryable = True
+    hint = "it is let in when the other's lease has ended; else give one of them another name"
+
+
 class NodeLost(Exception):
     """The node's lease ended, or it left, while something was asked of it."""
 
@@ -65,6 +74,11 @@ class Node:
     suspect: bool = False
     gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
     hosting: set[str] = field(default_factory=set)
+
+    def is_another(self, hello: dict[str, Any]) -> bool:
+        """Whether ``hello`` is from another machine, or from this one after it was made anew."""
+        known = self.hello.get("instance")
+        return known is not None and known != hello.get("instance")
 
     @property
     def ready(self) -> bool:
@@ -134,9 +148,14 @@ class Nodes:
     def joined(self, connection: Connection, hello: dict[str, Any]) -> Node:
         """An agent said hello. Its node is the one it was if its lease has not ended, else a new
         one.
+
+        Raises :class:`NameTaken` while another node of that name has a lease: what runs there has
+        not ended yet.
         """
         name = str(hello["node"])
         node = self._nodes.get(name)
+        if node is not None and not node.gone.done() and node.is_another(hello):
+            raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         if node is None or node.gone.done():
             node = Node(name, connection, hello, self.lease)
             self._nodes[name] = node

@@ -59,7 +59,9 @@ class Status:
             self._tell()
 
     def say(self, text: str, level: Level = "info") -> None:
-        """Something happened that the user should be able to read: kept in the events, and logged."""
+        """Something happened that the user should be able to read: kept in the events, and
+        logged.
+        """
         log.log(LEVELS[level], "session %s: %s", self.session, text)
         self._events.append({"at": time.time(), "level": level, "text": text})
         self.message = text
