@@ -190,3 +190,47 @@ async def test_notebook_runs_and_goes_on_after_the_gateway_came_back(page, item,
     await gateway.start()
     await expect(outputs).to_have_text(["first words", "asked while it was away"])
     await expect(page.locator(".jp-Dialog")).to_have_count(0)
+
+
+DESCRIPTIONS = [
+    ({"state": "idle", "node": None}, "○ no compute in use"),
+    ({"state": "starting", "node": "node-1"}, "◐ starting on node-1…"),
+    ({"state": "waiting", "node": None}, "◌ waiting for a node | not saved yet"),
+    (
+        {"state": "waiting", "message": "waiting for a node: 2 before this one"},
+        "◌ waiting for a node: 2 before this one | not saved yet",
+    ),
+    ({"checkpoint": {"number": 1, "at": 99}}, "● node-1 | saved 1 s ago"),
+    ({"checkpoint": {"number": 1, "at": 100 - 7200}}, "● node-1 | saved 2 h ago"),
+    ({"checkpoint": {"number": 1, "at": 105}}, "● node-1 | saved 0 s ago"),
+    ({"warnings": ["store down"]}, "▲ node-1 · 1 warning | not saved yet"),
+    (
+        {"message": "recovered on node-1 from checkpoint 12 (4 s lost, re-ran cell 7)"},
+        "▲ node-1 · recovered from checkpoint 12 (4 s lost, re-ran cell 7) | not saved yet",
+    ),
+    (
+        {
+            "message": "moved from node-10 to node-1 in 1 s",
+            "events": [{"at": 1, "level": "info", "text": "moved from node-10 to node-1 in 1 s"}],
+        },
+        "● node-1 | not saved yet",  # no news any more
+    ),
+    (
+        {"message": "moved from node-1 to node-10 in 1 s", "node": "node-10"},
+        "● node-10 · moved from node-1 in 1 s | not saved yet",
+    ),
+    ({"state": "failed", "message": "no checkpoint is intact"}, "✕ no checkpoint is intact"),
+    ({"state": "gateway-away"}, "◌ gateway does not answer, trying again…"),
+]
+
+
+@pytest.mark.parametrize(("changes", "shown"), DESCRIPTIONS)
+async def test_every_state_is_told_in_a_few_words(page, ui, changes, shown):
+    script = """async ([url, status]) => {
+        const { describe } = await import(url);
+        const { glyph, text, age } = describe(status, 100, 95);
+        return `${glyph} ${text}` + (age ? ` | ${age}` : '');
+    }"""
+    url = f"{ui.url}/lab/extensions/sessionkeeper/static/words.js"
+    told = await page.evaluate(script, [url, status(**changes)])
+    assert told.removesuffix(" | not saved yet") == shown.removesuffix(" | not saved yet")

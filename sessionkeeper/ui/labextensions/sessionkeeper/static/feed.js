@@ -2,6 +2,24 @@
 
 const RETRY_MS = [200, 500, 1000, 2000];
 
+/**
+ * Whether this Jupyter server has a session to tell of. The extension may be installed where
+ * JupyterLab runs without a session; there it must not be in the way.
+ */
+export async function hasSession(settings) {
+  const url = new URL('sessionkeeper/status', withSlash(settings.baseUrl));
+  const headers = settings.token ? { Authorization: `token ${settings.token}` } : {};
+  try {
+    return (await fetch(url, { headers })).status !== 404;
+  } catch {
+    return true; // away for now
+  }
+}
+
+function withSlash(url) {
+  return url.endsWith('/') ? url : `${url}/`;
+}
+
 /** Calls `listener(status)` with each status; `state` is `server-away` while there is no server. */
 export class Feed {
   constructor(settings, listener) {
@@ -15,7 +33,7 @@ export class Feed {
 
   _url() {
     const { wsUrl, token, appendToken } = this._settings;
-    const url = new URL('sessionkeeper/events', wsUrl.endsWith('/') ? wsUrl : `${wsUrl}/`);
+    const url = new URL('sessionkeeper/events', withSlash(wsUrl));
     if (appendToken && token) {
       url.searchParams.set('token', token);
     }

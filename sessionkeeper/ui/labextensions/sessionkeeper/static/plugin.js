@@ -1,6 +1,6 @@
 // The status bar item, its details, and notifications.
 
-import { Feed } from './feed.js';
+import { Feed, hasSession } from './feed.js';
 import { fillDetails } from './details.js';
 import { alerts, describe } from './words.js';
 
@@ -173,7 +173,10 @@ export function createPlugin({ apputils, statusbar, widgets, base }) {
     description: 'Where the session runs and how old its newest checkpoint is.',
     autoStart: true,
     requires: [IStatusBar],
-    activate: (app, bar) => {
+    activate: async (app, bar) => {
+      if (!(await hasSession(app.serviceManager.serverSettings))) {
+        return;
+      }
       addStyle(base);
       bar.registerStatusItem('sessionkeeper:status', {
         item: new StatusItem(app),
