@@ -112,6 +112,7 @@ class DrainHandler(Handler):
             raise HTTPError(400, reason="deadline must be a number of seconds") from None
         began = time.monotonic()
         node.draining = True
+        node.leaves_at = asyncio.get_running_loop().time() + deadline
         moving = asyncio.ensure_future(self.keeper.drain(node))
         done, _ = await asyncio.wait({moving}, timeout=deadline)
         moved = [self.keeper.session] if done and moving.result() else []

@@ -38,6 +38,9 @@ OPEN_TIMEOUT = 600.0
 TAKE_UP_TIMEOUT = 10.0
 PAUSE_AFTER_ERROR = 1.0
 
+STAGING_SHARE = 0.3
+"""Of the time until a node leaves, how much may pass before its kernels are frozen."""
+
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
 
@@ -411,11 +414,12 @@ class SessionKeeper:
         self.status.say(f"moving from {source.name} to {target.name}")
         staging = asyncio.create_task(self._stage(target))
         try:
+            # The kernels run on meanwhile: what is there already need not be waited for frozen.
+            await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
             if not await self._checkpoints.take(source, placed.epoch, final=True):
                 self._recovery.planned = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
-            await staging
         finally:
             staging.cancel()
         self._leave()
@@ -520,3 +524,8 @@ class SessionKeeper:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _share_for_staging(node: Node) -> float:
+    left = node.leaves_at - asyncio.get_running_loop().time()
+    return max(0.0, STAGING_SHARE * left)

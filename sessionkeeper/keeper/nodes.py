@@ -71,6 +71,8 @@ class Node:
     lease: float
     last_seen: float = 0.0
     draining: bool = False
+    leaves_at: float = 0.0
+    """When it will be gone, in the event loop's time, while it is draining."""
     suspect: bool = False
     gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
     hosting: set[str] = field(default_factory=set)
