@@ -54,7 +54,7 @@ def check_token(request: httputil.HTTPServerRequest, token: str) -> None:
 def log_request(handler: web.RequestHandler) -> None:
     """Access log without tokens (the `log_function` of the application)."""
     request, status = handler.request, handler.get_status()
-    level = logging.INFO if status < 500 else logging.ERROR
+    level = logging.INFO if status < 500 else logging.WARNING
     milliseconds = 1000 * request.request_time()
     access_log.log(
         level, "%d %s %s %.1f ms", status, request.method, redact(request.uri or ""), milliseconds

@@ -6,6 +6,24 @@ import os
 import zipfile
 from pathlib import Path
 
+# What `preload` of a shim that waits for an ipykernel should hold: all that such a kernel imports
+# before it answers, so that it starts in 0.1 s and not in 0.6 s. What is missing is left out.
+PRELOAD = (
+    "ipykernel.kernelapp",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "ipykernel.debugger",
+    "tornado.platform.asyncio",
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "jedi",
+    "comm",
+    "sqlite3",
+)
+
 _MODULES = ("frames.py", "link.py", "shim.py", "shim_agent.py", "shim_kernel.py", "kernel_boot.py")
 _MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
 

@@ -26,6 +26,8 @@ from gateway.frames import CONTROL, IOPUB, SHELL, STDIN
 DELIMITER = b"<IDS|MSG>"
 # Read when an interpreter starts, so a warm one cannot take them over.
 _STARTUP_ENV = re.compile(r"PYTHON|LD_|LC_|LANG|HOME$|TZ$|MALLOC_|VIRTUAL_ENV$|CONDA_PREFIX$")
+# What ipykernel's own kernelspec says (ipykernel/kernelspec.py): the debugger wants it.
+_OPTIONS = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
 _PORTS = {SHELL: 1, IOPUB: 2, STDIN: 3, CONTROL: 4}
 _TYPES = {SHELL: zmq.DEALER, IOPUB: zmq.SUB, STDIN: zmq.DEALER, CONTROL: zmq.DEALER}
 
@@ -37,13 +39,15 @@ class Message(NamedTuple):
     parts: list[bytes]
 
 
-def is_python_module(argv: Sequence[str]) -> bool:
-    """`python -m something …`, which kernel_boot can run."""
-    return (
-        len(argv) > 2
-        and argv[1] == "-m"
-        and re.fullmatch(r"python[0-9.]*", os.path.basename(argv[0])) is not None
-    )
+def module_at(argv: Sequence[str]) -> int:
+    """Index of the `-m` in `python [options] -m something …`, which kernel_boot can run; else 0."""
+    if argv and re.fullmatch(r"python[0-9.]*", os.path.basename(argv[0])):
+        for at, argument in enumerate(argv):
+            if argument == "-m" and at + 1 < len(argv):
+                return at
+            if at and re.match(r"-(X|W|[bBdEOqsSu]+$)", argument) is None:
+                break
+    return 0
 
 
 class Kernel:
@@ -68,7 +72,7 @@ class Kernel:
     def warm(self, modules: Sequence[str]) -> None:
         """Hold an interpreter ready that has imported these modules."""
         process, errors = self._spawn(
-            [sys.executable, self._boot(), self._url(), "--warm", ",".join(modules)],
+            [sys.executable, *_OPTIONS, self._boot(), self._url(), "--warm", ",".join(modules)],
             dict(os.environ),
             os.getcwd(),
             stdin=subprocess.PIPE,
@@ -86,11 +90,11 @@ class Kernel:
         cwd = spec.get("cwd") or os.getcwd()
         self.interrupt_mode = spec.get("interrupt_mode") or "signal"
         argv = [a.replace("{connection_file}", self._connection_file()) for a in spec["argv"]]
-        waits = is_python_module(argv)
+        waits = module_at(argv)
         self._take_warm(argv, env, cwd)
         if self.process is None:
             if waits:
-                argv = [argv[0], self._boot(), self._url(), *argv[1:]]
+                argv = [*argv[:waits], self._boot(), self._url(), *argv[waits:]]
             self.process, self.errors = self._spawn(argv, env, cwd)
         for channel, kind in _TYPES.items():
             socket = self._context.socket(kind)
@@ -116,8 +120,9 @@ class Kernel:
         same = all(
             env.get(k) == had.get(k) for k in {*env, *had} if _STARTUP_ENV.match(k) is not None
         )
-        if found == python and argv[0] != "-" and is_python_module(argv) and same:
-            order = {"argv": argv[1:], "env": env, "cwd": cwd}
+        at = module_at(argv)
+        if at and list(argv[1:at]) in ([], _OPTIONS) and found == python and same:
+            order = {"argv": argv[at:], "env": env, "cwd": cwd}
             try:
                 assert process.stdin is not None
                 process.stdin.write(json.dumps(order).encode() + b"\n")
