@@ -32,7 +32,7 @@ class Situation:
 
     ``last`` is when the newest checkpoint began, ``changed`` when the first thing happened that it
     does not contain (None: nothing did), ``active`` when the last such thing did; ``busy`` whether
-    a cell runs.
+    a cell runs, ``mid_cell`` whether it could be saved then.
     """
 
     now: float
@@ -42,6 +42,7 @@ class Situation:
     changed: float | None
     active: float
     tier: str = "spot"
+    mid_cell: bool = True
 
 
 def due(s: Situation) -> float | None:
@@ -53,6 +54,8 @@ def due(s: Situation) -> float | None:
     2006, first order).
     """
     spacing = s.last + s.cost / LARGEST_SHARE
+    if s.busy and not s.mid_cell:
+        return None
     if s.busy:
         interval = sqrt(2 * s.cost * MEAN_TIME_BETWEEN_FAILURES[s.tier])
         return max(0.0, spacing - s.now, s.last + interval - s.now)

@@ -231,11 +231,13 @@ class Agent:
         hosted = self._tenancy(session).hosted
         return {"epoch": hosted.epoch, "kernels": sorted(hosted.kernels), "writes": hosted.writes}
 
-    async def _checkpoint(self, session: str, epoch: int, final: bool) -> dict[str, Any]:
+    async def _checkpoint(
+        self, session: str, epoch: int, final: bool, within: float = 0.0
+    ) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(final)
+        return await tenancy.checkpoint(final, within)
 
     async def _close(self, session: str) -> None:
         tenancy = self._tenancies.pop(session, None)

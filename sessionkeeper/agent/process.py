@@ -152,7 +152,7 @@ class ProcessPlace:
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         raise RestoreFailed(
             "this node runs kernels as plain processes and cannot restore a process image",
-            hint="a node with the `container` runtime can: `sessionkeeper doctor` says what it needs",
+            hint="a node with the `container` runtime can: see `sessionkeeper doctor`",
         )
 
     def close(self) -> None:

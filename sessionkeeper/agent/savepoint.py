@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from sessionkeeper.agent.place import Place, Slot
 
 @dataclass(frozen=True)
 class Cut:
-    """What was copied while everything stood still. ``pause`` in seconds."""
+    """What was copied while everything stood still. ``pause`` in seconds. Kernels are in
+    ``images``, or in ``namespaces`` when their variables are in the tree.
+    """
 
     kernels: tuple[HostedKernel, ...]
     images: Mapping[str, Path]
@@ -36,6 +38,7 @@ class Cut:
     meta: Mapping[str, Any]
     pause: float
     seconds: dict[str, float]
+    namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,25 @@ class Savepoints:
         self._tree = self._scan(copy=False)
 
     def cut(
-        self, kernels: Iterable[HostedKernel], meta: Callable[[], Mapping[str, Any]], final: bool
+        self,
+        kernels: Iterable[HostedKernel],
+        meta: Callable[[], Mapping[str, Any]],
+        final: bool,
+        namespaces: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Cut:
         """Stop the kernels where they stand, copy them, and let them go on unless it is ``final``.
+
+        With ``namespaces`` (what to note of each kernel) only the tree is copied: what there is of
+        the kernels is in it.
 
         Raises ``DumpFailed``; the kernels go on then.
         """
         kernels = tuple(kernels)
         slots = [k.slot for k in kernels]
         self._round += 1
-        images = {k.kernel_id: self._images / f"{self._round}" / k.slot.name for k in kernels}
+        images = {}
+        if namespaces is None:
+            images = {k.kernel_id: self._images / f"{self._round}" / k.slot.name for k in kernels}
         clock = Stopwatch()
         began = time.monotonic()
         done = False
@@ -110,7 +122,9 @@ class Savepoints:
             self._place.freeze(slots)
             clock.lap("freeze")
             dumps = [
-                self._pool.submit(self._place.dump, k.slot, images[k.kernel_id]) for k in kernels
+                self._pool.submit(self._place.dump, k.slot, images[k.kernel_id])
+                for k in kernels
+                if k.kernel_id in images
             ]
             tree = self._scan(copy=True)
             clock.lap("files")
@@ -126,7 +140,8 @@ class Savepoints:
                 self._place.thaw(slots)
             if not done:
                 self._discard_round()
-        return Cut(kernels, images, tree, facts, time.monotonic() - began, clock.laps)
+        pause = time.monotonic() - began
+        return Cut(kernels, images, tree, facts, pause, clock.laps, namespaces or {})
 
     def save(self, cut: Cut) -> Saved:
         """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
@@ -137,6 +152,7 @@ class Savepoints:
             images = {
                 k.kernel_id: criu.encode(writer, cut.images[k.kernel_id], self._before(k.kernel_id))
                 for k in cut.kernels
+                if k.kernel_id in cut.images
             }
             clock.lap("encode")
             root = cut.tree.store(writer)
@@ -147,8 +163,11 @@ class Savepoints:
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
         self._tree = cut.tree
         processes = {
-            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record()) for k in cut.kernels
+            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record())
+            for k in cut.kernels
+            if k.kernel_id in images
         }
+        processes |= {k: Part("namespace", None, detail) for k, detail in cut.namespaces.items()}
         body = Body(packs, root, processes, dict(cut.meta))
         return Saved(body, cut.pause, writer.written_bytes - before, clock.laps)
 

@@ -6,17 +6,20 @@ import asyncio
 import base64
 import logging
 import platform
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from checkpoint.blobs import BlobStore
+from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, encode_body
+from sessionkeeper.agent import variables
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
+from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
@@ -104,6 +107,9 @@ class Tenancy:
                 await self.hosted.adopt(record)
                 outcome[kernel_id] = {"state": "restored", "why": None}
                 return
+            if manifest is not None and (found := self._variables(manifest, kernel)) is not None:
+                outcome[kernel_id] = await self._load(kernel, found)
+                return
             await self.start_kernel(**kernel)
             why = None
             if kernel["applied"]:
@@ -115,6 +121,32 @@ class Tenancy:
             if isinstance(result, BaseException):
                 raise result
         return outcome
+
+    def _variables(self, manifest: Manifest, kernel: dict[str, Any]) -> Mapping[str, Any] | None:
+        """Return what the checkpoint says of a kernel whose variables are in the tree."""
+        part = manifest.processes.get(kernel["kernel_id"])
+        if part is None or part.engine != "namespace":
+            return None
+        return part.detail if part.detail["generation"] == kernel["generation"] else None
+
+    async def _load(self, kernel: dict[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+        if "unsaved" in detail:
+            await self.start_kernel(**kernel)
+            return {
+                "state": "started",
+                "why": f"{detail['unsaved']}; started anew, its variables are lost",
+            }
+        position = {"next_seq": detail["next_seq"], "applied": detail["applied"]}
+        await self.start_kernel(**{**kernel, **position})
+        place = self.hosted.place
+        moved = Path(detail["workspace"]), Path(place.seen(place.home))
+        hosted = self.hosted.kernels[kernel["kernel_id"]]
+        try:
+            why = await variables.load(hosted, place.tree, moved)
+        except CheckpointError as error:
+            await variables.release([hosted])
+            return {"state": "started", "why": f"its variables are lost: {error}"}
+        return {"state": "restored", "why": why}
 
     async def start_kernel(
         self,
@@ -132,26 +164,53 @@ class Tenancy:
         launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
-    async def checkpoint(self, final: bool) -> dict[str, Any]:
-        """Take a checkpoint and store it. Returns its body (base64) and what it cost."""
+    async def checkpoint(self, final: bool, within: float = 0.0) -> dict[str, Any]:
+        """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
+        kernels is not in it.
+
+        Where that can be done between two cells only, a running one has ``within`` seconds to end;
+        raises :class:`KernelBusy` when it does not.
+        """
         async with self._saving:
             await asyncio.to_thread(self.savepoints.prepare)
-            async with self.hosted.changing:
-                cut = await asyncio.to_thread(
-                    self.savepoints.cut, list(self.hosted.kernels.values()), self._meta, final
-                )
+            cut = await self._cut(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
                 if final:
                     await asyncio.to_thread(self.hosted.place.thaw, self.hosted.slots())
+                    await variables.release(cut.kernels)
                 raise
         return {
             "body": base64.b64encode(encode_body(saved.body)).decode(),
             "pause": saved.pause,
             "stored": saved.stored,
             "seconds": saved.seconds,
+            "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
+
+    async def _cut(self, final: bool, within: float) -> Cut:
+        kernels = list(self.hosted.kernels.values())
+        place = self.hosted.place
+        if place.engine == "criu":
+            async with self.hosted.changing:
+                return await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
+        done = False
+        try:
+            stands = await variables.hold(kernels, within)
+            began = time.monotonic()
+            async with self.hosted.changing:
+                namespaces = await variables.dump(
+                    kernels, stands, place.tree, place.seen(place.home)
+                )
+                cut = await asyncio.to_thread(
+                    self.savepoints.cut, kernels, self._meta, final, namespaces
+                )
+            done = True
+        finally:
+            if not (final and done):
+                await variables.release(kernels)
+        return replace(cut, pause=time.monotonic() - began)
 
     async def apply(self, write: dict[str, Any]) -> Any:
         """Do a recorded write of the UI, unless it was done before. Raises :class:`FileRefused`."""
@@ -202,15 +261,15 @@ class Tenancy:
 
     async def _directory(self, path: str) -> str:
         """Return the directory ``path`` (or that of the file ``path``) as the kernels see it."""
-        home = self.hosted.place.home.rstrip("/")
+        place = self.hosted.place
         for candidate in (path, path.rpartition("/")[0]):
             try:
                 found = await self.in_workspace("stat", candidate)
             except FileRefused:
                 continue
             if found["type"] == "directory" and candidate:
-                return f"{home}/{candidate.strip('/')}"
-        return home or "/"
+                return place.seen(f"{place.home}/{candidate.strip('/')}")
+        return place.seen(place.home)
 
 
 def cpu_model() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import time
@@ -23,6 +24,15 @@ log = logging.getLogger(__name__)
 TIMEOUT = 600.0
 RETRY_AFTER = (1.0, 60.0)
 """Seconds before a failed checkpoint is tried again: at first, and at most."""
+
+BUSY = "kernel_busy"
+"""What an agent says when a kernel is in the middle of a cell and cannot be saved there."""
+
+RETRY_BUSY = 0.25
+"""Seconds until it is asked again, if nobody has told meanwhile that a cell has begun."""
+
+TO_STORE = 1.0
+"""Seconds that a last checkpoint takes, beside its pause, for little that is new."""
 
 FIRST_COST = 0.3
 """Seconds a checkpoint is expected to stop the kernels, before one was taken."""
@@ -98,7 +108,7 @@ class Checkpoints:
         """Let the next one be due at once."""
         self._last = self._retry_at = 0.0
 
-    def due(self, tier: str) -> float | None:
+    def due(self, tier: str, engine: str | None = None) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
         happens.
         """
@@ -117,6 +127,7 @@ class Checkpoints:
                 changed=self._changed,
                 active=activity.at,
                 tier=tier,
+                mid_cell=engine != "namespace",
             )
         )
         return None if seconds is None else max(seconds, self._retry_at - now)
@@ -134,14 +145,22 @@ class Checkpoints:
         began = time.monotonic()
         self._status.update(checkpointing=True)
         try:
-            call = {"session": self._status.session, "epoch": epoch, "final": final}
+            call = {
+                "session": self._status.session,
+                "epoch": epoch,
+                "final": final,
+                "within": self._patience(node) if final else 0.0,
+            }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))
             manifest = await node.while_there(self.chain.commit(body, epoch))
         except StaleWriter:
             raise
         except (GatewayError, CheckpointError) as error:
-            self._failed(error)
+            if error.code == BUSY and not final:
+                self._retry_at = time.monotonic() + RETRY_BUSY
+            else:
+                self._failed(error)
             return False
         finally:
             self._status.update(checkpointing=False)
@@ -152,6 +171,7 @@ class Checkpoints:
             self._channels.release(kernel_id, position)
         self._journal.release(self.chain.writes)
         self._status.warn("checkpoint", None)
+        self._status.warn("variables", _not_in(manifest, taken.get("lost", {})))
         self.show(manifest, taken)
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True
@@ -168,6 +188,11 @@ class Checkpoints:
         )
         self._status.update(checkpoint=facts)
 
+    def _patience(self, node: Node) -> float:
+        """Seconds that a running cell may take to end before the node's last checkpoint."""
+        left = node.leaves_at - asyncio.get_running_loop().time()
+        return max(0.0, left - TO_STORE - 2 * self._cost)
+
     def _failed(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
@@ -176,3 +201,14 @@ class Checkpoints:
         hint = str(getattr(error, "hint", ""))
         text = f"a checkpoint could not be made: {error} Newest: {newest}. {hint}"
         self._status.warn("checkpoint", text.strip())
+
+
+def _not_in(manifest: Manifest, lost: dict[str, str]) -> str | None:
+    """Return what of the kernels a loss of the node would take away, in words."""
+    told = [f"kernel {kernel[:8]}: {what}" for kernel, what in lost.items()]
+    told += [
+        f"kernel {kernel[:8]}: {part.detail['unsaved']}"
+        for kernel, part in manifest.processes.items()
+        if "unsaved" in part.detail
+    ]
+    return f"not in the checkpoints: {'; '.join(told)}" if told else None

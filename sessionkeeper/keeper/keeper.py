@@ -384,7 +384,7 @@ class SessionKeeper:
     # -- running, and going away ---------------------------------------------------------------
 
     async def _serve(self, node: Node) -> None:
-        pause = self._checkpoints.due(str(node.hello.get("tier", "on-demand")))
+        pause = self._checkpoints.due(str(node.hello.get("tier", "on-demand")), node.engine)
         if pause is None or pause > 0:
             await self._idle(pause)
             return

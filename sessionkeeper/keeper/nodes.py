@@ -87,6 +87,11 @@ class Node:
         return not self.gone.done() and not self.draining and not self.suspect
 
     @property
+    def engine(self) -> str | None:
+        """What it saves kernels with."""
+        return next(iter(self.hello.get("engines") or []), None)
+
+    @property
     def runtime(self) -> str:
         return str(self.hello.get("runtime", "process"))
 

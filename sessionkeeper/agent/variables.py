@@ -1,0 +1,180 @@
+"""Python kernels between two cells: their variables saved, and loaded into fresh kernels.
+
+This is what a checkpoint has of kernels whose memory is not dumped. A kernel stands between two
+cells when its shim applies no more input and an empty request, queued behind everything that was
+applied before, has been answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from checkpoint.namespace import engine
+from gateway.errors import GatewayError
+from sessionkeeper.agent.errors import KernelBusy, KernelStartFailed
+from sessionkeeper.agent.hosted import HostedKernel
+from sessionkeeper.agent.relay import ShimRelay
+
+DIRECTORY = "namespaces"
+"""In the session's tree: one directory per kernel, its dump."""
+
+POLL = 0.005
+SILENCE = 5.0
+"""Seconds in which an idle kernel must have answered, and its outputs be acknowledged."""
+
+LONGEST = 600.0
+"""Seconds that one dump or load may take."""
+
+NAMED = 10
+"""So many variables of a kind are named to the user; of the others, how many there are."""
+
+Stand = dict[str, Any]
+"""What a shim says of itself (``status``) while its kernel stands between two cells."""
+
+
+async def hold(kernels: Iterable[HostedKernel], within: float) -> dict[str, Stand]:
+    """Have all Python kernels stand between two cells; returns how each that lives does.
+
+    A running cell may take ``within`` seconds to end. Raises :class:`KernelBusy`; call
+    :func:`release` after it too.
+    """
+    until = time.monotonic() + within
+    python = [kernel for kernel in kernels if is_python(kernel)]
+    stands = await asyncio.gather(*(_stand(kernel, until) for kernel in python))
+    return {k.kernel_id: s for k, s in zip(python, stands, strict=True) if s is not None}
+
+
+async def release(kernels: Iterable[HostedKernel]) -> None:
+    """Let them go on. A shim that is not reachable does so by itself."""
+    for kernel in kernels:
+        if kernel.relay is not None and is_python(kernel):
+            with contextlib.suppress(GatewayError):
+                await kernel.relay.call("resume_input")
+
+
+async def dump(
+    kernels: list[HostedKernel], stands: dict[str, Stand], tree: Path, workspace: str
+) -> dict[str, dict[str, Any]]:
+    """Write the variables of ``kernels``, held, below ``tree``.
+
+    Returns ``{kernel_id: detail}``, what a checkpoint says of each: its record, its positions,
+    where its ``workspace`` is and what is ``lost`` in words, or ``unsaved`` with the reason.
+    Raises ``CheckpointError`` when the variables of one cannot be saved at all, ``GatewayError``.
+    """
+    details = {}
+    for kernel in kernels:
+        language = kernel.launch.get("language") or kernel.name
+        stand = stands.get(kernel.kernel_id)
+        if not is_python(kernel):
+            reason = f"{language} kernels cannot be saved without the container runtime"
+            details[kernel.kernel_id] = {**kernel.record(), "unsaved": reason}
+        elif stand is not None and kernel.relay is not None:
+            directory = tree / DIRECTORY / kernel.kernel_id
+            await _execute(kernel.relay, engine.dump_code(directory))
+            report = engine.read_report(directory / engine.DUMP_REPORT)
+            details[kernel.kernel_id] = {
+                **kernel.record(),
+                "applied": stand["applied"],
+                "next_seq": stand["produced"] + 1,
+                "workspace": workspace,
+                "lost": told(report, "lost"),
+            }
+    return details
+
+
+async def load(kernel: HostedKernel, tree: Path, moved: tuple[Path, Path]) -> str | None:
+    """Load the dump of ``kernel`` below ``tree`` into it, a fresh one that no cell has reached.
+
+    ``moved``: where its workspace was and is. Returns what is not as it was, in words; None: all
+    is. Raises ``CheckpointError``, ``GatewayError``, :class:`KernelStartFailed`.
+    """
+    relay = kernel.relay
+    assert relay is not None
+    await relay.call("pause_input")
+    await _ready(relay)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "loaded.json"
+        dumped = tree / DIRECTORY / kernel.kernel_id
+        await _execute(relay, engine.load_code(dumped, path, moved=moved))
+        report = engine.read_report(path)
+    await relay.call("resume_input")
+    said = [told(report, "lost"), told(report, "degraded"), _other_losses(report)]
+    return "; ".join(one for one in said if one) or None
+
+
+def is_python(kernel: HostedKernel) -> bool:
+    """Return whether its variables can be saved."""
+    return str(kernel.launch.get("language", "")).lower() == "python"
+
+
+def told(report: engine.Report, state: engine.State) -> str | None:
+    """Return the variables in ``state`` by name, with the kind of each or what is different."""
+    names = report.named(state)
+    if not names:
+        return None
+    shown = []
+    for name in names[:NAMED]:
+        variable = report.variables[name]
+        kind = variable.type.rpartition(".")[2]
+        shown.append(f"{name} ({kind})" if state == "lost" else f"{name} ({variable.why})")
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{'variables lost' if state == 'lost' else state}: {', '.join(shown)}{more}"
+
+
+def _other_losses(report: engine.Report) -> str | None:
+    lost = [f"{name} ({what['why']})" for name, what in report.also.items() if what["why"]]
+    return f"not as it was: {', '.join(lost)}" if lost else None
+
+
+async def _stand(kernel: HostedKernel, until: float) -> Stand | None:
+    relay = kernel.relay
+    if relay is None:
+        raise KernelBusy(f"the {kernel.name} kernel is starting")
+    await relay.call("pause_input")
+    patience = time.monotonic() + SILENCE
+    barrier: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            stand: Stand = await relay.call("status")
+            if stand["pid"] is None:
+                return None  # it has ended, by itself
+            free = stand["ready"] and not stand["busy"]
+            now = time.monotonic()
+            if not free and now >= until:
+                what = "runs a cell" if stand["ready"] else "is starting"
+                raise KernelBusy(f"the {kernel.name} kernel {what}")
+            if not free:
+                patience = now + SILENCE
+            if barrier is None and stand["ready"]:
+                barrier = asyncio.create_task(_execute(relay, ""))
+            if barrier is not None and barrier.done() and free:
+                barrier.result()
+                # Of one that says something without end not everything is ever acknowledged.
+                if stand["unacked"] == 0 or now >= patience:
+                    return stand
+            elif now >= patience:
+                raise KernelBusy(f"the {kernel.name} kernel does not answer")
+            await asyncio.sleep(POLL)  # nobody tells when a kernel falls idle
+    finally:
+        if barrier is not None:
+            barrier.cancel()
+
+
+async def _ready(relay: ShimRelay) -> None:
+    while True:
+        status = await relay.call("status")
+        if status["ready"]:
+            return
+        if status["pid"] is None:
+            raise KernelStartFailed("the kernel ended as it started")
+        await asyncio.sleep(POLL)
+
+
+async def _execute(relay: ShimRelay, code: str) -> None:
+    await relay.call("execute", code=code, timeout=LONGEST, wait=LONGEST + 5)
