@@ -96,14 +96,18 @@ async def test_session_stays_and_says_why_when_there_is_nowhere_to_go(
         await counter.check()
 
 
-async def test_second_session_of_a_client_sees_the_cell_that_moved(system: System, folder: Folder):
-    """A browser tab opened after the move gets the outputs that are still to come."""
+async def test_client_that_connects_after_the_move_sees_the_cell_too(
+    system: System, folder: Folder
+):
     async with system.kernel(path=folder.name) as kernel:
         counter = await Counter.start(kernel, folder)
         await system.drain((await system.running())["node"])
-        late = await system.client(kernel.id).open()
+        late = await system.client(kernel.id).open(busy=True)
         try:
+            seen = late.follow(counter.cell)
+            await seen.until(lambda cell: len(cell.numbers) > 5)
             await counter.check()
-            assert await late.ask("i") == str(len(counter.cell.numbers))
+            await seen.until(lambda cell: cell.numbers[-1:] == counter.cell.numbers[-1:])
+            assert seen.numbers == counter.cell.numbers[-len(seen.numbers) :]
         finally:
             await late.close()

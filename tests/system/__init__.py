@@ -1,1 +1,1 @@
-"""A whole sessionkeeper for tests: everything that `sessionkeeper up` starts, and a client to it."""
+"""A whole sessionkeeper for tests: all that `sessionkeeper up` starts, and a client to it."""

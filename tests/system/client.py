@@ -117,10 +117,12 @@ class KernelClient:
         self._url = f"{socket_url}/api/kernels/{kernel_id}/channels?session_id={self._session}"
         self._token = token
         self._cells: dict[str, Cell] = {}
+        self._dead = asyncio.Event()
         self._socket: ClientConnection
         self._reader: asyncio.Task[None]
 
-    async def open(self) -> KernelClient:
+    async def open(self, *, busy: bool = False) -> KernelClient:
+        """Connect, and wait for the kernel's first answer unless it is known to be busy."""
         self._socket = await connect(
             self._url,
             additional_headers={"Authorization": f"token {self._token}"},
@@ -128,8 +130,13 @@ class KernelClient:
             proxy=None,
         )
         self._reader = asyncio.create_task(self._read())
-        await (await self._send("kernel_info_request", {})).end()
+        if not busy:
+            await (await self._send("kernel_info_request", {})).end()
         return self
+
+    def follow(self, cell: Cell) -> Cell:
+        """The cell of another client, as this one sees it from now on."""
+        return self._cells.setdefault(cell.msg_id, Cell(cell.msg_id, cell.code))
 
     async def close(self) -> None:
         self._reader.cancel()
@@ -164,6 +171,10 @@ class KernelClient:
         assert cell.reply["status"] == "ok", cell
         return cell.shown.strip()
 
+    async def dies(self) -> None:
+        """Wait until the server says that the kernel is dead."""
+        await asyncio.wait_for(self._dead.wait(), PATIENCE)
+
     async def _send(self, kind: str, content: dict[str, Any]) -> Cell:
         cell = Cell(uuid.uuid4().hex, content.get("code", kind))
         self._cells[cell.msg_id] = cell
@@ -183,6 +194,8 @@ class KernelClient:
         try:
             async for frame in self._socket:
                 message = json.loads(frame)
+                if message["content"].get("execution_state") == "dead":
+                    self._dead.set()
                 cell = self._cells.get(message["parent_header"].get("msg_id"))
                 if cell is not None:
                     await cell.take(message)

@@ -49,7 +49,9 @@ class Counter:
         self._folder = folder
 
     @classmethod
-    async def start(cls, kernel: KernelClient, folder: Folder, language: str = "python3") -> Counter:
+    async def start(
+        cls, kernel: KernelClient, folder: Folder, language: str = "python3"
+    ) -> Counter:
         counter = cls(await kernel.send(CODE[language]), folder)
         await counter.goes_on()
         return counter

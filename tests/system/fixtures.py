@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from system.folder import Folder
 from system.running import System
 
@@ -76,14 +77,17 @@ async def system(
 def fresh(
     request: pytest.FixtureRequest, artifacts: Path, tmp_path: Path
 ) -> Iterator[Callable[..., System]]:
-    """Starts systems of the test's own: `fresh(*flags, environ={...})`."""
+    """Starts systems of the test's own: `fresh(*flags, environ={...})`; with `starts=False` the
+    system is not started yet."""
     with contextlib.ExitStack() as stack:
 
-        def start(*flags: str, environ: dict[str, str] | None = None) -> System:
+        def start(
+            *flags: str, environ: dict[str, str] | None = None, starts: bool = True
+        ) -> System:
             one = System(tmp_path / "state", *flags, environ=environ)
             stack.callback(end, one)
             stack.enter_context(evidence(request, artifacts, one))
-            return one.start()
+            return one.start() if starts else one
 
         yield start
 

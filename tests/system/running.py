@@ -49,17 +49,26 @@ class System:
 
     def start(self) -> System:
         """Start it, and wait for its URL. AssertionError with its words when it ends instead."""
+        self._process = self._launch()
+        if not self._process.stdout.readline().strip():
+            raise AssertionError(f"up ended: {self._process.communicate()[1]}")
+        return self
+
+    def fail(self) -> tuple[int, str]:
+        """Start it and wait for its end, which is expected: exit code and standard error."""
+        self._process = self._launch()
+        _, said = self._process.communicate(timeout=PATIENCE)
+        return self._process.returncode, said
+
+    def _launch(self) -> subprocess.Popen[str]:
         place = ("--state", str(self.state.path), "--port", str(self.port))
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [*PROGRAM, "up", *place, *self.flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=self.environ,
         )
-        if not self._process.stdout.readline().strip():
-            raise AssertionError(f"up ended: {self._process.communicate()[1]}")
-        return self
 
     def stop(self) -> None:
         """End it as Ctrl-C does."""
@@ -89,7 +98,10 @@ class System:
             ],
             "nodes": [entry.name for entry in self.state.nodes.iterdir()],
         }
-        for what, command in {"links": ["ip", "-o", "link"], "nft": ["nft", "list", "tables"]}.items():
+        for what, command in {
+            "links": ["ip", "-o", "link"],
+            "nft": ["nft", "list", "tables"],
+        }.items():
             said = subprocess.run(command, capture_output=True, text=True).stdout
             found[what] = [line for line in said.splitlines() if name in line]
         return {what: lines for what, lines in found.items() if lines}
@@ -109,6 +121,15 @@ class System:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def kill_agent(self, node: str) -> None:
+        """SIGKILL to the agent on a node; the node itself and its kernels are left alone."""
+        for pid, name in processes.parts(self.state.id).items():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if name == node and words[1:4] == [b"-m", b"sessionkeeper", b"agent"]:
+                os.kill(pid, signal.SIGKILL)
+                return
+        raise AssertionError(f"no agent runs on {node}")
 
     # -- its command line ----------------------------------------------------------------------
 
@@ -162,9 +183,7 @@ class System:
         if token is not None:
             headers["Authorization"] = f"token {token or self.state.token(server)}"
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(
-            self.url(server) + path, data, headers, method=method
-        )
+        request = urllib.request.Request(self.url(server) + path, data, headers, method=method)
         try:
             with DIRECT.open(request, timeout=PATIENCE) as answer:
                 return answer.status, answer.read()
@@ -216,7 +235,10 @@ class System:
             await asyncio.sleep(0.05)  # it is being started again
 
     async def until(
-        self, condition: Callable[[Status], bool], timeout: float = PATIENCE, server: str = "gateway"
+        self,
+        condition: Callable[[Status], bool],
+        timeout: float = PATIENCE,
+        server: str = "gateway",
     ) -> Status:
         """Wait until a status fulfils the condition. AssertionError with the last one otherwise."""
         last: Status = {}
