@@ -1,8 +1,6 @@
-"""A Jupyter client as a browser is one: REST, and one WebSocket per kernel with the subprotocol
-that JupyterLab asks for. The same code speaks to every server that is measured.
+"""A Jupyter client as a browser is one: REST, and a WebSocket per kernel. The same code speaks to
+every server that is measured.
 """
-
-# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
@@ -17,21 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from jupyter_server.services.kernels.connection.base import (
-    deserialize_msg_from_ws_v1,
-    serialize_msg_to_ws_v1,
-)
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.typing import Subprotocol
 
 from sessionkeeper.bench.errors import RunFailed
+from sessionkeeper.bench.wire import SUBPROTOCOL, decode, encode
 
 __all__ = ["Answer", "Kernel", "Server"]
 
 SECONDS = 120.0
 """How long an answer is waited for."""
-
-_SUBPROTOCOL = Subprotocol("v1.kernel.websocket.jupyter.org")
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,7 @@ class Kernel:
         self._server = server
         self._socket = socket
         self._session = uuid.uuid4().hex
+        self._binary = socket.subprotocol == SUBPROTOCOL
 
     @classmethod
     @asynccontextmanager
@@ -114,14 +107,12 @@ class Kernel:
                 connect(
                     server.websocket_url(f"/api/kernels/{kernel_id}/channels"),
                     additional_headers=server.headers,
-                    subprotocols=[_SUBPROTOCOL],
+                    subprotocols=[SUBPROTOCOL],
                     open_timeout=SECONDS,
                     max_size=None,
                     compression=None,
                 )
             )
-            if socket.subprotocol != _SUBPROTOCOL:
-                raise RunFailed(f"{server.url} does not speak {_SUBPROTOCOL}")
             yield cls(server, kernel_id, socket)
 
     async def send(self, kind: str, content: dict[str, Any]) -> str:
@@ -134,8 +125,7 @@ class Kernel:
             "version": "5.3",
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        parts = [json.dumps(part).encode() for part in (header, {}, {}, content)]
-        await self._socket.send(serialize_msg_to_ws_v1(parts, "shell"))
+        await self._socket.send(encode(header, content, binary=self._binary))
         return header["msg_id"]
 
     async def execute(self, code: str) -> str:
@@ -159,10 +149,9 @@ class Kernel:
             except TimeoutError:
                 raise RunFailed(f"the kernel said nothing for {seconds:.0f} s") from None
             at = time.perf_counter()
-            channel, parts = deserialize_msg_from_ws_v1(frame)
-            if json.loads(parts[1]).get("msg_id") == request:
-                kind = json.loads(parts[0])["msg_type"]
-                yield Message(channel, kind, json.loads(parts[3]), at)
+            received = decode(frame, binary=self._binary)
+            if received.request == request:
+                yield Message(received.channel, *received.open(), at)
 
     async def answer(self, request: str, seconds: float = SECONDS) -> Answer:
         """Wait for reply and idle of a request. Raises as `messages`."""

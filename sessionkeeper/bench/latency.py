@@ -1,4 +1,4 @@
-"""`bench latency`: `1+1` from the browser's side of the WebSocket until reply and idle are there."""
+"""`bench latency`: `1+1` at the browser's end of the WebSocket until reply and idle are there."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import http.client
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy
@@ -44,23 +43,23 @@ async def measure(terminal: Terminal, sizes: Sequence[int], runs: int) -> tuple[
         if not container:
             terminal.say("Process runtime: a running cell does not move, drains are not measured.")
         for size in sizes:
-            with terminal.step(f"filling a kernel with {size} MB"):
-                kernel = Kernel.started(system.server)
-                held = await kernel.__aenter__()
+            blackout = _figure(f"drain_blackout_{size}mb_s", required=True)
+            stalled = _figure(f"drain_stalled_{size}mb_s", required=False)
+            killed = _figure(f"kill_recovery_{size}mb_s", required=container)
+            of_size = [blackout, stalled, killed] if container else [killed]
+            figures += of_size
             try:
-                bench = _Recovery(terminal, system, feed, held, size)
-                with terminal.step("waiting until that is in a checkpoint"):
-                    await bench.fill()
-                if container:
-                    drained = _figure(f"drain_blackout_{size}mb_s", required=True)
-                    await bench.repeat(drained, runs, bench.drain)
-                    figures.append(drained)
-                killed = _figure(f"kill_recovery_{size}mb_s", required=container)
-                await bench.repeat(killed, runs, bench.kill)
-                figures.append(killed)
-            finally:
-                with suppress(*_TROUBLE):
-                    await kernel.__aexit__(None, None, None)
+                async with Kernel.started(system.server) as kernel:
+                    bench = _Recovery(terminal, system, feed, kernel, size)
+                    with terminal.step(f"having a kernel with {size} MB, and a checkpoint of it"):
+                        await bench.fill()
+                    if container:
+                        await bench.repeat([blackout, stalled], runs, bench.drain)
+                    await bench.repeat([killed], runs, bench.kill)
+            except _TROUBLE as error:
+                for figure in of_size:
+                    figure.runs += [None] * (runs - len(figure.runs))
+                    figure.failures.append(str(error))
     return figures, system.runtime
 
 
@@ -87,26 +86,30 @@ class _Recovery:
             f"import numpy, zlib; x = numpy.random.default_rng({self.size}).bytes({self.size * MB})"
         )
 
-    async def repeat(self, figure: Figure, runs: int, one: Callable[[], Awaitable[float]]) -> None:
-        """Add the runs to a figure. After some that failed in a row the rest is not tried."""
+    async def repeat(
+        self, figures: Sequence[Figure], runs: int, one: Callable[[], Awaitable[Sequence[float]]]
+    ) -> None:
+        """Add the runs to the figures. After some that failed in a row the rest is not tried."""
         in_a_row = 0
         for number in range(1, runs + 1):
-            if in_a_row == GIVE_UP:
-                figure.runs.append(None)
-                continue
-            try:
-                figure.runs.append(await one())
-                in_a_row = 0
-                said = f"{figure.runs[-1]:.3f} s"
-            except _TROUBLE as error:
-                figure.runs.append(None)
-                figure.failures.append(f"run {number}: {error}")
-                in_a_row += 1
-                said = f"failed: {error}"
-            self.terminal.say(f"{figure.name} {number}/{runs}: {said}")
+            measured: Sequence[float | None] = [None] * len(figures)
+            if in_a_row < GIVE_UP:
+                try:
+                    with self.terminal.step(f"{figures[0].name}, {number}/{runs}"):
+                        measured = await one()
+                    in_a_row = 0
+                    self.terminal.say("  " + ", ".join(f"{value:.3f} s" for value in measured))
+                except _TROUBLE as error:
+                    in_a_row += 1
+                    self.terminal.say(f"  failed: {error}")
+                    for figure in figures:
+                        figure.failures.append(f"run {number}: {error}")
+            for figure, value in zip(figures, measured, strict=True):
+                figure.runs.append(value)
 
-    async def drain(self) -> float:
-        """Notice in the middle of a cell: seconds in which the cell does not advance."""
+    async def drain(self) -> tuple[float, float]:
+        """Notice in the middle of a cell: seconds of the longest time in which the cell does not
+        advance, and of all such times together."""
         await self._committed("pass")
         node = self.feed.node
         request = await self.kernel.execute(CELL)
@@ -125,11 +128,9 @@ class _Recovery:
         count = parse("".join(printed))
         if trouble := count.trouble():
             raise RunFailed(trouble)
-        stalled = count.stalled()
-        self.terminal.say(f"  moved in {answer['seconds']:.2f} s, all stalls {stalled:.2f} s")
-        return count.blackout()
+        return count.blackout(), count.stalled()
 
-    async def kill(self) -> float:
+    async def kill(self) -> tuple[float]:
         """No notice, between cells: seconds from the plug to the reply of the next cell."""
         await self._committed("pass")
         node = self.feed.node
@@ -144,7 +145,7 @@ class _Recovery:
         wanted = (str(self.size * MB), f"{self._checksum}\n")
         if found != wanted:
             raise RunFailed(f"the kernel does not hold what it held: {found} is not {wanted}")
-        return answer.replied - began
+        return (answer.replied - began,)
 
     async def _committed(self, code: str) -> None:
         """Run a cell, and wait until what it did is in a committed checkpoint."""
