@@ -11,12 +11,12 @@ from typing import Any
 
 from gateway.kernels import KernelRecord, Kernels
 from gateway.observer import KernelExit, Observer
-from gateway.rollback import Rerun, Rollback
+from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.words import rolled_back
 
-SHOWN_CELLS = 3
 ONLY_LOOKS = {
     "kernel_info_request",
     "comm_info_request",
@@ -129,7 +129,7 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
-        self._keeper.status.say(told(rollback), "warning")
+        self._keeper.status.say(rolled_back(rollback), "warning")
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(
@@ -157,25 +157,3 @@ def describe(record: KernelRecord, next_seq: int, applied: int) -> dict[str, Any
         "next_seq": next_seq,
         "applied": applied,
     }
-
-
-def told(rollback: Rollback) -> str:
-    """Return a rollback in words: which cells ran again, which went on, which were given up."""
-    said = []
-    if rollback.mode == "stop":
-        if rollback.rerun:
-            said.append(f"not run again (on_rollback=stop): {_cells(rollback.rerun)}")
-    elif rollback.rerun:
-        said.append(f"ran again {_cells(rollback.rerun)}")
-    if rollback.continued:
-        said.append(f"went on in {_cells(rollback.continued)}")
-    if rollback.missing:
-        said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
-    kernel = f"kernel {rollback.kernel_id[:8]} went back to its checkpoint"
-    return f"{kernel}: {'; '.join(said)}" if said else kernel
-
-
-def _cells(requests: tuple[Rerun, ...]) -> str:
-    shown = ", ".join(f"`{one.summary}`" for one in requests[:SHOWN_CELLS])
-    more = len(requests) - SHOWN_CELLS
-    return f"{shown} and {more} more" if more > 0 else shown

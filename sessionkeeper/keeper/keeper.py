@@ -8,13 +8,10 @@ changed.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +19,20 @@ from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.repository import Repository
 from gateway.errors import GatewayError, RemoteError
 from sessionkeeper import session as steps
-from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
+from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.changes import Changes
 from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
+from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.status import State, Status
-from sessionkeeper.keeper.workspace import StoreWithWrites
+from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.placement import Choice, Needs, choose
 
 log = logging.getLogger(__name__)
 
-OPEN_TIMEOUT = 600.0
-TAKE_UP_TIMEOUT = 10.0
 PAUSE_AFTER_ERROR = 1.0
 
 STAGING_SHARE = 0.3
@@ -43,15 +40,6 @@ STAGING_SHARE = 0.3
 
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
-
-
-@dataclass
-class Recovery:
-    """A way back that is under way: from which node, by plan or not, since when (monotonic)."""
-
-    node: str
-    planned: bool
-    began: float
 
 
 class SessionKeeper:
@@ -73,69 +61,69 @@ class SessionKeeper:
         self.chain = Chain(repository)
         self._nodes = nodes
         self._channels = channels
-        self._journal = journal
-        self._grants = grants
         self._epochs = Epochs.load(state)
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status)
-        self._node: Node | None = None
-        self._token: str | None = None
-        self._hosted: set[str] = set()
+        self._incarnations = Incarnations(self.chain, channels, journal, grants)
+        self._here: Incarnation | None = None
         self._failed: set[str] = set()
         self._without_kernels = False
         self._recovery: Recovery | None = None
-        self._changed = asyncio.Event()
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._changes = Changes()
         self._background: set[asyncio.Task[Any]] = set()
-        self.status.listen(lambda _: self._wake())
+        self.status.listen(lambda _: self._changes.tell())
 
     # -- what others ask -----------------------------------------------------------------------
 
     def changed(self) -> None:
         """Something that may matter is different: nodes, kernels, activity."""
-        self._changed.set()
+        self._changes.note()
 
     @property
     def node(self) -> Node | None:
         """The node that has the session, up and running; None while there is none."""
-        placed = self._epochs.placed
-        return self._node if placed is not None and placed.up else None
+        return self._here.node if self._here is not None else None
 
     async def up(self) -> Node:
         """Wait until the session runs somewhere, and return where."""
         self.changed()
         while (node := self.node) is None:
-            await self._next_change()
+            await self._changes.watch()
         return node
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
         while self.node is None and self.status.state not in {"idle", "waiting", "failed"}:
-            await self._next_change()
+            await self._changes.watch()
         return self.node
 
     async def start_kernel(self, kernel: dict[str, Any]) -> None:
         """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
         while True:
-            node = await self.up()
-            if kernel["kernel_id"] in self._hosted:
+            await self.up()
+            here = self._here
+            if here is None:
+                continue
+            if kernel["kernel_id"] in here.kernels:
                 return  # it was among those that the session was opened with
             try:
-                await node.call("kernel.start", {"session": self.session, **kernel})
+                await here.ask("kernel.start", kernel)
             except NodeLost:
                 continue
             except RemoteError as error:
                 if error.code != "not_hosted":
                     raise
-                await self._next_change()
+                await self._changes.watch()
                 continue
-            self._hosted.add(kernel["kernel_id"])
-            self._attach(node)
-            return
+            here.kernels.add(kernel["kernel_id"])
+            if here is self._here:
+                self._incarnations.attach(here)
+                return
 
     async def stop_kernel(self, kernel_id: str) -> None:
         """End a kernel for good; whoever brings the session back later does not bring it."""
         self._channels.detach(kernel_id)
-        self._hosted.discard(kernel_id)
+        if self._here is not None:
+            self._here.kernels.discard(kernel_id)
         await self._ask_if_up("kernel.stop", kernel_id)
 
     async def interrupt(self, kernel_id: str) -> None:
@@ -144,8 +132,8 @@ class SessionKeeper:
 
     def kernel_ended(self, kernel_id: str) -> None:
         """The kernel's process has ended by itself."""
-        if self._hosted & {kernel_id}:
-            self._hosted.discard(kernel_id)
+        if self._here is not None and kernel_id in self._here.kernels:
+            self._here.kernels.discard(kernel_id)
             self._in_background(self._ask_if_up("kernel.stop", kernel_id))
 
     async def drain(self, node: Node) -> bool:
@@ -156,7 +144,7 @@ class SessionKeeper:
         there = self._is_on(node)
         self.changed()
         while self._is_on(node) and not node.gone.done():
-            await self._next_change()
+            await self._changes.watch()
         if there:
             await self.settled()
         return there
@@ -168,7 +156,7 @@ class SessionKeeper:
         self._checkpoints.hasten()
         self.changed()
         while not self._checkpoints.covers(ended) and self.node is not None:
-            await self._next_change()
+            await self._changes.watch()
             if self.status.warnings.get("checkpoint") not in {None, failed}:
                 return False
         return self.node is not None
@@ -176,14 +164,14 @@ class SessionKeeper:
     def node_changed(self, node: Node) -> None:
         """A node joined, came back, is suspect, leaves or is lost."""
         hosts = node.connection is not None and self.session in node.hello.get("sessions", {})
-        if node is self._node and not node.gone.done():
+        if self._here is not None and node is self._here.node and not node.gone.done():
             if node.connection is not None and not hosts:
-                self._in_background(self._check_hosted(node))
-            self._attach(node)
+                self._in_background(self._check_hosted(self._here))
+            self._incarnations.attach(self._here)
             if node.suspect:
                 self._in_background(self._stage_elsewhere(node))
         elif hosts and not self._is_on(node):
-            self._in_background(self._close_on(node))
+            self._in_background(self._incarnations.close_on(node))
         if not node.gone.done():
             self._failed.discard(node.name)
         self.changed()
@@ -202,7 +190,7 @@ class SessionKeeper:
     async def run(self) -> None:
         """Do one step after the other, for ever."""
         while True:
-            self._changed.clear()
+            self._changes.look()
             step = steps.decide(self._facts())
             try:
                 await self._do(step)
@@ -215,7 +203,7 @@ class SessionKeeper:
             except (CheckpointError, GatewayError, OSError) as error:
                 log.exception("session %s: step %s failed", self.session, step)
                 self.status.say(f"{error}", "error")
-                await self._idle(PAUSE_AFTER_ERROR)
+                await self._changes.idle(PAUSE_AFTER_ERROR)
 
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
@@ -236,26 +224,26 @@ class SessionKeeper:
         match step:
             case steps.Rest():
                 self._show("idle")
-                await self._idle()
+                await self._changes.idle()
             case steps.Wait(why):
                 self._show("waiting")
                 self.status.warn("placement", f"waiting for a node ({why})")
-                await self._idle()
+                await self._changes.idle()
             case steps.Open(name):
                 await self._open(self._nodes.get(name))
             case steps.GiveUp(nodes):
                 await self._give_up(nodes)
             case steps.Lose():
                 self._lose()
-            case steps.Serve() | steps.Move() | steps.Secure() if self._node is None:
-                await self._take_up()
-            case steps.Serve():
-                await self._serve(self._node)
-            case steps.Secure(why):
-                self._warn_leaving(self._node, why)
-                await self._serve(self._node)
-            case steps.Move(target):
-                await self._move(self._node, self._nodes.get(target))
+            case steps.Serve() | steps.Secure() | steps.Move():
+                if self._here is None:
+                    await self._take_up()
+                elif isinstance(step, steps.Move):
+                    await self._move(self._here, self._nodes.get(step.target))
+                else:
+                    if isinstance(step, steps.Secure):
+                        self._warn_leaving(self._here.node, step.why)
+                    await self._serve(self._here)
 
     # -- coming up -----------------------------------------------------------------------------
 
@@ -264,29 +252,16 @@ class SessionKeeper:
         recovery, manifest = self._recovery, self.chain.manifest
         self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
         epoch = self._epochs.next(manifest.epoch if manifest else 0)
-        token = self._grant()
-        kernels = self._channels.wanted()
-        call = {
-            **self._access(token),
-            "epoch": epoch,
-            "manifest": manifest.number if manifest else None,
-            "kernels": kernels,
-            "restore_kernels": not self._without_kernels,
-            "writes": [vars(w) for w in self._journal.after(self.chain.writes)],
-        }
         try:
-            opened = await node.call("session.open", call, OPEN_TIMEOUT)
+            here, opened = await self._incarnations.open(
+                node, epoch, restore_kernels=not self._without_kernels
+            )
         except GatewayError as error:
-            self._grants.revoke(token)
             await self._could_not_open(node, error)
             return
-        except BaseException:
-            self._grants.revoke(token)
-            raise
-        self._epochs.place(steps.Placed(node.name, epoch, up=True))
         self._failed.clear()
         self._without_kernels = False
-        self._settle_on(node, token, {k["kernel_id"] for k in kernels})
+        self._settle(here)
         self._say_opened(node, opened)
 
     async def _take_up(self) -> None:
@@ -296,42 +271,28 @@ class SessionKeeper:
         node = self._nodes.find(placed.node)
         self._show("recovering")
         if node is None or node.connection is None:
-            await self._idle()
+            await self._changes.idle()
             return
-        token = self._grant()
-        call = {**self._access(token), "epoch": placed.epoch}
         try:
-            there = await node.call("session.take_up", call, TAKE_UP_TIMEOUT)
+            here = await self._incarnations.take_up(node, placed.epoch)
         except GatewayError as error:
             log.info("session %s is not on %s any more: %s", self.session, node.name, error)
-            self._grants.revoke(token)
             self._lose()
             return
-        self._epochs.place(replace(placed, up=True))
-        self._settle_on(node, token, set(there["kernels"]))
+        self._settle(here)
         self.status.say(f"goes on on {node.name}")
 
-    def _settle_on(self, node: Node, token: str, kernels: set[str]) -> None:
-        placed = self._epochs.placed
-        assert placed is not None
-        self._node, self._token, self._hosted = node, token, kernels
-        node.hosting.add(self.session)
+    def _settle(self, here: Incarnation) -> None:
+        self._epochs.place(steps.Placed(here.node.name, here.epoch, up=True))
+        self._here = here
         self._checkpoints.begin()
-        self._attach(node)
+        node = here.node
         engine = (node.hello.get("engines") or [None])[0]
-        self.status.update(node=node.name, epoch=placed.epoch, runtime=node.runtime, engine=engine)
+        self.status.update(node=node.name, epoch=here.epoch, runtime=node.runtime, engine=engine)
         self._show("running")
 
-    def _attach(self, node: Node) -> None:
-        placed = self._epochs.placed
-        if node is not self._node or node.connection is None or placed is None:
-            return
-        for kernel_id in self._hosted:
-            send = functools.partial(node.connection.send_frame, kernel_id)
-            self._channels.attach(kernel_id, send, placed.epoch)
-
     async def _could_not_open(self, node: Node, error: GatewayError) -> None:
-        await self._close_on(node)
+        await self._incarnations.close_on(node)
         manifest = self.chain.manifest
         if error.code not in BAD_CHECKPOINT or manifest is None:
             self._failed.add(node.name)
@@ -359,7 +320,7 @@ class SessionKeeper:
             return
         self._show("failed")
         self.status.warn("placement", f"no node can run the session: {', '.join(sorted(nodes))}")
-        await self._idle()
+        await self._changes.idle()
         self._failed.clear()
 
     def _say_opened(self, node: Node, opened: dict[str, Any]) -> None:
@@ -372,51 +333,43 @@ class SessionKeeper:
         if recovery is None:
             self.status.say(f"runs on {node.name}")
             return
-        took = f"in {time.monotonic() - recovery.began:.1f} s"
-        if recovery.planned:
-            self.status.say(f"moved from {recovery.node} to {node.name} {took}")
-            return
         manifest = self.chain.manifest
-        source = f"checkpoint {manifest.number}" if manifest else "what was recorded"
-        text = f"{recovery.node} was lost; recovered on {node.name} from {source} {took}"
-        self.status.say(text, "warning")
+        text = recovery.told(node.name, manifest.number if manifest else None)
+        self.status.say(text, "info" if recovery.planned else "warning")
 
     # -- running, and going away ---------------------------------------------------------------
 
-    async def _serve(self, node: Node) -> None:
-        pause = self._checkpoints.due(str(node.hello.get("tier", "on-demand")), node.engine)
+    async def _serve(self, here: Incarnation) -> None:
+        pause = self._checkpoints.due(str(here.node.hello.get("tier", "on-demand")))
         if pause is None or pause > 0:
-            await self._idle(pause)
-            return
-        placed = self._epochs.placed
-        assert placed is not None
-        await self._checkpoints.take(node, placed.epoch)
+            await self._changes.idle(pause)
+        else:
+            await self._checkpoints.take(here.node, here.epoch)
 
     def _warn_leaving(self, node: Node, why: Choice) -> None:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
 
     def _lose(self) -> None:
-        placed, node = self._epochs.placed, self._node
+        placed, here = self._epochs.placed, self._here
         assert placed is not None
         began = time.monotonic()
-        if node is not None:
-            began -= max(0.0, asyncio.get_running_loop().time() - node.last_seen)
+        if here is not None:
+            began -= max(0.0, asyncio.get_running_loop().time() - here.node.last_seen)
         self._recovery = Recovery(placed.node, planned=False, began=began)
         self._leave()
         self.status.say(f"{placed.node} is lost", "warning")
 
-    async def _move(self, source: Node, target: Node) -> None:
-        placed = self._epochs.placed
-        assert placed is not None
+    async def _move(self, here: Incarnation, target: Node) -> None:
+        source = here.node
         self._recovery = Recovery(source.name, planned=True, began=time.monotonic())
         self.status.warn("placement", None)
         self._show("moving")
         self.status.say(f"moving from {source.name} to {target.name}")
-        staging = asyncio.create_task(self._stage(target))
+        staging = asyncio.create_task(self._incarnations.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
-            if not await self._checkpoints.take(source, placed.epoch, final=True):
+            if not await self._checkpoints.take(source, here.epoch, final=True):
                 self._recovery.planned = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
@@ -426,62 +379,30 @@ class SessionKeeper:
 
     def _leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""
-        node, self._node = self._node, None
-        for kernel in self._channels.wanted():
-            self._channels.detach(kernel["kernel_id"])
-        self._hosted = set()
+        here, self._here = self._here, None
         self._epochs.place(None)
-        if self._token is not None:
-            self._grants.revoke(self._token)
-            self._token = None
-        if node is not None:
-            node.hosting.discard(self.session)
-            self._in_background(self._close_on(node))
+        if here is not None:
+            self._incarnations.end(here)
+            self._in_background(self._incarnations.close_on(here.node))
         planned = self._recovery is not None and self._recovery.planned
         self._show("moving" if planned else "recovering")
 
-    # -- what is asked of nodes ----------------------------------------------------------------
-
-    async def _stage(self, target: Node) -> None:
-        """Have the newest checkpoint brought to ``target`` while the last one is being made."""
-        manifest = self.chain.manifest
-        if manifest is None:
-            return
-        token = self._grant()
-        call = {**self._access(token), "manifest": manifest.number}
-        try:
-            await target.call("session.stage", call, OPEN_TIMEOUT)
-        except (GatewayError, NodeLost) as error:
-            log.info("session %s: not staged on %s: %s", self.session, target.name, error)
-        finally:
-            self._grants.revoke(token)
-
-    async def _stage_elsewhere(self, suspect: Node) -> None:
-        others = [n.facts() for n in self._nodes if n is not suspect]
-        choice = choose(others, self._needs())
-        if choice.node:
-            await self._stage(self._nodes.get(choice.node))
-
-    async def _check_hosted(self, node: Node) -> None:
+    async def _check_hosted(self, here: Incarnation) -> None:
         """An agent came back and does not name the session: unless it has it, it is lost."""
-        try:
-            await node.call("session.status", {"session": self.session}, TAKE_UP_TIMEOUT)
-        except GatewayError:
-            if node is self._node:
+        with contextlib.suppress(NodeLost):
+            if not await self._incarnations.is_on(here.node) and here is self._here:
                 self._lose()
                 self.changed()
-        except NodeLost:
-            pass
 
-    async def _close_on(self, node: Node) -> None:
-        with contextlib.suppress(GatewayError, NodeLost):
-            await node.call("session.close", {"session": self.session})
+    async def _stage_elsewhere(self, suspect: Node) -> None:
+        choice = choose([n.facts() for n in self._nodes if n is not suspect], self._needs())
+        if choice.node:
+            await self._incarnations.stage(self._nodes.get(choice.node))
 
     async def _ask_if_up(self, method: str, kernel_id: str) -> None:
-        node = self.node
-        if node is not None:
+        if self._here is not None:
             with contextlib.suppress(NodeLost):
-                await node.call(method, {"session": self.session, "kernel_id": kernel_id})
+                await self._here.ask(method, {"kernel_id": kernel_id})
 
     # -- small things --------------------------------------------------------------------------
 
@@ -489,36 +410,12 @@ class SessionKeeper:
         placed = self._epochs.placed
         return placed is not None and placed.node == node.name
 
-    def _grant(self) -> str:
-        store = StoreWithWrites(self.chain.repository.blobs, self._journal)
-        return self._grants.issue(Grant(store, packs_only))
-
-    def _access(self, token: str) -> dict[str, Any]:
-        key = base64.b64encode(self.chain.repository.keys.session_key).decode()
-        return {"session": self.session, "key": key, "blobs": token}
-
     def _show(self, state: State) -> None:
         if state in {"idle", "waiting", "failed", "recovering"}:
             self.status.update(state=state, node=None)
         else:
             self.status.update(state=state)
-        self._wake()
-
-    def _wake(self) -> None:
-        for watcher in self._watchers:
-            if not watcher.done():
-                watcher.set_result(None)
-        self._watchers.clear()
-
-    async def _next_change(self) -> None:
-        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.add(watcher)
-        await watcher
-
-    async def _idle(self, seconds: float | None = None) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        self._changes.tell()
 
     def _in_background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

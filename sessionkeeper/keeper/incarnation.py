@@ -1,0 +1,145 @@
+"""One life of a session's compute on one node, and what brings it about."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import GatewayError
+from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
+from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.checkpoints import Channels
+from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.workspace import StoreWithWrites
+from sessionkeeper.keeper.writes import WriteJournal
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 600.0
+SHORT_TIMEOUT = 10.0
+
+
+@dataclass
+class Incarnation:
+    """The session under ``epoch`` on ``node``. ``token`` gives the node access to its objects."""
+
+    session: str
+    node: Node
+    epoch: int
+    token: str
+    kernels: set[str] = field(default_factory=set)
+
+    async def ask(self, method: str, kernel: dict[str, Any]) -> None:
+        """Ask the node to do something with a kernel. Raises ``NodeLost``, ``GatewayError``."""
+        await self.node.call(method, {"session": self.session, **kernel})
+
+
+class Incarnations:
+    """Opens, takes up and ends the incarnations of one session."""
+
+    def __init__(
+        self, chain: Chain, channels: Channels, journal: WriteJournal, grants: Grants
+    ) -> None:
+        self.session = chain.repository.session_id
+        self._chain = chain
+        self._channels = channels
+        self._journal = journal
+        self._grants = grants
+
+    async def open(
+        self, node: Node, epoch: int, *, restore_kernels: bool
+    ) -> tuple[Incarnation, dict[str, Any]]:
+        """Bring the session up on ``node``; also returns what the node says of it.
+
+        Raises ``NodeLost``, and ``GatewayError`` in the node's words.
+        """
+        token, manifest = self._grant(), self._chain.manifest
+        kernels = self._channels.wanted()
+        call = {
+            **self._access(token),
+            "epoch": epoch,
+            "manifest": manifest.number if manifest else None,
+            "kernels": kernels,
+            "restore_kernels": restore_kernels,
+            "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
+        }
+        try:
+            opened = await node.call("session.open", call, OPEN_TIMEOUT)
+        except BaseException:
+            self._grants.revoke(token)
+            raise
+        hosted = {kernel["kernel_id"] for kernel in kernels}
+        return self._begin(Incarnation(self.session, node, epoch, token, hosted)), opened
+
+    async def take_up(self, node: Node, epoch: int) -> Incarnation:
+        """Go on with what runs on ``node`` already, after this process was started again.
+
+        Raises as :meth:`open`.
+        """
+        token = self._grant()
+        call = {**self._access(token), "epoch": epoch}
+        try:
+            there = await node.call("session.take_up", call, SHORT_TIMEOUT)
+        except BaseException:
+            self._grants.revoke(token)
+            raise
+        return self._begin(Incarnation(self.session, node, epoch, token, set(there["kernels"])))
+
+    def attach(self, incarnation: Incarnation) -> None:
+        """Connect the kernels' channels to the node's connection, the one it has now."""
+        connection = incarnation.node.connection
+        if connection is None:
+            return
+        for kernel_id in incarnation.kernels:
+            send = functools.partial(connection.send_frame, kernel_id)
+            self._channels.attach(kernel_id, send, incarnation.epoch)
+
+    def end(self, incarnation: Incarnation) -> None:
+        """It is not heard any more, and can read and write nothing any more."""
+        for kernel in self._channels.wanted():
+            self._channels.detach(kernel["kernel_id"])
+        self._grants.revoke(incarnation.token)
+        incarnation.node.hosting.discard(self.session)
+
+    async def stage(self, target: Node) -> None:
+        """Have the newest checkpoint brought to ``target``, which may need it soon."""
+        manifest = self._chain.manifest
+        if manifest is None:
+            return
+        token = self._grant()
+        call = {**self._access(token), "manifest": manifest.number}
+        try:
+            await target.call("session.stage", call, OPEN_TIMEOUT)
+        except (GatewayError, NodeLost) as error:
+            log.info("session %s: not staged on %s: %s", self.session, target.name, error)
+        finally:
+            self._grants.revoke(token)
+
+    async def is_on(self, node: Node) -> bool:
+        """Ask the node whether it has the session."""
+        with contextlib.suppress(GatewayError):
+            await node.call("session.status", {"session": self.session}, SHORT_TIMEOUT)
+            return True
+        return False
+
+    async def close_on(self, node: Node) -> None:
+        """Tell the node to end what it may have of the session."""
+        with contextlib.suppress(GatewayError, NodeLost):
+            await node.call("session.close", {"session": self.session})
+
+    def _begin(self, incarnation: Incarnation) -> Incarnation:
+        incarnation.node.hosting.add(self.session)
+        self.attach(incarnation)
+        return incarnation
+
+    def _grant(self) -> str:
+        store = StoreWithWrites(self._chain.repository.blobs, self._journal)
+        return self._grants.issue(Grant(store, packs_only))
+
+    def _access(self, token: str) -> dict[str, Any]:
+        key = base64.b64encode(self._chain.repository.keys.session_key).decode()
+        return {"session": self.session, "key": key, "blobs": token}
