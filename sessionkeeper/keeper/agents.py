@@ -42,8 +42,10 @@ class NodeAgents(Agents):
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
         node = self._by_connection[connection]
-        if node.gone.done() or not node.hosting:
-            raise Fenced(f"{node.name} spoke for kernel {kernel_id}, which it does not have")
+        if node.gone.done():
+            raise Fenced(f"{node.name} spoke for kernel {kernel_id}; its lease is over")
+        if not node.hosting:
+            return  # a session that is just being opened: what it says comes again
         if kernel_id not in self._kernels:
             raise KernelNotFound(kernel_id)
         self._kernels.channel(kernel_id).receive(frame)
