@@ -42,8 +42,10 @@ def reduce(file: Any) -> tuple[tuple[Any, ...], str | None]:
     status = os.fstat(raw.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise Unsaved("it is a pipe, terminal or device, not a regular file")
+    name = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
+    cwd = _relative_to(os.fspath(name), raw.fileno())
     try:
-        there = os.stat(path)
+        there = os.stat(os.path.join(cwd, name))
     except OSError as error:
         raise Unsaved("the file was deleted or renamed while open") from error
     if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
@@ -61,8 +63,7 @@ def reduce(file: Any) -> tuple[tuple[Any, ...], str | None]:
             "its lines end in carriage returns, and Python does not tell how they are to be read"
         )
     size = os.fstat(raw.fileno()).st_size
-    name = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
-    args = (name, os.getcwd(), mode, position, size, options, buffering)
+    args = (name, cwd, mode, position, size, options, buffering)
     writing = " for writing, not truncated," if file.writable() else ""
     return (rebuild.open_file, args), f"file opened again{writing} at position {position}"
 
@@ -71,6 +72,13 @@ def _mode(file: Any, raw: io.FileIO) -> str:
     if not isinstance(file, io.TextIOWrapper):
         return str(file.mode)
     return str(getattr(file, "mode", None) or raw.mode.replace("b", ""))
+
+
+def _relative_to(name: str, descriptor: int) -> str:
+    """The working directory when the file was opened, which may be another one now."""
+    real = os.readlink(f"/proc/self/fd/{descriptor}")
+    relative = f"/{os.path.normpath(name)}"
+    return real.removesuffix(relative) or "/" if real.endswith(relative) else os.getcwd()
 
 
 def _has_carriage_return(descriptor: int) -> bool:

@@ -32,11 +32,13 @@ def test_process_state_and_open_files_follow_the_workspace(
         "import os, sys\nhere = os.getcwd()\nos.mkdir('sub'); os.chdir('sub')\n"
         "sys.path.append(here + '/lib')\n"
         "os.environ['DATA'] = here + '/data'; os.environ['WHERE'] = '/usr:' + here + '/bin'\n"
-        "f = open(here + '/log.txt', 'w'); f.write('one\\n')"
+        "f = open(here + '/log.txt', 'w'); f.write('one\\n')\n"
+        "g = open('from_sub.txt', 'w'); g.write('12'); os.chdir('..'); os.chdir('sub/..')"
     )
     kernel, _ = move(start_kernel, kernel, tmp_path)
     new = str(tmp_path / "elsewhere")
-    assert kernel.value("os.getcwd()") == repr(f"{new}/sub")
+    assert kernel.value("os.getcwd()") == repr(new)
+    assert kernel.value("g.tell(), g.name") == "(2, 'from_sub.txt')"
     assert kernel.value("sys.path[-1]") == repr(f"{new}/lib")
     assert kernel.value("os.environ['DATA']") == repr(f"{new}/data")
     assert kernel.value("os.environ['WHERE']") == repr(f"/usr:{new}/bin")
