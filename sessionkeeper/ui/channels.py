@@ -49,6 +49,8 @@ _JOURNAL_BYTES_PER_SECOND = 50e6
 _LINGER_SECONDS = 600.0
 """How long requests of a closed tab wait for a gateway that is away."""
 
+_CONFIRM_SECONDS = 0.03
+
 _NO_KERNEL, _BAD_FRAME = 4404, 4400
 
 
@@ -82,6 +84,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._position: Position | None = None  # what this tab was sent
         self._confirmed: Position | None = None  # what it has said to have
         self._pinged: int | None = None
+        self._question: asyncio.TimerHandle | None = None
         self._delivering = False
         self._gone = False
         self._task: asyncio.Task[None] | None = None
@@ -145,7 +148,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             if self._pinged is not None and data == b"%d" % self._pinged:
                 cursor, self._pinged = self._pinged, None
                 self._is_safe(cursor)
-                self._ping()
+                self._ping_soon()
 
         handler.on_pong = on_pong  # type: ignore[method-assign]
 
@@ -154,13 +157,21 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             self._confirmed = Position(self._position.journal, cursor)
             self._kept().put(self.kernel_id, self.session_id, self._confirmed)
 
+    def _ping_soon(self) -> None:
+        """Ask the browser whether it has got everything; one question at a time.
+
+        Not at once: a pong in front of a request would hold it back for 40 ms in a client that
+        has Nagle's algorithm on.
+        """
+        if self._pinged is None and self._question is None and self._position != self._confirmed:
+            self._question = asyncio.get_running_loop().call_later(_CONFIRM_SECONDS, self._ping)
+
     def _ping(self) -> None:
-        """Ask the browser whether it has got everything; one question at a time."""
-        position, confirmed = self._position, self._confirmed
-        if self._pinged is None and position is not None and position != confirmed:
-            self._pinged = position.cursor
+        self._question = None
+        if self._position is not None and not self._gone:
+            self._pinged = self._position.cursor
             with contextlib.suppress(WebSocketClosedError):
-                self.websocket_handler.ping(b"%d" % position.cursor)
+                self.websocket_handler.ping(b"%d" % self._pinged)
 
     async def _deliver(self, cursor: int, payload: bytes) -> None:
         """Write to the browser, at its pace."""
@@ -173,7 +184,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             # It is on its way, also if the gateway's connection ends while we wait.
             self._position = Position(self._position.journal, cursor)
             await written
-            self._ping()
+            self._ping_soon()
         except WebSocketClosedError:
             self._gone = True
         finally:

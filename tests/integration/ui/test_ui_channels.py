@@ -41,6 +41,7 @@ class Tab:
             max_message_size=2**30,
             on_message_callback=self._take,
         )
+        self.socket.protocol.stream.set_nodelay(True)  # as browsers do
         return self
 
     def _take(self, message: Any) -> None:
