@@ -17,6 +17,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from ui_gateway import Gateway, header, until, v1, v1_parts
 
 from gateway.frames import IOPUB
+from sessionkeeper.ui.positions import Positions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -165,7 +166,7 @@ async def test_tab_that_connects_again_gets_what_it_missed(ui, gateway, how):
     await until(lambda: gateway.kernels.channel(kernel).feeds)
     gateway.output(kernel, "1")
     await until(lambda: tab.texts() == ["1"])
-    await confirmed(ui, 1)
+    await confirmed(ui, kernel, tab, 1)
     getattr(tab, how)()
     await until(lambda: not gateway.kernels.channel(kernel).feeds)
     gateway.output(kernel, "2")
@@ -174,10 +175,15 @@ async def test_tab_that_connects_again_gets_what_it_missed(ui, gateway, how):
     again.close()
 
 
-async def confirmed(ui: UiServer, cursor: int) -> None:
-    """Until some tab has confirmed that cursor."""
-    positions = ui.state / "positions"
-    await until(lambda: any(f.read_text().split()[1] == str(cursor) for f in positions.iterdir()))
+async def confirmed(ui: UiServer, kernel_id: str, tab: Tab, cursor: int) -> None:
+    """Until the tab has confirmed that cursor."""
+    positions = Positions(ui.state / "positions")
+
+    def is_there() -> bool:
+        position = positions.get(kernel_id, tab.session_id)
+        return position is not None and position.cursor == cursor
+
+    await until(is_there)
 
 
 async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path):
@@ -187,7 +193,7 @@ async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path):
     tab = await Tab(ui, kernel).open()
     await tab.ask("first")
     await until(lambda: len(tab.got) == 4)
-    await confirmed(ui, 4)
+    await confirmed(ui, kernel, tab, 4)
     await ui.stop(signal.SIGKILL)
     gateway.output(kernel, "meanwhile")
     await ui.start()
