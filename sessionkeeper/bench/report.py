@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,20 +24,23 @@ def as_json(bench: str, machine: Mapping[str, Any], figures: Sequence[Figure]) -
 def print_table(machine: Mapping[str, Any], figures: Sequence[Figure], console: Console) -> None:
     """Each figure with the required one beside it, the range of its runs, and its peers."""
     peers = list(dict.fromkeys(name for figure in figures for name in figure.peers))
-    table = Table(show_edge=False, pad_edge=False)
+    # The unit is in a figure's name; the table has room in 80 columns.
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("figure", no_wrap=True)
-    for heading in ("median", "required", "", "range", "runs", *peers):
-        table.add_column(heading, justify="left" if heading == "" else "right")
+    for heading in ("median", "must", "", "range", "runs"):
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for name in peers:
+        table.add_column(name.removeprefix("jupyter-").replace("-", "\n"), justify="right")
     for figure in figures:
         good = [run for run in figure.runs if run is not None]
         verdict = figure.verdict
         colour = {"ok": "green", "short": "red"}.get(verdict, "")
         table.add_row(
             figure.name,
-            _shown(figure.value, figure.unit),
-            _shown(figure.must, figure.unit) if figure.must is not None else "",
+            _shown(figure.value),
+            _shown(figure.must) if figure.must is not None else "",
             f"[{colour}]{verdict}[/]" if colour else "",
-            f"{min(good):.3g} - {max(good):.3g}" if good else "-",
+            f"{min(good):.3g}-{max(good):.3g}" if good else "-",
             f"{len(good)}/{len(figure.runs)}",
             *(_peer(figure, name) for name in peers),
         )
@@ -47,15 +51,15 @@ def print_table(machine: Mapping[str, Any], figures: Sequence[Figure], console: 
     console.print(_machine_line(machine), markup=False, highlight=False, style="dim")
 
 
-def _shown(value: float | None, unit: str) -> str:
-    return "none" if value is None else f"{value:.3g} {unit}"
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
 
 
 def _peer(figure: Figure, name: str) -> str:
     if name not in figure.peers:
         return ""
     value = figure.peers[name]
-    return "cannot" if value is None else f"{value:.3g} {figure.unit}"
+    return "cannot" if value is None else f"{value:.3g}"
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
