@@ -6,11 +6,14 @@ import asyncio
 import base64
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
@@ -25,6 +28,7 @@ from sessionkeeper.errors import SessionkeeperError
 log = logging.getLogger(__name__)
 
 PIECE = 4 << 20
+LARGEST_IN_MEMORY = 64 << 20
 
 
 class Tenancy:
@@ -227,19 +231,24 @@ class Tenancy:
     async def _apply(self, number: int, write: dict[str, Any]) -> Any:
         operation, path = write["operation"], write["path"]
         if operation in {"write", "append"}:
-
-            def fill(file: BinaryIO) -> None:
-                size = int(write["size"])
-                for start in range(0, size, PIECE):
-                    file.write(self._store.get(f"writes/{number}", start, min(PIECE, size - start)))
-
-            return await self.in_workspace("write", path, fill, append=operation == "append")
+            append = operation == "append"
+            # Not by a thread of the session's user, who may not read what this program consists of.
+            with await asyncio.to_thread(self._fetch, number, int(write["size"])) as content:
+                fill = partial(shutil.copyfileobj, content, length=PIECE)
+                return await self.in_workspace("write", path, fill, append=append)
         if operation == "mkdir":
             return await self.in_workspace("mkdir", path)
         if operation == "delete":
             await self.in_workspace("delete", path, recursive=bool(write["recursive"]))
             return {}
         return await self.in_workspace(operation, path, write["to"])
+
+    def _fetch(self, number: int, size: int) -> IO[bytes]:
+        content = SpooledTemporaryFile(max_size=LARGEST_IN_MEMORY)  # noqa: SIM115
+        for start in range(0, size, PIECE):
+            content.write(self._store.get(f"writes/{number}", start, min(PIECE, size - start)))
+        content.seek(0)
+        return content
 
     async def in_workspace(self, what: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the live workspace, as the session's user."""
