@@ -57,7 +57,7 @@ class Workspace:
         self._where = where
         self.journal = journal
         self._changing = asyncio.Lock()
-        self._stored: tuple[object, StoredWorkspace] | None = None
+        self._viewing = asyncio.Lock()
 
     async def stat(self, path: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._read("stat", path)
@@ -110,19 +110,20 @@ class Workspace:
             except (NodeLost, Unavailable):
                 # It is recorded: whoever opens the session next does it.
                 return {"name": write.path.rpartition("/")[2], "type": "file", "pending": True}
-        view = await self._view()
-        await asyncio.to_thread(view.apply, write)
-        if write.operation == "delete":
-            return {}
-        return _json(await asyncio.to_thread(view.stat, write.to or write.path))
+        async with self._viewing:
+            view = await self._view()  # with this write, which is recorded
+            if write.operation == "delete":
+                return {}
+            return _json(await asyncio.to_thread(view.stat, write.to or write.path))
 
     async def _read(self, what: str, path: str, **arguments: int) -> Any:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while True:
             node = await self._settled()
             if node is None:
-                view = await self._view()
-                found = await asyncio.to_thread(getattr(view, what), path, *arguments.values())
+                async with self._viewing:
+                    view = await self._view()
+                    found = await asyncio.to_thread(getattr(view, what), path, *arguments.values())
                 if isinstance(found, Stat):
                     return _json(found)
                 return found if isinstance(found, bytes) else [_json(one) for one in found]
@@ -152,19 +153,12 @@ class Workspace:
             raise Unavailable("the session is still on its way to another node") from None
 
     async def _view(self) -> StoredWorkspace:
-        identity, base, contained = await self._where.stored_base()
-        if self._stored is None or self._stored[0] != identity:
-            writes = self.journal.after(contained)
-            view = await asyncio.to_thread(StoredWorkspace, base, [], self._data)
-            for write in writes:
-                await asyncio.to_thread(view.apply, write)
-            self._stored = identity, view
-            return view
-        return self._stored[1]
-
-    def forget_view(self) -> None:
-        """The session was on a node since: look again at its newest checkpoint."""
-        self._stored = None
+        """Look anew, as the session may have been on a node since; what was read of an earlier
+        view is closed. Raises :class:`FileRefused` if a recorded write cannot be done.
+        """
+        _, base, contained = await self._where.stored_base()
+        writes = self.journal.after(contained)
+        return await asyncio.to_thread(StoredWorkspace, base, writes, self._data)
 
     def _data(self, write: Write) -> Read:
         path = self.journal.data(write.number)
