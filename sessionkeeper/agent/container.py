@@ -18,6 +18,7 @@ from typing import Any
 
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.mappings import processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, Bind, Container
 from sessionkeeper.agent.place import Slot
@@ -74,9 +75,10 @@ class ContainerPlace:
         self._ip("netns", "add", self._network)
         self._ip("-n", self._network, "link", "set", "lo", "up")
 
-    def resume(self) -> None:
+    def resume(self, kept: list[Slot]) -> None:
+        names = {self._name(slot) for slot in kept}
         for name in self._node.runc.names():
-            if name.startswith(f"{self._session}.spare-"):
+            if name.startswith(f"{self._session}.") and name not in names:
                 self._node.runc.delete(name)
 
     def reach_out(self) -> None:
@@ -119,6 +121,11 @@ class ContainerPlace:
     def thaw(self, slots: list[Slot]) -> None:
         for slot in slots:
             self._node.runc.resume(self._name(slot))
+
+    def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
+        return written_through(
+            pid for slot in slots for pid in processes_of(self._container(slot).cgroup)
+        )
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)

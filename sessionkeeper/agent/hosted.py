@@ -153,10 +153,11 @@ class HostedSession:
 
         Raises :class:`KernelStartFailed` when any of it is gone.
         """
-        await asyncio.to_thread(self.place.resume)
-        self.writes = int(record["writes"])
         kernels = [HostedKernel.from_record(one) for one in record["kernels"]]
-        await asyncio.to_thread(self.place.thaw, [kernel.slot for kernel in kernels])
+        slots = [kernel.slot for kernel in kernels]
+        await asyncio.to_thread(self.place.resume, slots)
+        self.writes = int(record["writes"])
+        await asyncio.to_thread(self.place.thaw, slots)
         for kernel in kernels:
             await self.adopt(kernel)
         self.keep_warm()

@@ -59,8 +59,8 @@ class Place(Protocol):
     def open(self) -> None:
         """Make the place usable, once its tree is there: mount, network."""
 
-    def resume(self) -> None:
-        """Go on with what another process of this node left in the place, spares aside."""
+    def resume(self, kept: list[Slot]) -> None:
+        """Go on with what another process of this node left in the place: ``kept``, nothing else."""
 
     def reach_out(self) -> None:
         """Give the kernels a way to the outside, where the place has none by itself."""
@@ -88,6 +88,12 @@ class Place(Protocol):
 
     def thaw(self, slots: list[Slot]) -> None:
         """Let them go on."""
+
+    def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
+        """Return the files, relative to ``tree``, that the processes in ``slots`` have mapped to
+        write into.
+        """
+        ...
 
     def dump(self, slot: Slot, images: Path) -> None:
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
+from sessionkeeper.agent.mappings import below, written_through
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.nodes.local import erase
 from sessionkeeper.nodes.processes import PART, end_all, parents
@@ -70,10 +71,9 @@ class ProcessPlace:
         Path(self.seen(HOME)).mkdir(parents=True, exist_ok=True)
         _own_directory(self._sockets)
 
-    def resume(self) -> None:
-        for name in os.listdir(self._slots):
-            if name.startswith("spare-"):
-                self.stop(Slot(name, 0))
+    def resume(self, kept: list[Slot]) -> None:
+        for name in set(os.listdir(self._slots)) - {slot.name for slot in kept}:
+            self.stop(Slot(name, 0))
 
     def reach_out(self) -> None:
         """The kernels are where this process is."""
@@ -145,6 +145,9 @@ class ProcessPlace:
 
     def thaw(self, slots: list[Slot]) -> None:
         _signal(self._processes(*slots), signal.SIGCONT)
+
+    def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
+        return below(written_through(self._processes(*slots)), self.tree)
 
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
