@@ -126,7 +126,7 @@ class Savepoints:
                 for k in kernels
                 if k.kernel_id in images
             ]
-            tree = self._scan(copy=True)
+            tree = self._scan(copy=True, reread=self._place.written_through(slots))
             clock.lap("files")
             for dump in dumps:
                 dump.result()
@@ -158,6 +158,9 @@ class Savepoints:
             root = cut.tree.store(writer)
             packs = writer.finish()
             clock.lap("upload")
+        except BaseException:
+            writer.abort()
+            raise
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
@@ -228,13 +231,14 @@ class Savepoints:
 
     # -- small things ----------------------------------------------------------------------------
 
-    def _scan(self, *, copy: bool) -> files.Tree:
+    def _scan(self, *, copy: bool, reread: frozenset[bytes] = frozenset()) -> files.Tree:
         return files.scan(
             self._place.tree,
             self._tree,
             self._open_writer(),
             copy=copy,
             exclude=self._place.excluded,
+            reread=reread,
             spill=self._images,
         )
 

@@ -1,0 +1,40 @@
+"""Which files processes have mapped to write into: such writes leave no time stamp for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sessionkeeper.nodes.cgroups import hierarchies
+
+
+def processes_of(cgroup: str) -> list[int]:
+    """Return the ids of the processes in a cgroup, whichever hierarchy has it."""
+    for root in hierarchies():
+        with contextlib.suppress(OSError):
+            return [
+                int(pid) for pid in (root / cgroup.strip("/") / "cgroup.procs").read_text().split()
+            ]
+    return []
+
+
+def written_through(pids: Iterable[int]) -> frozenset[bytes]:
+    """Return the files that any of ``pids`` has mapped shared and writable, as it sees them and
+    without the leading slash (proc_pid_maps(5)).
+    """
+    found: set[bytes] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
+                fields = line.split(None, 5)
+                if len(fields) == 6 and fields[1][1:4:2] == b"ws" and fields[5].startswith(b"/"):
+                    found.add(fields[5].lstrip(b"/"))
+    return frozenset(found)
+
+
+def below(paths: Iterable[bytes], directory: Path) -> frozenset[bytes]:
+    """Return those of ``paths`` (without leading slash) below ``directory``, relative to it."""
+    prefix = os.fsencode(directory).strip(b"/") + b"/"
+    return frozenset(path.removeprefix(prefix) for path in paths if path.startswith(prefix))
