@@ -271,7 +271,8 @@ class WorkspaceContents(AsyncContentsManager):
         """
         source = from_path.strip("/")
         parent, _, name = source.rpartition("/")
-        if await self._type(source) is None:
+        kind = await self._type(source)
+        if kind is None:
             raise web.HTTPError(404, f"No such file or directory: {source}")
         target = parent if to_path is None else to_path.strip("/")
         if await self.dir_exists(target):
@@ -281,9 +282,23 @@ class WorkspaceContents(AsyncContentsManager):
             raise web.HTTPError(404, f"No such parent directory: {target} to copy file in")
         elif await self.exists(target):
             await self.files.delete(target)  # a copy onto a file replaces it
-        await self.files.copy(source, target)
+        if kind != "directory":
+            await self.files.copy(source, target)
+        elif f"{target}/".startswith(f"{source}/"):
+            raise web.HTTPError(400, f"{source} cannot be copied into itself")
+        else:
+            await self._copy_directory(source, target)
         self.emit(data={"action": "copy", "path": target, "source_path": from_path})
         return await self.get(target, content=False)
+
+    async def _copy_directory(self, source: str, target: str) -> None:
+        await self.files.mkdir(target)
+        for entry in await self.files.list(source):
+            pair = f"{source}/{entry['name']}", f"{target}/{entry['name']}"
+            if entry["type"] == "directory":
+                await self._copy_directory(*pair)
+            elif entry["type"] == "file":
+                await self.files.copy(*pair)
 
     def _refuse_hidden(self, path: str, status: int, message: str) -> None:
         if not self.allow_hidden and any(part.startswith(".") for part in path.split("/")):

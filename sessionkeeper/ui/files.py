@@ -138,7 +138,7 @@ class WorkspaceFiles:
         await self._request("POST", path, query, body=b"", done_already=404)
 
     async def copy(self, path: str, to: str) -> None:
-        """Copy a file or directory with what is in it. Raises 409 if `to` exists."""
+        """Copy a file. Raises 409 if `to` exists."""
         await self._request("POST", path, f"op=copy&to={_quote(to)}", body=b"", done_already=409)
 
     async def delete(self, path: str, *, recursive: bool = False) -> None:
@@ -259,5 +259,7 @@ def _refused(path: str, response: HTTPResponse, body: bytes) -> web.HTTPError:
         message, hint = answer.get("message") or message, answer.get("hint") or ""
     except (ValueError, AttributeError):
         pass
-    text = f"{path or 'workspace'}: {message}" + (f" ({hint})" if hint else "")
+    if path not in message:
+        message = f"{path}: {message}"
+    text = message + (f" ({hint})" if hint else "")
     return web.HTTPError(response.code, text)

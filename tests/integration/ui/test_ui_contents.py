@@ -200,12 +200,17 @@ async def test_copy_gets_a_free_name_and_takes_directories(ui, gateway):
     tree = gateway.root / "tree"
     tree.mkdir()
     (tree / "x.tar.gz").write_text("x")
+    (tree / "deep" / "er").mkdir(parents=True)
+    (tree / "deep" / "er" / "y").write_text("y")
     for expected in ("x-Copy1.tar.gz", "x-Copy2.tar.gz"):
         model = await ui.api("POST", "contents/tree", {"copy_from": "tree/x.tar.gz"}, expect=201)
         assert model["name"] == expected
     model = await ui.api("POST", "contents/", {"copy_from": "tree"}, expect=201)
     assert model["path"] == "tree-Copy1"
-    assert len(list((gateway.root / "tree-Copy1").iterdir())) == 3
+    assert len(list((gateway.root / "tree-Copy1").iterdir())) == 4
+    assert (gateway.root / "tree-Copy1" / "deep" / "er" / "y").read_text() == "y"
+    refusal = await ui.api("POST", "contents/tree/deep", {"copy_from": "tree"}, expect=400)
+    assert "into itself" in refusal["message"]
 
 
 async def test_save_waits_for_a_session_on_the_move(ui, gateway):

@@ -373,7 +373,8 @@ class Files(Base):
         elif self.op == "rename":
             self.path.rename(to)
         elif self.path.is_dir():
-            shutil.copytree(self.path, to)
+            self.fail(409, "is_a_directory", f"{self.name}: a directory is not copied")
+            return
         else:
             shutil.copy2(self.path, to)
         self.answer(self.op, {})
