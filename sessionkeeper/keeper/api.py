@@ -20,7 +20,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from gateway.auth import check_token
+from gateway.auth import ErrorsInWords, check_token
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
@@ -54,7 +54,7 @@ class Shared:
     workspace: Workspace
 
 
-class Handler(RequestHandler):
+class Handler(ErrorsInWords, RequestHandler):
     """A handler behind the gateway's token, whose errors are words."""
 
     def initialize(self, shared: Shared) -> None:
@@ -130,7 +130,7 @@ class UncordonHandler(Handler):
         self.finish({"name": name, "state": node.state})
 
 
-class EventsHandler(WebSocketHandler):
+class EventsHandler(ErrorsInWords, WebSocketHandler):
     """The status at once, then at each change."""
 
     def initialize(self, shared: Shared) -> None:
