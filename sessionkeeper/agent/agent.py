@@ -55,13 +55,17 @@ class Agent:
         self._stores: dict[str, ProxiedBlobs] = {}
         self._lease = FIRST_LEASE
         self._until = self._ledger.lease()
+        self._granted = asyncio.Event()
+        self._adopted = asyncio.Event()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._disconnected = 0
         self._methods: dict[str, Method] = {
             "session.open": self._open,
             "session.stage": self._stage,
             "session.take_up": self._take_up,
             "session.status": self._status,
             "session.checkpoint": self._checkpoint,
-            "session.close": self._close,
+            "session.close": self._close_upto,
             "kernel.start": self._start_kernel,
             "kernel.stop": self._stop_kernel,
             "kernel.interrupt": self._interrupt,
@@ -108,6 +112,7 @@ class Agent:
         finally:
             beat.cancel()
             self._link = None
+            self._disconnected += 1
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -134,6 +139,7 @@ class Agent:
             self._lease = float(event["seconds"])
             self._until = max(self._until, float(event["sent"]) + self._lease)
             self._ledger.granted(self._until)
+            self._granted.set()
 
     async def _guard_lease(self) -> None:
         while True:
@@ -148,13 +154,15 @@ class Agent:
     async def _end_all(self, why: str) -> None:
         for session in list(self._tenancies):
             log.warning("ending session %s: %s", session, why)
-            await self._close(session)
+            async with self._turn(session):
+                await self._close(session)
         for session in list(self._staged):
             await self._unstage(session)
 
     # -- what the gateway says -----------------------------------------------------------------
 
     async def _called(self, method: str, params: dict[str, Any]) -> Any:
+        await self._adopted.wait()  # a session half taken over would be saved without its kernels
         return await self._methods[method](**params)
 
     def _frame(self, kernel_id: str, frame: bytes) -> None:
@@ -165,13 +173,33 @@ class Agent:
         if self._link is not None:
             self._link.send_frame(kernel_id, frame)
 
+    def _turn(self, session: str) -> asyncio.Lock:
+        """Whoever opens or closes a session on this node: one after the other."""
+        return self._turns.setdefault(session, asyncio.Lock())
+
+    async def _leased(self) -> None:
+        while self._until <= time.monotonic():
+            self._granted.clear()
+            await self._granted.wait()
+
     def _tenancy(self, session: str) -> Tenancy:
         try:
             return self._tenancies[session]
         except KeyError:
             raise NotHosted(f"session {session} is not on {self._settings.node}") from None
 
-    async def _open(
+    async def _open(self, session: str, **call: Any) -> dict[str, Any]:
+        asked = self._disconnected
+        await self._leased()
+        async with self._turn(session):
+            opened = await self._open_here(session, **call)
+            if asked != self._disconnected:
+                # Whoever asked is not told any more, and will have it somewhere else.
+                await self._close(session)
+                raise AgentGone("The connection ended while the session was being opened.")
+        return opened
+
+    async def _open_here(
         self,
         session: str,
         key: str,
@@ -211,7 +239,10 @@ class Agent:
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
         staged = await asyncio.to_thread(savepoints.stage, session, manifest)
-        self._staged[session] = savepoints, staged
+        if session in self._tenancies:
+            await asyncio.to_thread(savepoints.close)  # it came too late
+        else:
+            self._staged[session] = savepoints, staged
 
     async def _unstage(self, session: str) -> None:
         savepoints, _ = self._staged.pop(session, (None, None))
@@ -238,6 +269,12 @@ class Agent:
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
         return await tenancy.checkpoint(final, within)
+
+    async def _close_upto(self, session: str, epoch: int) -> None:
+        async with self._turn(session):
+            tenancy = self._tenancies.get(session)
+            if tenancy is not None and tenancy.hosted.epoch <= epoch:
+                await self._close(session)
 
     async def _close(self, session: str) -> None:
         tenancy = self._tenancies.pop(session, None)
@@ -285,6 +322,12 @@ class Agent:
             self._ledger.remember(session, facts)
 
     async def _adopt_all(self) -> None:
+        try:
+            await self._adopt()
+        finally:
+            self._adopted.set()
+
+    async def _adopt(self) -> None:
         for facts in self._ledger.sessions():
             session = facts["session"]
             place = self._offer.place(session, facts["epoch"])

@@ -22,6 +22,10 @@ IMAGES_SHARE = "60%"
 """Of the machine's memory, what process images on their way may take at most."""
 
 
+MEMORY_SHARE = 0.7
+"""Of the machine's memory, what one kernel may use when nobody says."""
+
+
 class Offer(Protocol):
     """Makes places for sessions on this node."""
 
@@ -53,7 +57,7 @@ class ContainerOffer:
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes,
+            memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
         )
 
@@ -105,3 +109,7 @@ def _mount_tmpfs(directory: Path) -> None:
     )
     if done.returncode:
         raise NodeSetupFailed(f"no memory for process images: {done.stderr.strip()}")
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

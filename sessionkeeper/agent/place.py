@@ -60,7 +60,7 @@ class Place(Protocol):
         """Make the place usable, once its tree is there: mount, network."""
 
     def resume(self, kept: list[Slot]) -> None:
-        """Go on with what another process of this node left in the place: ``kept``, nothing else."""
+        """Go on with ``kept``, and nothing else, of what another process of this node left."""
 
     def reach_out(self) -> None:
         """Give the kernels a way to the outside, where the place has none by itself."""

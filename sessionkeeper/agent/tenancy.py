@@ -114,6 +114,12 @@ class Tenancy:
             if manifest is not None and (found := self._variables(manifest, kernel)) is not None:
                 outcome[kernel_id] = await self._load(kernel, found)
                 return
+            since = kernel["since"] if kernel_id in new else None
+            if since is not None:
+                # As it began after the checkpoint, all that it was asked can be asked again.
+                await self.start_kernel(**{**kernel, "applied": since})
+                outcome[kernel_id] = {"state": "started", "why": None}
+                return
             await self.start_kernel(**kernel)
             why = None
             if kernel["applied"]:
@@ -161,6 +167,7 @@ class Tenancy:
         generation: int,
         next_seq: int,
         applied: int,
+        since: int | None = None,
     ) -> None:
         """Start a kernel of the kernelspec ``name`` in the directory ``path`` of the workspace."""
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)

@@ -73,6 +73,9 @@ class Channels(Protocol):
     def release(self, kernel_id: str, position: Position) -> None:
         """A committed checkpoint contains the kernel up to ``position``, at least."""
 
+    def give_up(self, kernel_id: str, upto: int, why: str) -> None:
+        """Nothing up to the input ``upto`` will be answered any more: tell those who wait."""
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...

@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 import base64
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,15 +34,30 @@ class KernelChannels:
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
+        self._began: dict[str, int] = {}
         self._done = 0
         self._done_at = 0.0
 
     def wanted(self) -> list[dict[str, Any]]:
         return [
-            describe(record, **self._kernels.channel(record.id).positions())
+            describe(
+                record,
+                **self._kernels.channel(record.id).positions(),
+                since=self._began.get(record.id),
+            )
             for record in self._kernels.records.values()
             if record.state != "ended"
         ]
+
+    def begins(self, kernel_id: str, applied: int) -> None:
+        """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches
+        it.
+        """
+        self._began[kernel_id] = applied
+
+    def give_up(self, kernel_id: str, upto: int, why: str) -> None:
+        if kernel_id in self._kernels:
+            self._kernels.channel(kernel_id).abort_pending("KernelLost", why, upto)
 
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
@@ -86,6 +102,7 @@ class SessionCompute(Observer):
     # -- gateway.kernels.Compute ---------------------------------------------------------------
 
     async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        self._channels.begins(record.id, applied)
         await self._keeper.start_kernel(describe(record, next_seq, applied))
 
     async def stop(self, kernel_id: str, final: bool) -> None:
@@ -95,6 +112,7 @@ class SessionCompute(Observer):
         await self._keeper.interrupt(kernel_id)
 
     async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
+        self._channels.begins(record.id, applied)
         await self._keeper.stop_kernel(record.id)
         await self._keeper.start_kernel(describe(record, next_seq, applied))
 
@@ -120,12 +138,19 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        if ended.signal and self._keeper.bring_back(kernel_id):
+            text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
+            if ended.signal == signal.SIGKILL:
+                text += " Most likely it was out of memory."
+            self._keeper.status.say(f"kernel {kernel_id[:8]}: {text}", "error")
+            return text
         self._keeper.kernel_ended(kernel_id)
-        if ended.code:
-            last_words = f" Its last words: {ended.stderr.strip()}" if ended.stderr.strip() else ""
-            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}{last_words}", "warning")
-        elif ended.signal:
+        last_words = ended.stderr.strip()
+        if ended.signal:
             self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}", "error")
+        elif ended.code:
+            words = f" Its last words: {last_words}" if last_words else ""
+            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}{words}", "warning")
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
@@ -146,8 +171,12 @@ class SessionCompute(Observer):
         self._keeper.changed()
 
 
-def describe(record: KernelRecord, next_seq: int, applied: int) -> dict[str, Any]:
-    """Return what an agent needs to know of a kernel."""
+def describe(
+    record: KernelRecord, next_seq: int, applied: int, since: int | None = None
+) -> dict[str, Any]:
+    """Return what an agent needs to know of a kernel. All that it has ever been asked comes after
+    the input ``since``; None: that is not known.
+    """
     return {
         "kernel_id": record.id,
         "name": record.name,
@@ -156,4 +185,5 @@ def describe(record: KernelRecord, next_seq: int, applied: int) -> dict[str, Any
         "generation": record.generation,
         "next_seq": next_seq,
         "applied": applied,
+        "since": since,
     }

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, RemoteError
 from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels
@@ -72,6 +72,10 @@ class Incarnations:
         except BaseException:
             self._grants.revoke(token)
             raise
+        for kernel in kernels:
+            outcome = opened["kernels"][kernel["kernel_id"]]
+            if outcome["state"] == "started" and outcome["why"]:
+                self._channels.give_up(kernel["kernel_id"], kernel["applied"], outcome["why"])
         hosted = {kernel["kernel_id"] for kernel in kernels}
         return self._begin(Incarnation(self.session, node, epoch, token, hosted)), opened
 
@@ -120,20 +124,22 @@ class Incarnations:
             self._grants.revoke(token)
 
     async def is_on(self, node: Node) -> bool:
-        """Ask the node whether it has the session."""
-        with contextlib.suppress(GatewayError):
+        """Ask the node whether it has the session; False only if it says so."""
+        try:
             await node.call("session.status", {"session": self.session}, SHORT_TIMEOUT)
-            return True
-        return False
+        except RemoteError:
+            return False
+        except GatewayError:
+            return True  # the connection has ended once more; the next hello tells
+        return True
 
-    async def close_on(self, node: Node) -> None:
-        """Tell the node to end what it may have of the session."""
+    async def close_on(self, node: Node, epoch: int) -> None:
+        """Tell the node to end what it may have of the session, up to ``epoch``."""
         with contextlib.suppress(GatewayError, NodeLost):
-            await node.call("session.close", {"session": self.session})
+            await node.call("session.close", {"session": self.session, "epoch": epoch})
 
     def _begin(self, incarnation: Incarnation) -> Incarnation:
         incarnation.node.hosting.add(self.session)
-        self.attach(incarnation)
         return incarnation
 
     def _grant(self) -> str:

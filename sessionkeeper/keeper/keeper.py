@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from checkpoint.errors import CheckpointError, StaleWriter
+from checkpoint.errors import StaleWriter
 from checkpoint.repository import Repository
 from gateway.errors import GatewayError, RemoteError
 from sessionkeeper import session as steps
@@ -37,6 +37,9 @@ PAUSE_AFTER_ERROR = 1.0
 
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
+
+SOON_AGAIN = 60.0
+"""Seconds in which a kernel that was brought back is not brought back again."""
 
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
@@ -68,6 +71,9 @@ class SessionKeeper:
         self._failed: set[str] = set()
         self._without_kernels = False
         self._recovery: Recovery | None = None
+        self._restart: Incarnation | None = None
+        self._brought_back: dict[str, float] = {}
+        self._left: frozenset[str] = frozenset()
         self._changes = Changes()
         self._background: set[asyncio.Task[Any]] = set()
         self.status.listen(lambda _: self._changes.tell())
@@ -112,7 +118,8 @@ class SessionKeeper:
             except RemoteError as error:
                 if error.code != "not_hosted":
                     raise
-                await self._changes.watch()
+                while here is self._here:
+                    await self._changes.watch()
                 continue
             here.kernels.add(kernel["kernel_id"])
             if here is self._here:
@@ -135,6 +142,20 @@ class SessionKeeper:
         if self._here is not None and kernel_id in self._here.kernels:
             self._here.kernels.discard(kernel_id)
             self._in_background(self._ask_if_up("kernel.stop", kernel_id))
+
+    def bring_back(self, kernel_id: str) -> bool:
+        """The kernel's process was killed: have the session go back to its newest checkpoint.
+
+        False: there is none with this kernel, or it was brought back a moment ago and died again.
+        """
+        now, manifest = time.monotonic(), self.chain.manifest
+        again = now - self._brought_back.get(kernel_id, -SOON_AGAIN) < SOON_AGAIN
+        if self._here is None or manifest is None or kernel_id not in manifest.processes or again:
+            return False
+        self._brought_back[kernel_id] = now
+        self._restart = self._here
+        self.changed()
+        return True
 
     async def drain(self, node: Node) -> bool:
         """The node is leaving: wait until the session is elsewhere; False: it was not there.
@@ -171,7 +192,8 @@ class SessionKeeper:
             if node.suspect:
                 self._in_background(self._stage_elsewhere(node))
         elif hosts and not self._is_on(node):
-            self._in_background(self._incarnations.close_on(node))
+            epoch = int(node.hello["sessions"][self.session])
+            self._in_background(self._incarnations.close_on(node, epoch))
         if not node.gone.done():
             self._failed.discard(node.name)
         self.changed()
@@ -184,6 +206,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
         if self._epochs.placed is not None:
             self._nodes.expect(self._epochs.placed.node)
 
@@ -193,17 +216,21 @@ class SessionKeeper:
             self._changes.look()
             step = steps.decide(self._facts())
             try:
-                await self._do(step)
-            except NodeLost:
-                pass  # the next step is about that
-            except StaleWriter as error:
-                self.status.say(f"{error} {error.hint}", "error")
-                await self.chain.read()
-                self._leave()
-            except (CheckpointError, GatewayError, OSError) as error:
+                await self._step(step)
+            except Exception as error:  # whatever it is: without its keeper a session is lost
                 log.exception("session %s: step %s failed", self.session, step)
-                self.status.say(f"{error}", "error")
+                self.status.say(str(error) or repr(error), "error")
                 await self._changes.idle(PAUSE_AFTER_ERROR)
+
+    async def _step(self, step: steps.Step) -> None:
+        try:
+            await self._do(step)
+        except NodeLost:
+            pass  # the next step is about that
+        except StaleWriter as error:
+            self.status.say(f"{error} {error.hint}", "error")
+            await self.chain.read()
+            self._leave()
 
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
@@ -238,6 +265,8 @@ class SessionKeeper:
             case steps.Serve() | steps.Secure() | steps.Move():
                 if self._here is None:
                     await self._take_up()
+                elif self._restart is self._here:
+                    self._go_back(self._here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._here, self._nodes.get(step.target))
                 else:
@@ -257,7 +286,7 @@ class SessionKeeper:
                 node, epoch, restore_kernels=not self._without_kernels
             )
         except GatewayError as error:
-            await self._could_not_open(node, error)
+            await self._could_not_open(node, epoch, error)
             return
         self._failed.clear()
         self._without_kernels = False
@@ -275,24 +304,36 @@ class SessionKeeper:
             return
         try:
             here = await self._incarnations.take_up(node, placed.epoch)
-        except GatewayError as error:
+        except RemoteError as error:
             log.info("session %s is not on %s any more: %s", self.session, node.name, error)
             self._lose()
             return
+        except GatewayError as error:
+            log.info("session %s: %s has not answered yet: %s", self.session, node.name, error)
+            return  # it comes back, or is lost
         self._settle(here)
+        for kernel in self._channels.wanted():
+            if kernel["kernel_id"] in self._left - here.kernels:
+                self._in_background(self.start_kernel(kernel))
         self.status.say(f"goes on on {node.name}")
 
     def _settle(self, here: Incarnation) -> None:
         self._epochs.place(steps.Placed(here.node.name, here.epoch, up=True))
         self._here = here
         self._checkpoints.begin()
+        wanted = {kernel["kernel_id"] for kernel in self._channels.wanted()}
+        for kernel_id in here.kernels - wanted:  # deleted meanwhile
+            self._in_background(self._ask_if_up("kernel.stop", kernel_id))
+        here.kernels &= wanted
+        self._incarnations.attach(here)
         node = here.node
-        engine = (node.hello.get("engines") or [None])[0]
-        self.status.update(node=node.name, epoch=here.epoch, runtime=node.runtime, engine=engine)
+        self.status.update(
+            node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine
+        )
         self._show("running")
 
-    async def _could_not_open(self, node: Node, error: GatewayError) -> None:
-        await self._incarnations.close_on(node)
+    async def _could_not_open(self, node: Node, epoch: int, error: GatewayError) -> None:
+        self._in_background(self._incarnations.close_on(node, epoch))
         manifest = self.chain.manifest
         if error.code not in BAD_CHECKPOINT or manifest is None:
             self._failed.add(node.name)
@@ -340,7 +381,8 @@ class SessionKeeper:
     # -- running, and going away ---------------------------------------------------------------
 
     async def _serve(self, here: Incarnation) -> None:
-        pause = self._checkpoints.due(str(here.node.hello.get("tier", "on-demand")))
+        tier = str(here.node.hello.get("tier", "on-demand"))
+        pause = self._checkpoints.due(tier, here.node.engine)
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
@@ -348,6 +390,11 @@ class SessionKeeper:
 
     def _warn_leaving(self, node: Node, why: Choice) -> None:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
+
+    def _go_back(self, here: Incarnation) -> None:
+        self._restart = None
+        self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        self._leave()
 
     def _lose(self) -> None:
         placed, here = self._epochs.placed, self._here
@@ -383,7 +430,7 @@ class SessionKeeper:
         self._epochs.place(None)
         if here is not None:
             self._incarnations.end(here)
-            self._in_background(self._incarnations.close_on(here.node))
+            self._in_background(self._incarnations.close_on(here.node, here.epoch))
         planned = self._recovery is not None and self._recovery.planned
         self._show("moving" if planned else "recovering")
 
@@ -420,7 +467,13 @@ class SessionKeeper:
     def _in_background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("session %s: %s", self.session, error, exc_info=error)
+            self.status.say(str(error) or repr(error), "error")
 
 
 def _share_for_staging(node: Node) -> float:

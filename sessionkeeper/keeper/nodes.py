@@ -77,6 +77,10 @@ class Node:
     gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
     hosting: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._connected = asyncio.Event()
+        self.connect(self.connection)
+
     def is_another(self, hello: dict[str, Any]) -> bool:
         """Whether ``hello`` is from another machine, or from this one after it was made anew."""
         known = self.hello.get("instance")
@@ -112,21 +116,35 @@ class Node:
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
-        """Ask the agent. Raises :class:`NodeLost` as soon as the node is, whatever the connection
-        says.
+        """Ask the agent, as soon as it is connected: it may have crashed and be about to come back.
+
+        Raises :class:`NodeLost` as soon as the node is, whatever the connection says.
         """
-        if self.connection is None:
-            raise NodeLost(self.name)
-        return await self.while_there(self.connection.call(method, params, wait))
+        return await self.while_there(self._call(method, params, wait))
+
+    async def _call(self, method: str, params: dict[str, Any], wait: float) -> Any:
+        while self.connection is None:
+            await self._connected.wait()
+        return await self.connection.call(method, params, wait)
+
+    def connect(self, connection: Connection | None) -> None:
+        """The agent's connection is this one from now on; None: it has ended."""
+        self.connection = connection
+        if connection is not None:
+            self._connected.set()
+        else:
+            self._connected.clear()
 
     async def while_there(self, work: Awaitable[T]) -> T:
         """Await ``work``, but no longer than the node is there. Raises :class:`NodeLost`."""
         task = asyncio.ensure_future(work)
         waited: set[asyncio.Future[Any]] = {task, self.gone}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
         raise NodeLost(self.name)
 
 
@@ -167,7 +185,8 @@ class Nodes:
             node = Node(name, connection, hello, self.lease)
             self._nodes[name] = node
         else:
-            node.connection, node.hello = connection, hello
+            node.hello = hello
+            node.connect(connection)
         self.heard(node)
         self._changed(node)
         return node
@@ -185,7 +204,7 @@ class Nodes:
         back.
         """
         if node.connection is connection:
-            node.connection = None
+            node.connect(None)
             self._changed(node)
 
     def heard(self, node: Node) -> None:

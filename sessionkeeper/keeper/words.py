@@ -24,7 +24,8 @@ class Recovery:
         if self.planned:
             return f"moved from {self.node} to {node} {took}"
         source = f"checkpoint {checkpoint}" if checkpoint else "what was recorded"
-        return f"{self.node} was lost; recovered on {node} from {source} {took}"
+        lost = "" if node == self.node else f"{self.node} was lost; "
+        return f"{lost}recovered on {node} from {source} {took}"
 
 
 def rolled_back(rollback: Rollback) -> str:
