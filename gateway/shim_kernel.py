@@ -77,7 +77,7 @@ class Kernel:
             os.getcwd(),
             stdin=subprocess.PIPE,
         )
-        self._warm = (process, errors, os.path.realpath(sys.executable), dict(os.environ))
+        self._warm = (process, errors, os.path.abspath(sys.executable), dict(os.environ))
 
     def start(self, spec: dict[str, Any]) -> int:
         """Start the kernel of `{argv, env, cwd, interrupt_mode}`; its pid. `env` goes over ours.
@@ -116,7 +116,7 @@ class Kernel:
         if self._warm is None:
             return
         (process, errors, python, had), self._warm = self._warm, None
-        found = os.path.realpath(shutil.which(argv[0], path=env.get("PATH")) or argv[0])
+        found = os.path.abspath(shutil.which(argv[0], path=env.get("PATH")) or argv[0])
         same = all(
             env.get(k) == had.get(k) for k in {*env, *had} if _STARTUP_ENV.match(k) is not None
         )

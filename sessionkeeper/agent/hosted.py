@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ FIRST_PORT = 42000
 
 PRELOAD = ("ipykernel.kernelapp", "ipykernel.zmqshell", "IPython.core.interactiveshell")
 """What a spare interpreter has imported before it is told which kernel it becomes."""
+
+OWN_PYTHON = {"python", "python3", f"python3.{sys.version_info.minor}"}
+"""A kernelspec that says no more than this means the Python it is found with, as in Jupyter."""
 
 Forward = Callable[[str, bytes], None]
 
@@ -257,6 +261,8 @@ def kernelspec_launch(
     argv = [a.replace("{resource_dir}", str(resources)) for a in spec["argv"]]
     if not argv:
         raise KernelStartFailed("the kernelspec has an empty argv")
+    if argv[0] in OWN_PYTHON:
+        argv[0] = sys.executable
     return {
         "argv": argv,
         "env": {**spec.get("env", {}), **env},
