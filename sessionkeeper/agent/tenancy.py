@@ -67,6 +67,8 @@ class Tenancy:
             await asyncio.to_thread(place.create)
         else:
             opened = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
+            if not restore_kernels:
+                kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
             opened = _only(opened, wanted)
             _, images = await asyncio.gather(
@@ -114,10 +116,9 @@ class Tenancy:
             if manifest is not None and (found := self._variables(manifest, kernel)) is not None:
                 outcome[kernel_id] = await self._load(kernel, found)
                 return
-            since = kernel["since"] if kernel_id in new else None
-            if since is not None:
-                # As it began after the checkpoint, all that it was asked can be asked again.
-                await self.start_kernel(**{**kernel, "applied": since})
+            if kernel["since"] is not None:
+                # It began after the checkpoint, so all that it was asked can be asked again.
+                await self.start_kernel(**{**kernel, "applied": kernel["since"]})
                 outcome[kernel_id] = {"state": "started", "why": None}
                 return
             await self.start_kernel(**kernel)
