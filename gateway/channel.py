@@ -59,17 +59,18 @@ class KernelChannel:
         for number, payload in inputs.recover():
             self.requests.add(number, payload, 0)
         by_number = {r.number: r for r in self.requests.open.values()}
-        received, acked = (0, 0), 0
+        received, acked, decided = (0, 0), 0, 0
         for record in outputs.recover():
             if record.flags & MARK:
                 note = json.loads(record.payload)
                 acked, self._muted = note["applied"], set(note["muted"])
+                decided = note["epoch"]
             elif record.seq:
                 received, acked = (record.epoch, record.seq), record.applied
             request = by_number.get(record.request)
             if request is not None:
                 self._note_end(request, record.flags, record.seq)
-        self.link = GatewayLink(inputs, received, acked)
+        self.link = GatewayLink(inputs, received, acked, decided)
 
     # -- what a feed reads ------------------------------------------------------------------------
 
@@ -349,11 +350,8 @@ class KernelChannel:
             touched,
         )
         self._muted |= chosen.mute
-        note = {
-            "rollback": resumed.epoch,
-            "applied": resumed.applied,
-            "muted": sorted(self._muted),
-        }
+        muted = sorted(self._muted)
+        note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": muted}
         self._deliver(json.dumps(note).encode(), flags=MARK)
         self._show_once(chosen, alive)
         reason = (

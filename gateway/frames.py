@@ -81,6 +81,7 @@ class Hello(NamedTuple):
     received: tuple[int, int]
     next: int
     answer: bool
+    first: int | None = None
 
     def encode(self) -> bytes:
         """The HELLO frame."""
@@ -103,6 +104,7 @@ class Hello(NamedTuple):
                 (int(epoch), int(seq)),
                 int(hello["next"]),
                 bool(hello.get("answer", False)),
+                int(hello["first"]) if hello.get("first") is not None else None,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise LinkError(f"malformed HELLO: {error!r}") from None

@@ -146,7 +146,11 @@ class ShimLink:
             self._unsent.popleft()
 
     def _say_hello(self, epoch: int, answer: bool) -> None:
-        self._hello = Hello(epoch, (epoch, self.applied), self.next_seq, answer)
+        self._hello = self._position(epoch, answer)
+
+    def _position(self, epoch: int, answer: bool) -> Hello:
+        first = self._unacked[0][0][1] if self._unacked else self.next_seq
+        return Hello(epoch, (epoch, self.applied), self.next_seq, answer, first)
 
     def next_frame(self, epoch: int) -> bytes | None:
         """The next frame to write, or None.
@@ -156,7 +160,7 @@ class ShimLink:
         """
         if self._hello is not None:
             answer, self._hello, self._ack = self._hello.answer, None, False
-            return Hello(epoch, (epoch, self.applied), self.next_seq, answer).encode()
+            return self._position(epoch, answer).encode()
         if not self._greeted:
             return None
         if self._ack:
@@ -207,7 +211,7 @@ class Output(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """The shim's HELLO. Call `GatewayLink.resume()` when its consequences are dealt with.
+    """The shim's answer to our HELLO. When its consequences are dealt with, call `resume()`.
 
     `applied`: last input of this incarnation. `before`: what was acknowledged before; larger means
     rollback. `dead_from`: outputs already received with this seq or above belong to a life that is
@@ -237,7 +241,8 @@ class GatewayLink:
     """Inputs and outputs of one kernel, as the gateway sees them.
 
     `received`: last output journaled; `acked`: last input that the shim applied; `sent_high`: last
-    input that may have reached a shim. Frames to write come from `outgoing()`, after every other
+    input that may have reached a shim; `decided`: last epoch whose rollback, if any, was dealt
+    with. Frames to write come from `outgoing()`, after every other
     call.
     """
 
@@ -246,19 +251,23 @@ class GatewayLink:
         inputs: InputStore,
         received: tuple[int, int] = (0, 0),
         acked: int = 0,
+        decided: int = 0,
     ) -> None:
         self.inputs = inputs
         self.received = received
         self.acked = acked
+        self.decided = decided
         self.sent_high = inputs.last
         self.epoch: int | None = None
         self.unacknowledged = 0
         self.unacknowledged_bytes = 0
         self._sent = acked
-        self._hello: bool | None = None
+        self._hello = False
         self._greeted = False  # the shim's HELLO is here
         self._flowing = False  # ... and the caller has dealt with it
-        self._first = True
+        self._expect = 1
+        self._missing = 0
+        self._resumed_at: Resumed | None = None
 
     def attach(self, epoch: int) -> None:
         """A node is there, with this epoch."""
@@ -269,11 +278,11 @@ class GatewayLink:
         """The node is gone, or is not to be heard any more."""
         self.epoch = None
         self._greeted = self._flowing = False
-        self._hello = None
+        self._hello = False
 
     def _restart(self) -> None:
         self._greeted = self._flowing = False
-        self._hello = False
+        self._hello = True
 
     def submit(self, payload: bytes) -> int:
         """Keep an input; its number. It is in `outgoing()` as soon as the link is up."""
@@ -292,7 +301,7 @@ class GatewayLink:
             return self._output(frame)
         if kind == ACK:
             epoch, number = stamp_of(frame)
-            if self._greeted and epoch == self.epoch and self.acked < number <= self.sent_high:
+            if self._flowing and epoch == self.epoch and self.acked < number <= self.sent_high:
                 self.acked = number
             return None
         if kind == HELLO:
@@ -303,8 +312,7 @@ class GatewayLink:
         if hello.epoch != self.epoch:
             return FencedOff(hello.epoch)
         applied = hello.received[1]
-        dead_from = hello.next if hello.next <= self.received[1] else None
-        if hello.epoch <= self.received[0] and dead_from is not None:
+        if hello.epoch <= self.received[0] and hello.next <= self.received[1]:
             raise LinkError(
                 f"the shim offers output {hello.next} of epoch {hello.epoch}, "
                 f"{self.received[1]} was received: restored without a new epoch"
@@ -313,37 +321,48 @@ class GatewayLink:
             self.inputs.skip_to(applied + 1)
             self.sent_high = max(self.sent_high, applied)
         if not hello.answer:
-            self._hello = True
-        before, self.acked = self.acked, applied
-        if dead_from is not None:
-            # Dealt with once: a second HELLO before the first new output says the same.
-            self.received = (hello.epoch, dead_from - 1)
-        self._greeted, self._first, self._flowing = True, True, False
-        return Resumed(hello.epoch, applied, before, dead_from)
+            # It doesn't know yet what we have; its answer to ours will say what comes first.
+            self._restart()
+            return None
+        # What a new epoch sends first tells which of the older outputs nobody lives with.
+        first = hello.next if hello.first is None else hello.first
+        new = hello.epoch > max(self.decided, self.received[0])
+        dead_from = first if new and first <= self.received[1] else None
+        self._greeted, self._flowing = True, False
+        self._expect = first
+        self._missing = max(0, first - self.received[1] - 1) if self.received[1] else 0
+        self._resumed_at = Resumed(hello.epoch, applied, self.acked, dead_from)
+        return self._resumed_at
 
     def resume(self) -> None:
-        """Inputs flow again, from the first that the shim has not applied."""
-        self._sent = self.acked
-        self._flowing = self._greeted
+        """Inputs flow again, from the first that the shim has not applied.
+
+        What this epoch has rolled back is decided: it is told once.
+        """
+        if not self._greeted or self._resumed_at is None:
+            return
+        self._sent = self.acked = self._resumed_at.applied
+        self.decided = self._resumed_at.epoch
+        self._flowing = True
 
     def _output(self, frame: Any) -> Event:
-        if not self._greeted or self.epoch is None:
+        if not self._flowing or self.epoch is None:
             return None
         epoch, seq = stamp_of(frame)
         if epoch > self.epoch:
             return FencedOff(epoch)
+        if seq > self._expect:
+            self._restart()  # a frame was lost on the way
+            return None
         if (epoch, seq) <= self.received:
+            self._expect = max(self._expect, seq + 1)
             return None
-        missing = max(0, seq - self.received[1] - 1) if self.received[1] else 0
-        if missing and not self._first:
-            self._restart()
-            return None
-        return Output(epoch, seq, memoryview(frame)[STAMP.size :], missing)
+        return Output(epoch, seq, memoryview(frame)[STAMP.size :], self._missing)
 
     def accept(self, output: Output) -> None:
         """The output is written down; it will be acknowledged."""
         self.received = (output.epoch, output.seq)
-        self._first = False
+        self._expect, self._missing = output.seq + 1, 0
         self.unacknowledged += 1
         self.unacknowledged_bytes += len(output.payload)
 
@@ -366,9 +385,9 @@ class GatewayLink:
         """Frames to write now, in order."""
         if self.epoch is None:
             return
-        if self._hello is not None:
-            answer, self._hello = self._hello, None
-            yield Hello(self.epoch, self.received, self.inputs.last + 1, answer).encode()
+        if self._hello:
+            self._hello = False
+            yield Hello(self.epoch, self.received, self.inputs.last + 1, answer=False).encode()
         while self._flowing and self._sent < self.inputs.last:
             self._sent += 1
             self.sent_high = max(self.sent_high, self._sent)

@@ -113,8 +113,8 @@ class LinkMachine(RuleBasedStateMachine):
 
     @rule()
     def gateway_restarts(self) -> None:
-        inputs, received, acked = self.gateway.inputs, self.gateway.received, self.gateway.acked
-        self.gateway = GatewayLink(inputs, received, acked)
+        was = self.gateway
+        self.gateway = GatewayLink(was.inputs, was.received, was.acked, was.decided)
         self.attached = False
         self.up.clear()
         self.down.clear()
@@ -319,6 +319,18 @@ def settle(shim: ShimLink, gateway: GatewayLink, got: list[Output], epoch: int =
     return applied
 
 
+def meet(shim: ShimLink, gateway: GatewayLink, epoch: int) -> Resumed:
+    """Exchange HELLOs; what the gateway makes of the shim's answer."""
+    shim.connected(epoch)
+    for frame in gateway.outgoing():
+        shim.receive(frame, epoch)
+    frame = shim.next_frame(epoch)
+    assert frame is not None
+    event = gateway.receive(frame)
+    assert isinstance(event, Resumed)
+    return event
+
+
 def test_a_full_shim_says_so_and_empties_with_the_acknowledgement() -> None:
     shim, gateway, got = linked()
     shim.limit = 1000
@@ -361,13 +373,27 @@ def test_a_rollback_shows_in_the_hello() -> None:
     shim.produce(1, IOPUB, [b"b"])
     settle(shim, gateway, got)
     gateway.attach(2)
-    saved.connected(2)
-    frame = saved.next_frame(2)
-    assert frame is not None
-    event = gateway.receive(frame)
-    assert event == Resumed(epoch=2, applied=0, before=1, dead_from=1)
-    assert isinstance(event, Resumed)
-    assert event.rolled_back
+    resumed = meet(saved, gateway, 2)
+    assert resumed == Resumed(epoch=2, applied=0, before=1, dead_from=1)
+    assert resumed.rolled_back
+
+
+def test_a_rollback_is_told_once_and_nothing_said_before_the_hello_is_lost() -> None:
+    shim, gateway, got = linked()
+    saved = copy.deepcopy(shim)
+    for _ in range(3):
+        shim.produce(1, IOPUB, [b"dead"])
+    settle(shim, gateway, got)
+    got.clear()
+    gateway.attach(2)
+    saved.produce(2, IOPUB, [b"alive"])
+    assert meet(saved, gateway, 2) == Resumed(epoch=2, applied=0, before=0, dead_from=1)
+    gateway.resume()
+    gateway.attach(2)
+    assert meet(saved, gateway, 2) == Resumed(epoch=2, applied=0, before=0, dead_from=None)
+    gateway.resume()
+    settle(saved, gateway, got, 2)
+    assert [(o.epoch, o.seq, o.missing) for o in got] == [(2, 1, 0)]
 
 
 def test_a_dump_restored_without_a_new_epoch_is_refused_with_words() -> None:
@@ -375,11 +401,9 @@ def test_a_dump_restored_without_a_new_epoch_is_refused_with_words() -> None:
     saved = copy.deepcopy(shim)
     shim.produce(1, IOPUB, [b"b"])
     settle(shim, gateway, got)
-    saved.connected(1)
-    frame = saved.next_frame(1)
-    assert frame is not None
+    gateway.attach(1)
     with pytest.raises(LinkError, match="without a new epoch"):
-        gateway.receive(frame)
+        meet(saved, gateway, 1)
 
 
 def test_outputs_lost_with_the_journals_end_are_counted() -> None:
@@ -434,7 +458,7 @@ def test_a_withdrawn_input_is_applied_as_nothing() -> None:
 def test_what_is_no_frame_is_refused(frame: bytes) -> None:
     gateway = GatewayLink(Memory())
     gateway.attach(1)
-    gateway._greeted = True
+    gateway._greeted = gateway._flowing = True
     with pytest.raises(LinkError):
         gateway.receive(frame)
     with pytest.raises(LinkError):

@@ -1,0 +1,213 @@
+"""A kernel that goes back to a checkpoint in the middle of a cell: what a client is shown.
+
+The shim's end of the link is real; the kernel behind it is this test.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.channel import KernelChannel
+from gateway.errors import Fenced
+from gateway.feed import Delivery, Feed
+from gateway.frames import EVENT, IOPUB, SHELL, decode_payload, encode_payload
+from gateway.journal import Journal
+from gateway.link import ShimLink
+from gateway.observer import Observer
+from gateway.rollback import Rollback
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.rollbacks: list[Rollback] = []
+
+    def rolled_back(self, rollback: Rollback) -> None:
+        self.rollbacks.append(rollback)
+
+
+class Scene:
+    """A channel with one client, and a scripted kernel behind a real `ShimLink`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told = Told()
+        self.channel = KernelChannel("k", Journal(folder), self.told)
+        self.shim = ShimLink()
+        self.epoch = 1
+        self.shown: list[tuple[str, str, Any]] = []
+        self.asked: list[str] = []
+        self.open()
+        self.attach()
+
+    def open(self) -> None:
+        def write(delivery: Delivery) -> None:
+            channel, parts = decode_payload(delivery.payload)
+            if channel != EVENT:
+                header, parent, _, content = (json.loads(bytes(p)) for p in parts[:4])
+                self.shown.append((parent.get("msg_id", ""), header["msg_type"], content))
+
+        self.channel.attach_client(Feed(self.channel, write, "s", 0, lambda: None))
+
+    def attach(self) -> None:
+        self.shim.connected(self.epoch)
+        self.channel.attach_node(self.to_shim, self.epoch)
+        self.settle()
+
+    def to_shim(self, frame: bytes) -> None:
+        payload = self.shim.receive(frame, self.epoch)
+        if payload:
+            header = json.loads(bytes(decode_payload(payload)[1][0]))
+            self.asked.append(header["msg_id"])
+
+    def settle(self) -> None:
+        while (frame := self.shim.next_frame(self.epoch)) is not None:
+            self.channel.receive(frame, self.epoch)
+        self.channel._acknowledge()
+
+    def ask(self, msg_id: str) -> None:
+        parts = [self.header(msg_id, "execute_request"), b"{}", b"{}", b'{"code": "x"}']
+        self.channel.submit(encode_payload(SHELL, parts))
+        self.settle()
+
+    @staticmethod
+    def header(msg_id: str, kind: str) -> bytes:
+        return json.dumps({"msg_id": msg_id, "msg_type": kind, "session": "s"}).encode()
+
+    def says(self, parent: str, kind: str, content: Any, channel: int = IOPUB) -> None:
+        parts = [self.header("-", kind), self.header(parent, "execute_request"), b"{}"]
+        self.shim.produce(self.epoch, channel, [*parts, json.dumps(content).encode()])
+        self.settle()
+
+    def prints(self, parent: str, text: str) -> None:
+        self.says(parent, "stream", {"name": "stdout", "text": text})
+
+    def ends(self, parent: str) -> None:
+        self.says(parent, "execute_reply", {"status": "ok"}, SHELL)
+        self.says(parent, "status", {"execution_state": "idle"})
+
+    def restore(self, checkpoint: ShimLink) -> None:
+        self.epoch += 1
+        self.shim = copy.deepcopy(checkpoint)
+        self.asked.clear()
+        self.attach()
+
+    def below(self, msg_id: str) -> str:
+        """What the notebook shows below the cell."""
+        text = ""
+        for parent, kind, content in self.shown:
+            if parent == msg_id:
+                text = "" if kind == "clear_output" else text + content.get("text", "")
+        return text
+
+    def count(self, msg_id: str, kind: str) -> int:
+        return sum(1 for parent, k, _ in self.shown if (parent, k) == (msg_id, kind))
+
+
+async def test_cell_running_at_the_checkpoint_is_shown_once(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ask("a")
+    scene.prints("a", "1 2 3 ")
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.prints("a", "4 5 ")
+    assert scene.below("a") == "1 2 3 4 5 "
+    scene.restore(checkpoint)
+    assert scene.asked == []
+    assert scene.below("a") == "1 2 3 "
+    scene.prints("a", "4 5 6 ")
+    scene.ends("a")
+    assert scene.below("a") == "1 2 3 4 5 6 "
+    (rollback,) = scene.told.rollbacks
+    assert [r.msg_id for r in rollback.continued] == ["a"]
+    assert rollback.rerun == ()
+
+
+async def test_cell_that_ended_after_the_checkpoint_ends_unseen_again(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ask("a")
+    scene.prints("a", "1 ")
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.prints("a", "2 ")
+    scene.ends("a")
+    scene.channel.release(checkpoint.applied, checkpoint.next_seq - 1)
+    scene.restore(checkpoint)
+    scene.prints("a", "2 ")
+    scene.ends("a")
+    assert scene.below("a") == "1 2 "
+    assert scene.count("a", "execute_reply") == scene.count("a", "status") == 1
+    scene.ask("b")
+    scene.prints("b", "on")
+    assert scene.below("b") == "on"
+
+
+async def test_second_rollback_to_the_same_checkpoint_shows_once_too(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.ask("a")
+    scene.prints("a", "1 ")
+    checkpoint = copy.deepcopy(scene.shim)
+    for _ in range(3):
+        scene.prints("a", "2 3 ")
+        scene.restore(checkpoint)
+        assert scene.below("a") == "1 "
+    scene.prints("a", "2 3 4 ")
+    scene.ends("a")
+    assert scene.below("a") == "1 2 3 4 "
+
+
+async def test_gateway_restarted_in_the_middle_of_a_silent_re_run_stays_silent(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("a")
+    scene.prints("a", "1 ")
+    scene.ends("a")
+    scene.restore(checkpoint)
+    assert scene.asked == ["a"]
+    scene.channel.close()
+    scene.channel = KernelChannel("k", Journal(tmp_path), scene.told)
+    scene.shown.clear()
+    scene.open()
+    scene.attach()
+    scene.prints("a", "1 ")
+    scene.ends("a")
+    assert scene.below("a") == "1 "
+    assert scene.count("a", "execute_reply") == 1
+    assert len(scene.told.rollbacks) == 1
+
+
+async def test_node_of_another_epoch_is_refused_with_words(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    with pytest.raises(Fenced, match="epoch 1") as refused:
+        scene.channel.receive(b"\x03" + bytes(12), 7)
+    assert "must stop" in refused.value.hint
+
+
+async def test_reply_that_was_seen_is_not_seen_again_but_its_idle_is(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("a")
+    scene.prints("a", "1 ")
+    scene.says("a", "execute_reply", {"status": "ok"}, SHELL)
+    scene.restore(checkpoint)
+    scene.prints("a", "1 ")
+    scene.ends("a")
+    assert scene.below("a") == "1 "
+    assert scene.count("a", "execute_reply") == scene.count("a", "status") == 1
+
+
+async def test_inputs_that_are_gone_are_counted(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.channel.journal.inputs._log.segment_size = 1
+    for name in "abc":
+        scene.ask(name)
+        scene.ends(name)
+    scene.channel.release(2)
+    scene.restore(checkpoint)
+    assert scene.told.rollbacks[0].missing == 2
+    assert scene.asked == ["c"]
