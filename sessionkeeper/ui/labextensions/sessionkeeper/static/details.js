@@ -50,8 +50,9 @@ function kernels(status, notebooks) {
     const name = make('span', 'sk-Details-name', notebooks.get(id) ?? id.slice(0, 8));
     name.title = `kernel ${id}`;
     item.append(name, make('span', 'sk-Details-dim', ` ${kernel.state}`));
-    if (kernel.note) {
-      item.append(make('div', 'sk-Details-note', kernel.note));
+    const note = kernel.note ?? kernel.why;
+    if (note) {
+      item.append(make('div', 'sk-Details-note', note));
     }
     list.append(item);
   }

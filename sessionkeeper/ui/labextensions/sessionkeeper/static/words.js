@@ -62,6 +62,9 @@ function news(status, now, seen) {
   const text = status.node
     ? status.message.replace(new RegExp(` (to|on) ${escape(status.node)}(?![\\w.-])`), '')
     : status.message;
+  if (text === 'runs') {
+    return null; // that it runs there is what the name of the node says
+  }
   const serious =
     (event && event.level !== 'info') || /\b(recovered|rolled back|lost|re-ran)\b/.test(text);
   return { text, serious };
