@@ -7,8 +7,7 @@ right step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sessionkeeper.placement import Choice, Needs, NodeFacts, choose
 
@@ -26,11 +25,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known. ``failed`` are the nodes that could not open the newest checkpoint,
-    ``doubtful`` whether
-
-    there is no reason to try that checkpoint anywhere else (it is damaged).
-    """
+    """All that is known. ``failed`` are the nodes that could not open the newest checkpoint."""
 
     wanted: bool
     placed: Placed | None
@@ -55,14 +50,14 @@ class Wait:
 
 @dataclass(frozen=True)
 class Open:
-    """Bring the session up on ``node``; ``recover`` when its node was lost."""
+    """Bring the session up on ``node``."""
 
     node: str
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Every node failed to open this checkpoint: take an older one, or start its kernels anew."""
+    """Every node that fits failed to open this checkpoint: its kernels must start anew."""
 
     nodes: frozenset[str]
 
@@ -103,22 +98,20 @@ def decide(facts: Facts) -> Step:
         if placed.node in facts.lost:
             return Lose(placed)
         if placed.node in facts.leaving:
-            others = [n for n in facts.nodes if n.name != placed.node]
-            choice = choose(others, facts.needs)
+            choice = _choose(facts, but=facts.failed | {placed.node})
             return Move(choice.node) if choice.node else Secure(choice)
         return Serve()
     if not facts.wanted:
         return Rest()
-    there = _names(facts.nodes)
-    choice = choose(
-        [n for n in facts.nodes if n.name not in facts.failed | facts.leaving], facts.needs
-    )
+    choice = _choose(facts, but=facts.failed)
     if choice.node:
         return Open(choice.node)
-    if there and there <= facts.failed:
+    if _choose(facts).node:
         return GiveUp(facts.failed)
     return Wait(choice)
 
 
-def _names(nodes: Iterable[NodeFacts]) -> frozenset[str]:
-    return frozenset(n.name for n in nodes if n.ready)
+def _choose(facts: Facts, but: frozenset[str] = frozenset()) -> Choice:
+    out = facts.lost | facts.leaving
+    nodes = [replace(n, ready=n.ready and n.name not in out) for n in facts.nodes]
+    return choose(nodes, replace(facts.needs, avoid=facts.needs.avoid | but))

@@ -57,7 +57,8 @@ class Tenancy:
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
 
-        Returns ``{"kernels": {id: {"state", "why"}}, "seconds": {...}}``.
+        Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
+        ``refused`` says which writes could not be done.
         """
         clock = Stopwatch()
         place = self.hosted.place
@@ -78,15 +79,20 @@ class Tenancy:
             self.hosted.writes = int(opened.meta.get("writes", 0))
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
+        refused = []
         for write in writes:
-            await self.apply(write)
+            try:
+                await self.apply(write)
+            except FileRefused as error:
+                # Done before, but to files that are not in the checkpoint.
+                refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
         outcome = await self._bring_kernels(kernels, opened, images)
         clock.lap("kernels")
         self.savepoints.go_on_from(opened, images)
         self._reaching = asyncio.create_task(self._reach_out())
         self.hosted.keep_warm()
-        return {"kernels": outcome, "seconds": clock.laps}
+        return {"kernels": outcome, "refused": refused, "seconds": clock.laps}
 
     async def _reach_out(self) -> None:
         try:
@@ -231,10 +237,12 @@ class Tenancy:
             if number <= self.hosted.writes:
                 return await self.in_workspace("stat", write["to"] or write["path"])
             try:
-                return await self._apply(number, write)
-            finally:
-                # Refused or done, it is dealt with.
-                self.hosted.writes = number
+                done = await self._apply(number, write)
+            except FileRefused:
+                self.hosted.writes = number  # refused for good, it is dealt with as well
+                raise
+            self.hosted.writes = number
+            return done
 
     async def _apply(self, number: int, write: dict[str, Any]) -> Any:
         operation, path = write["operation"], write["path"]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from checkpoint.errors import CheckpointError
+from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import Repository, Skipped
 from sessionkeeper.placement import Needs
@@ -21,6 +21,7 @@ class Chain:
         self.repository = repository
         self.manifest: Manifest | None = None
         self._last = 0
+        self._unsure: Manifest | None = None
 
     @property
     def writes(self) -> int:
@@ -36,6 +37,7 @@ class Chain:
 
     async def commit(self, body: Body, epoch: int) -> Manifest:
         """Make ``body`` the next checkpoint. Raises ``StaleWriter``, and what the store raises."""
+        await self.settle()
         manifest = Manifest(
             number=self._last + 1,
             epoch=epoch,
@@ -43,9 +45,26 @@ class Chain:
             created=time.time(),
             body=body,
         )
+        self._unsure = manifest
         await asyncio.to_thread(self.repository.commit, manifest)
+        self._unsure = None
         self.manifest, self._last = manifest, manifest.number
         return manifest
+
+    async def settle(self) -> None:
+        """Find out whether the last commit was done, if the store failed before it said so.
+
+        Raises what the store raises.
+        """
+        unsure = self._unsure
+        if unsure is None:
+            return
+        numbers = await asyncio.to_thread(self.repository.numbers)
+        if unsure.number in numbers:
+            with contextlib.suppress(Damaged, UnknownFormat):
+                if await asyncio.to_thread(self.repository.load, unsure.number) == unsure:
+                    self.manifest, self._last = unsure, unsure.number
+        self._unsure = None
 
     async def step_back(self) -> Manifest | None:
         """The checkpoint cannot be restored: go on from the newest one before it, if there is

@@ -116,7 +116,7 @@ class Checkpoints:
         happens.
         """
         activity, now = self._channels.activity(), time.monotonic()
-        changed = activity.ended > self._covered or self._journal.last > self.chain.writes
+        changed = activity.ended > self._covered or bool(self._journal.after(self.chain.writes))
         if not changed:
             self._changed = None
         elif self._changed is None:
@@ -156,7 +156,8 @@ class Checkpoints:
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))
-            manifest = await node.while_there(self.chain.commit(body, epoch))
+            # Also if the node is lost meanwhile: what is going back to must be known before that.
+            manifest = await self.chain.commit(body, epoch)
         except StaleWriter:
             raise
         except (GatewayError, CheckpointError) as error:

@@ -50,3 +50,9 @@ class Epochs:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path)
+        # The new name, too: an epoch used twice would make two incarnations one.
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -15,7 +15,7 @@ from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels
 from sessionkeeper.keeper.nodes import Node, NodeLost
 from sessionkeeper.keeper.workspace import StoreWithWrites
-from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.keeper.writes import Write, WriteJournal
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class Incarnations:
         call = {**self._access(token), "epoch": epoch}
         try:
             there = await node.call("session.take_up", call, SHORT_TIMEOUT)
+            for write in self._journal.after(int(there["writes"])):
+                await self._do_again(node, write)
         except BaseException:
             self._grants.revoke(token)
             raise
@@ -137,6 +139,15 @@ class Incarnations:
         """Tell the node to end what it may have of the session, up to ``epoch``."""
         with contextlib.suppress(GatewayError, NodeLost):
             await node.call("session.close", {"session": self.session, "epoch": epoch})
+
+    async def _do_again(self, node: Node, write: Write) -> None:
+        """Do what was recorded and not done, or nobody knows whether it was."""
+        try:
+            await node.call("files.apply", {"session": self.session, "write": vars(write)})
+        except RemoteError as error:
+            if error.retryable:
+                raise
+            log.info("write %d is refused: %s", write.number, error)
 
     def _begin(self, incarnation: Incarnation) -> Incarnation:
         incarnation.node.hosting.add(self.session)

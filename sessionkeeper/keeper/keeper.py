@@ -277,6 +277,7 @@ class SessionKeeper:
     # -- coming up -----------------------------------------------------------------------------
 
     async def _open(self, node: Node) -> None:
+        await self.chain.settle()
         self.status.warn("placement", None)
         recovery, manifest = self._recovery, self.chain.manifest
         self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
@@ -304,13 +305,13 @@ class SessionKeeper:
             return
         try:
             here = await self._incarnations.take_up(node, placed.epoch)
-        except RemoteError as error:
-            log.info("session %s is not on %s any more: %s", self.session, node.name, error)
-            self._lose()
-            return
         except GatewayError as error:
-            log.info("session %s: %s has not answered yet: %s", self.session, node.name, error)
-            return  # it comes back, or is lost
+            log.info("session %s was not taken up on %s: %s", self.session, node.name, error)
+            if error.code == "not_hosted" or not error.retryable:
+                self._lose()
+            else:
+                await self._changes.idle(PAUSE_AFTER_ERROR)
+            return
         self._settle(here)
         for kernel in self._channels.wanted():
             if kernel["kernel_id"] in self._left - here.kernels:
@@ -368,6 +369,8 @@ class SessionKeeper:
         recovery, self._recovery = self._recovery, None
         self.status.kernels = opened["kernels"]
         log.info("session %s: opened on %s: %s", self.session, node.name, opened["seconds"])
+        for text in opened["refused"]:
+            self.status.say(text, "warning")
         for kernel_id, outcome in opened["kernels"].items():
             if outcome.get("why"):
                 self.status.say(f"kernel {kernel_id[:8]}: {outcome['why']}", "warning")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,14 +17,19 @@ from typing import Any, Protocol
 
 from checkpoint.blobs import BlobStore, Buffer
 from checkpoint.errors import NotFound
-from gateway.errors import RemoteError
+from gateway.errors import AgentGone, GatewayError, RemoteError
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
 from sessionkeeper.keeper.nodes import Node, NodeLost
 from sessionkeeper.keeper.stored import Base, Read, Stat, StoredWorkspace
 from sessionkeeper.keeper.writes import Operation, Write, WriteJournal
 
+log = logging.getLogger(__name__)
+
 PIECE = 1 << 20
+RETRY_AFTER = 0.2
+"""Seconds until a node that could not do a write is asked again."""
+
 PATIENCE = 15.0
 """Seconds an operation waits for a session that is on its way."""
 
@@ -105,16 +111,26 @@ class Workspace:
     async def _apply(self, node: Node | None, write: Write) -> dict[str, Any]:
         if node is not None:
             try:
-                found: dict[str, Any] = await self._ask(node, "apply", write=vars(write))
-                return found
+                return await self._apply_on(node, write)
             except (NodeLost, Unavailable):
                 # It is recorded: whoever opens the session next does it.
                 return {"name": write.path.rpartition("/")[2], "type": "file", "pending": True}
         async with self._viewing:
-            view = await self._view()  # with this write, which is recorded
+            view = await self._view(before=write.number)
+            await asyncio.to_thread(view.apply, write)
             if write.operation == "delete":
                 return {}
             return _json(await asyncio.to_thread(view.stat, write.to or write.path))
+
+    async def _apply_on(self, node: Node, write: Write) -> dict[str, Any]:
+        """Do it on the node, before anything that comes after it; the node does it once."""
+        while True:
+            try:
+                found: dict[str, Any] = await self._ask(node, "apply", write=vars(write))
+                return found
+            except GatewayError as error:
+                log.info("write %d is not on %s yet: %s", write.number, node.name, error)
+                await asyncio.sleep(RETRY_AFTER)
 
     async def _read(self, what: str, path: str, **arguments: int) -> Any:
         deadline = asyncio.get_running_loop().time() + PATIENCE
@@ -130,9 +146,9 @@ class Workspace:
             try:
                 found = await self._ask(node, what, path=path, **arguments)
                 return base64.b64decode(found) if what == "read" else found
-            except (NodeLost, Unavailable):
+            except (NodeLost, Unavailable, AgentGone) as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise
+                    raise Unavailable(str(error)) from error
 
     async def _ask(self, node: Node, what: str, **arguments: Any) -> Any:
         try:
@@ -140,9 +156,11 @@ class Workspace:
                 f"files.{what}", {"session": self._where.session, **arguments}, 600.0
             )
         except RemoteError as error:
-            if error.retryable:
+            if error.code == "not_hosted":
                 await asyncio.sleep(0.05)  # the session has just left that node
                 raise Unavailable(str(error), hint=error.hint) from error
+            if error.retryable:
+                raise
             raise FileRefused(str(error), error.code, hint=error.hint or None) from error
 
     async def _settled(self) -> Node | None:
@@ -152,12 +170,12 @@ class Workspace:
         except TimeoutError:
             raise Unavailable("the session is still on its way to another node") from None
 
-    async def _view(self) -> StoredWorkspace:
+    async def _view(self, before: int | None = None) -> StoredWorkspace:
         """Look anew, as the session may have been on a node since; what was read of an earlier
-        view is closed. Raises :class:`FileRefused` if a recorded write cannot be done.
+        view is closed. With the recorded writes below the number ``before``.
         """
         _, base, contained = await self._where.stored_base()
-        writes = self.journal.after(contained)
+        writes = [w for w in self.journal.after(contained) if before is None or w.number < before]
         return await asyncio.to_thread(StoredWorkspace, base, writes, self._data)
 
     def _data(self, write: Write) -> Read:

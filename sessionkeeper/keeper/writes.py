@@ -50,7 +50,7 @@ class WriteJournal:
         self._writes: dict[int, Write] = {}
         self._last = 0
         self._read()
-        self._log = (base / "log").open("ab")
+        self._open()
 
     @property
     def last(self) -> int:
@@ -86,7 +86,11 @@ class WriteJournal:
             _sync(data)
             data.rename(self.data(number))
         write = Write(number, operation, path, to, recursive, size, at)
-        self._append(asdict(write))
+        try:
+            self._append(asdict(write))
+        except OSError:
+            self.data(number).unlink(missing_ok=True)
+            raise
         self._writes[number] = write
         self._last = number
         return write
@@ -108,7 +112,6 @@ class WriteJournal:
             return
         for n in gone:
             del self._writes[n]
-            self.data(n).unlink(missing_ok=True)
         temporary = self._base / "log.new"
         with temporary.open("wb") as log:
             log.write(json.dumps({"last": self._last}).encode() + b"\n")
@@ -118,16 +121,19 @@ class WriteJournal:
             os.fsync(log.fileno())
         temporary.rename(self._base / "log")
         self._log.close()
-        self._log = (self._base / "log").open("ab")
+        self._open()
+        for n in gone:
+            self.data(n).unlink(missing_ok=True)
 
     def close(self) -> None:
         self._log.close()
 
     def _append(self, record: dict[str, object]) -> None:
-        start = self._log.tell()
+        line = json.dumps(record).encode() + b"\n"
+        start = os.fstat(self._log.fileno()).st_size
         try:
-            self._log.write(json.dumps(record).encode() + b"\n")
-            self._log.flush()
+            while line:
+                line = line[self._log.write(line) :]
             os.fsync(self._log.fileno())
         except OSError:
             # Half a line would make the next record unreadable.
@@ -135,12 +141,15 @@ class WriteJournal:
                 os.ftruncate(self._log.fileno(), start)
             raise
 
+    def _open(self) -> None:
+        # Without a buffer: what could not be written must not be written with the next record.
+        self._log = (self._base / "log").open("ab", buffering=0)
+
     def _read(self) -> None:
         shutil.rmtree(self._base / "incoming", ignore_errors=True)
         (self._base / "incoming").mkdir()
         path = self._base / "log"
-        if not path.exists():
-            return
+        path.touch()
         intact = 0
         for line, record in _records(path):
             intact += len(line)
@@ -154,6 +163,9 @@ class WriteJournal:
                 self._last = max(self._last, write.number)
         if intact < path.stat().st_size:
             os.truncate(path, intact)  # a torn last line: it was never acknowledged
+        for data in self._base.glob("*.data"):
+            if int(data.stem) not in self._writes:
+                data.unlink()  # of a record that was not made, or is not needed any more
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, object]]]:
