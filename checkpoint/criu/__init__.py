@@ -8,12 +8,14 @@ one that a node already has, an incremental directory with only the pages that d
 from checkpoint.criu.encode import encode
 from checkpoint.criu.identity import note_open_files
 from checkpoint.criu.image import Image, load_image
+from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 
 __all__ = [
     "Image",
     "Materialized",
     "encode",
+    "keep_locks",
     "load_image",
     "materialize",
     "materialize_delta",

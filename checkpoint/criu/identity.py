@@ -106,7 +106,7 @@ def note_open_files(directory: str | os.PathLike[str], root: str | os.PathLike[s
     """
     directory = Path(directory)
     files = []
-    for path in sorted(_open_paths(directory)):
+    for path in sorted({path for _, path in described_files(directory)}):
         identity = identity_below(root, path)
         if identity is not None:
             files.append(OpenFile(os.fsdecode(path), *identity))
@@ -198,31 +198,41 @@ def _pairs(pages: U64, words: U64, changed: Mask, device: np.uint64, inodes: U64
     yield from (before * _WORDS + _WORDS - 1).tolist()
 
 
-def _open_paths(directory: Path) -> set[bytes]:
-    """The paths of regular files that some process has a descriptor of."""
-    opened = set()
-    for path in directory.glob("fdinfo-*.img"):
-        for entry in _messages(path):
-            if entry.get(3) == _REG:
-                opened.add(entry[1])
-    paths = set()
-    for entry in _messages(directory / "files.img"):
-        if entry.get(1) == _REG and entry[2] in opened:
-            name = _fields(entry[3])[6]
-            assert isinstance(name, bytes)
-            paths.add(name)
-    return paths
+def described_files(directory: Path) -> set[tuple[int, bytes]]:
+    """The descriptors of regular files in a dump: number, and path as the process sees it.
+
+    Raises `InvalidImage`.
+    """
+    opened = {
+        (descriptor[4], descriptor[1])
+        for path in directory.glob("fdinfo-*.img")
+        for _, descriptor in image_messages(path)
+        if descriptor.get(3) == _REG
+    }
+    names = {
+        file[2]: _fields(file[3])[6]
+        for _, file in image_messages(directory / "files.img")
+        if file.get(1) == _REG
+    }
+    return {
+        (fd, name)
+        for fd, number in opened
+        if isinstance(fd, int) and isinstance(name := names.get(number), bytes)
+    }
 
 
-def _messages(path: Path) -> Iterator[dict[int, int | bytes]]:
-    """The messages of a CRIU image (magics, then u32 length and protobuf each)."""
+def image_messages(path: Path) -> Iterator[tuple[int, dict[int, int | bytes]]]:
+    """The messages of a CRIU image (magics, then u32 length and protobuf each), and where they
+    are.
+    """
     data = path.read_bytes()
     at = _MAGICS
     try:
         while at < len(data):
             length = int.from_bytes(data[at : at + 4], "little")
-            at += 4 + length
-            yield _fields(data[at - length : at])
+            at += 4
+            yield at, _fields(data[at : at + length])
+            at += length
     except (IndexError, KeyError, TypeError):
         raise InvalidImage(f"{path.name} is cut short, or in a form that is not known.") from None
 

@@ -132,6 +132,7 @@ class Savepoints:
                 dump.result()
             for directory in images.values():
                 criu.note_open_files(directory, self._place.root)
+                criu.keep_locks(directory)
             clock.lap("dump")
             facts = meta()
             done = True
