@@ -251,7 +251,7 @@ class Tenancy:
             # Not by a thread of the session's user, who may not read what this program consists of.
             with await asyncio.to_thread(self._fetch, number, int(write["size"])) as content:
                 fill = partial(shutil.copyfileobj, content, length=PIECE)
-                return await self.in_workspace("write", path, fill, append=append)
+                return await self.in_workspace("write", path, fill, append=append, at=write["at"])
         if operation == "mkdir":
             return await self.in_workspace("mkdir", path)
         if operation == "delete":

@@ -16,7 +16,7 @@ import shutil
 import stat as st
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from sessionkeeper.agent.errors import FileRefused
 
 _libc = ctypes.CDLL(None, use_errno=True)
 SYS_OPENAT2 = 437
+SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
@@ -75,9 +76,11 @@ class LiveWorkspace:
         with _words(path):
             fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                return [
-                    self._describe(fd, name, f"{path}/{name}") for name in sorted(os.listdir(fd))
-                ]
+                found = []
+                for name in sorted(os.listdir(fd)):
+                    with suppress(FileNotFoundError):  # gone since
+                        found.append(self._describe(fd, name, f"{path}/{name}"))
+                return found
             finally:
                 os.close(fd)
 
@@ -92,18 +95,24 @@ class LiveWorkspace:
                 os.close(fd)
 
     def write(
-        self, path: str, fill: Callable[[BinaryIO], None], *, append: bool = False
+        self,
+        path: str,
+        fill: Callable[[BinaryIO], None],
+        *,
+        append: bool = False,
+        at: float | None = None,
     ) -> dict[str, Any]:
         """Create or replace a file with what ``fill`` writes, in one step for whoever looks; or
-        append to it.
+        append to it. ``at`` is the time of the change, in Unix seconds; None: now.
         """
-        with _words(path), self._parent(path) as (directory, name):
+        with _words(path), self._parent(path, change=True) as (directory, name):
             if append:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
                 with os.fdopen(os.open(name, flags, 0o644, dir_fd=directory), "ab") as file:
                     fill(file)
+                    _date(file, at)
                 return self._describe(directory, name, path)
-            temporary = f".{name[:200]}.{os.urandom(4).hex()}"
+            temporary = f".{os.urandom(8).hex()}.part"
             mode = 0o644
             try:
                 before = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -118,6 +127,7 @@ class LiveWorkspace:
             try:
                 with os.fdopen(fd, "wb") as file:
                     fill(file)
+                    _date(file, at)
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
                 os.unlink(temporary, dir_fd=directory)
@@ -125,29 +135,30 @@ class LiveWorkspace:
             return self._describe(directory, name, path)
 
     def mkdir(self, path: str) -> dict[str, Any]:
-        with _words(path), self._parent(path) as (directory, name):
+        with _words(path), self._parent(path, change=True) as (directory, name):
             os.mkdir(name, 0o755, dir_fd=directory)
             return self._describe(directory, name, path)
 
     def rename(self, path: str, to: str) -> dict[str, Any]:
-        with (
-            _words(path),
-            self._parent(path) as (directory, name),
-            self._parent(to) as (target, new),
-        ):
-            _absent(target, new)
-            os.rename(name, new, src_dir_fd=directory, dst_dir_fd=target)
-            return self._describe(target, new, to)
+        with _words(path), self._parent(path, change=True) as (directory, name):
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+            with _words(to), self._vacant(to) as (target, new):
+                os.rename(name, new, src_dir_fd=directory, dst_dir_fd=target)
+                return self._describe(target, new, to)
 
     def copy(self, path: str, to: str) -> dict[str, Any]:
         with _words(path):
             source = self._open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(source, "rb") as file, _words(to), self._parent(to) as (target, new):
-            _absent(target, new)
-            return self.write(to, lambda out: shutil.copyfileobj(file, out, 1 << 20))
+            try:
+                if st.S_ISDIR(os.fstat(source).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                with os.fdopen(source, "rb", closefd=False) as file, _words(to), self._vacant(to):
+                    return self.write(to, lambda out: shutil.copyfileobj(file, out, 1 << 20))
+            finally:
+                os.close(source)
 
     def delete(self, path: str, *, recursive: bool = False) -> None:
-        with _words(path), self._parent(path) as (directory, name):
+        with _words(path), self._parent(path, change=True) as (directory, name):
             if not st.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                 os.unlink(name, dir_fd=directory)
             elif recursive:
@@ -158,7 +169,7 @@ class LiveWorkspace:
     def _open(self, path: str, flags: int) -> int:
         root = self._open_root()
         try:
-            inside = f"{self.home}/{path}".lstrip("/") or "."
+            inside = "/".join([*self.home.split("/"), *parts(path)]).lstrip("/") or "."
             how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
             fd = _libc.syscall(
                 SYS_OPENAT2, root, os.fsencode(inside), ctypes.byref(how), ctypes.sizeof(how)
@@ -210,21 +221,36 @@ class LiveWorkspace:
         return user == 0 or bool(info.st_mode & bit)
 
     @contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        above, _, name = path.strip("/").rpartition("/")
-        fd = self._open(above, os.O_RDONLY | os.O_DIRECTORY)
+    def _parent(self, path: str, *, change: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the directory that holds ``path``; with the name there, ``.`` for the workspace."""
+        *above, name = parts(path) or ["."]
+        if change and name == ".":
+            raise FileRefused("the workspace itself cannot be changed", "refused")
+        fd = self._open("/".join(above), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            yield fd, name or "."
+            yield fd, name
         finally:
             os.close(fd)
 
+    @contextmanager
+    def _vacant(self, path: str) -> Iterator[tuple[int, str]]:
+        with self._parent(path, change=True) as (directory, name):
+            try:
+                os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                yield directory, name
+            else:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
-def _absent(directory: int, name: str) -> None:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+def parts(path: str) -> list[str]:
+    """Return the components of a workspace path. Raises :class:`FileRefused` for one that leads
+    outside.
+    """
+    found = [p for p in path.split("/") if p and p != "."]
+    if ".." in found or "\0" in path:
+        raise FileRefused(f"{path}: leads out of the workspace", "refused")
+    return found
 
 
 @contextmanager
@@ -238,6 +264,7 @@ def _words(path: str) -> Iterator[None]:
 
 def _become(user: int | None) -> None:
     if user is not None:
-        # The raw calls: libc's wrappers would do the same; both are per thread (setfsuid(2)).
+        # The raw calls, which are for this thread alone (setfsuid(2), setgroups(2)).
+        _libc.syscall(SYS_SETGROUPS[os.uname().machine], 0, None)
         _libc.setfsgid(user)
         _libc.setfsuid(user)

@@ -123,10 +123,7 @@ class SessionCompute(Observer):
         return {
             name: {
                 **spec,
-                "resources": {
-                    file.partition(".")[0]: f"/kernelspecs/{name}/{file}"
-                    for file in spec["resources"]
-                },
+                "resources": {file.partition(".")[0]: file for file in spec["resources"]},
             }
             for name, spec in self._specs.items()
         }
@@ -149,7 +146,7 @@ class SessionCompute(Observer):
         if ended.signal:
             self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}", "error")
         elif ended.code:
-            words = f" Its last words: {last_words}" if last_words else ""
+            words = f"\nIts last words:\n{last_words}" if last_words else ""
             self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}{words}", "warning")
         return None
 

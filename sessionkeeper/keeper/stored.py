@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.workspace import parts
 from sessionkeeper.keeper.writes import Write
 
 
@@ -68,7 +70,7 @@ class StoredWorkspace:
         self, base: Base | None, writes: Iterable[Write], data: Callable[[Write], Read]
     ) -> None:
         self._base = base
-        root = Stat("", "directory", 0, 0.0)
+        root = Stat("", "directory", 0, time.time())
         self._root = _Directory(root, "" if base else None)
         self._data = data
         for write in writes:
@@ -112,12 +114,14 @@ class StoredWorkspace:
                 raise FileRefused(f"{write.path}: the directory is not empty", "not_empty")
             del parent[name]
         else:
-            node = self._node(parent, name, write.path)
-            target, new = self._parent(write.to or "")
-            self._vacant(target, new, write.to or "")
-            stat = dataclasses.replace(node.stat, name=new)
+            node, to = self._node(parent, name, write.path), write.to or ""
             if write.operation == "copy" and isinstance(node, _Directory):
-                raise FileRefused(f"{write.path}: a directory is not copied", "is_a_directory")
+                raise FileRefused(f"{write.path}: is a directory", "is_a_directory")
+            target, new = self._parent(to)
+            self._vacant(target, new, to)
+            if parts(to)[: len(parts(write.path))] == parts(write.path):
+                raise FileRefused(f"{to}: is inside of {write.path}", "refused")
+            stat = dataclasses.replace(node.stat, name=new)
             target[new] = dataclasses.replace(node, stat=stat)
             if write.operation == "rename":
                 del parent[name]
@@ -151,7 +155,9 @@ class StoredWorkspace:
     def _find(self, path: str) -> _Node:
         node: _Node = self._root
         for part in parts(path):
-            node = self._node(self._load(node) if isinstance(node, _Directory) else {}, part, path)
+            if not isinstance(node, _Directory):
+                raise FileRefused(f"{path}: not a directory", "not_a_directory")
+            node = self._node(self._load(node), part, path)
         return node
 
     def _parent(self, path: str) -> tuple[dict[str, _Node], str]:
@@ -172,13 +178,3 @@ class StoredWorkspace:
     def _vacant(self, entries: dict[str, _Node], name: str, path: str) -> None:
         if name in entries:
             raise FileRefused(f"{path}: already exists", "exists")
-
-
-def parts(path: str) -> list[str]:
-    """Return the components of a workspace path. Raises :class:`FileRefused` for one that leads
-    outside.
-    """
-    found = [p for p in path.split("/") if p and p != "."]
-    if ".." in found or "\0" in path:
-        raise FileRefused(f"{path}: leads out of the workspace", "refused")
-    return found
