@@ -253,6 +253,12 @@ def parts(path: str) -> list[str]:
     return found
 
 
+def _date(file: BinaryIO, at: float | None) -> None:
+    if at is not None:
+        file.flush()
+        os.utime(file.fileno(), (at, at))
+
+
 @contextmanager
 def _words(path: str) -> Iterator[None]:
     try:
