@@ -2,8 +2,8 @@
 
 The session's tree is a directory of the node; below it are the workspace, and what the kernels
 write of their variables for a checkpoint (:mod:`sessionkeeper.agent.variables`), as their memory
-is not dumped. Every process of a slot has the slot's mark in its environment, which its
-descendants inherit: so all of them are found, by another agent process too, wherever they went.
+is not dumped. The shim has its slot's mark in its environment and stays the ancestor of all that
+its kernel starts: so all of a slot is found, by another agent process too, wherever it went.
 Freezing is SIGSTOP to each, enough to copy files at one moment.
 """
 
@@ -36,6 +36,12 @@ HOME = "/workspace"
 
 LONGEST_SOCKET = 107
 """Bytes in the path of a unix socket (unix(7))."""
+
+# PR_SET_CHILD_SUBREAPER (prctl(2)): what daemonises stays a descendant of the shim.
+BOOT = """import ctypes, runpy, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")"""
 
 STOP_SECONDS = 1.0
 """A process that does not stand by then waits for a disk, and changes nothing meanwhile."""
@@ -96,7 +102,7 @@ class ProcessPlace:
         try:
             with (directory / "shim.log").open("ab") as words:
                 child = subprocess.Popen(
-                    [sys.executable, str(self._shim), str(configuration)],
+                    [sys.executable, "-c", BOOT, str(self._shim), str(configuration)],
                     cwd=workspace,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
