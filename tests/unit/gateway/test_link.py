@@ -435,6 +435,43 @@ def test_an_output_that_could_not_be_written_down_comes_again() -> None:
     assert [o.seq for o in got] == [1]
 
 
+def test_an_output_lost_on_the_way_comes_again_in_its_place() -> None:
+    shim, gateway, got = linked()
+    for text in (b"1", b"2", b"3"):
+        shim.produce(1, IOPUB, [text])
+    shim.next_frame(1)
+    settle(shim, gateway, got)
+    assert [o.seq for o in got] == [1, 2, 3]
+
+
+def test_an_input_lost_on_the_way_comes_again_in_its_place() -> None:
+    shim, gateway, got = linked()
+    for text in (b"1", b"2", b"3"):
+        gateway.submit(encode_payload(SHELL, [text]))
+    _, *rest = gateway.outgoing()
+    assert [shim.receive(frame, 1) for frame in rest] == [None, None]
+    assert len(settle(shim, gateway, got)) == 3
+    assert shim.applied == 3
+
+
+def test_nothing_is_taken_between_two_hellos() -> None:
+    shim, gateway, got = linked()
+    shim.produce(1, IOPUB, [b"early"])
+    early = shim.next_frame(1)
+    gateway.attach(1)
+    assert gateway.receive(early) is None
+    settle(shim, gateway, got)
+    assert [o.seq for o in got] == [1]
+
+
+def test_hello_of_another_epoch_is_refused() -> None:
+    _, gateway, _ = linked(epoch=2)
+    for epoch in (1, 3):
+        for answer in (True, False):
+            hello = Hello(epoch, (epoch, 0), 1, answer, 1)
+            assert gateway.receive(hello.encode()) == FencedOff(epoch)
+
+
 def test_a_withdrawn_input_is_applied_as_nothing() -> None:
     shim, gateway, got = linked()
     number = gateway.submit(encode_payload(SHELL, [b"a"]))
