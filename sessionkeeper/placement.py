@@ -77,6 +77,8 @@ def _unfit(node: NodeFacts, needs: Needs) -> str | None:
         return "has just failed to run it"
     if needs.engine == "criu" and node.runtime != "container":
         return "cannot restore process images"
+    if needs.engine == "namespace" and node.runtime != "process":
+        return "runs containers, and the session was saved from plain processes"
     if needs.engine == "criu" and needs.cpu and node.cpu and needs.cpu != node.cpu:
         return f"has another CPU ({node.cpu})"
     return None

@@ -281,6 +281,7 @@ class Tenancy:
         return {
             "writes": self.hosted.writes,
             "cpu": cpu_model(),
+            "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }
 

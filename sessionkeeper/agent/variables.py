@@ -83,7 +83,7 @@ async def dump(
                 "applied": stand["applied"],
                 "next_seq": stand["produced"] + 1,
                 "workspace": workspace,
-                "lost": told(report, "lost"),
+                "lost": named(report, "lost"),
             }
     return details
 
@@ -104,8 +104,13 @@ async def load(kernel: HostedKernel, tree: Path, moved: tuple[Path, Path]) -> st
         await _execute(relay, engine.load_code(dumped, path, moved=moved))
         report = engine.read_report(path)
     await relay.call("resume_input")
-    said = [told(report, "lost"), told(report, "degraded"), _other_losses(report)]
-    return "; ".join(one for one in said if one) or None
+    also = [f"{name} ({what['why']})" for name, what in report.also.items() if what["why"]]
+    said = {
+        "variables lost": named(report, "lost"),
+        "degraded": named(report, "degraded"),
+        "not as it was": ", ".join(also),
+    }
+    return "; ".join(f"{what}: {names}" for what, names in said.items() if names) or None
 
 
 def is_python(kernel: HostedKernel) -> bool:
@@ -113,23 +118,16 @@ def is_python(kernel: HostedKernel) -> bool:
     return str(kernel.launch.get("language", "")).lower() == "python"
 
 
-def told(report: engine.Report, state: engine.State) -> str | None:
+def named(report: engine.Report, state: engine.State) -> str:
     """Return the variables in ``state`` by name, with the kind of each or what is different."""
-    names = report.named(state)
-    if not names:
-        return None
     shown = []
+    names = report.named(state)
     for name in names[:NAMED]:
         variable = report.variables[name]
-        kind = variable.type.rpartition(".")[2]
-        shown.append(f"{name} ({kind})" if state == "lost" else f"{name} ({variable.why})")
+        what = variable.type.rpartition(".")[2] if state == "lost" else variable.why
+        shown.append(f"{name} ({what})")
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{'variables lost' if state == 'lost' else state}: {', '.join(shown)}{more}"
-
-
-def _other_losses(report: engine.Report) -> str | None:
-    lost = [f"{name} ({what['why']})" for name, what in report.also.items() if what["why"]]
-    return f"not as it was: {', '.join(lost)}" if lost else None
+    return ", ".join(shown) + more
 
 
 async def _stand(kernel: HostedKernel, until: float) -> Stand | None:

@@ -76,11 +76,12 @@ class Chain:
 
     def needs(self) -> Needs:
         """Return what a node must be able to do to restore the checkpoint."""
-        if self.manifest is None or not self.manifest.processes:
+        if self.manifest is None:
             return Needs()
         engines = {part.engine for part in self.manifest.processes.values()}
-        engine = "criu" if "criu" in engines else None
-        return Needs(engine=engine, cpu=self.manifest.meta.get("cpu") if engine else None)
+        cpu = self.manifest.meta.get("cpu") if "criu" in engines else None
+        # Of a checkpoint without kernels too: a file tree is another one in each runtime.
+        return Needs(engine=self.manifest.meta.get("engine"), cpu=cpu)
 
     def _before(self, number: int) -> Manifest | None:
         for candidate in reversed([n for n in self.repository.numbers() if n < number]):

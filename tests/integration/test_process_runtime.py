@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -289,3 +289,18 @@ async def test_user_restarts_the_kernel_and_old_variables_do_not_come_back(
         await system.lose()
         await system.recovered(before["epoch"])
         assert "NameError" in (await kernel.run("n")).shown
+
+
+@pytest.mark.needs("root", "ip", "nft")
+async def test_nodes_with_namespaces_of_their_own_do_the_same(fresh: Callable[..., System]):
+    system = fresh("--runtime", "process")
+    async with system.kernel() as kernel:
+        await system.cell(kernel, "a = [1]; b = a; f = open('a.txt', 'w')")
+        before = await system.running()
+        assert (before["runtime"], before["engine"]) == ("process", "namespace")
+        await system.lose()
+        assert await kernel.ask("b.append(2); f.write('two'); f.flush(); a") == "[1, 2]"
+        await system.heal()
+        await system.drain((await system.running())["node"])
+        assert await kernel.ask("f.tell(), open('a.txt').read(), b is a") == "(3, 'two', True)"
+        assert kernel.connected
