@@ -12,7 +12,7 @@ from gateway.shim_archive import build_shim
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.place import Place
-from sessionkeeper.agent.process import ProcessPlace
+from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.criu import find
 from sessionkeeper.errors import CriuMissing
@@ -77,9 +77,14 @@ class ProcessOffer:
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data = settings.data
         self._shim = build_shim(settings.data / "shim.pyz")
+        sweep_sockets(settings.data)
 
     def place(self, session: str, epoch: int) -> Place:
-        return ProcessPlace(self._shim, session, self._data / "sessions" / f"{session}-{epoch}")
+        base = self._data / "sessions" / f"{session}-{epoch}"
+        for left in base.parent.glob(f"{session}-*"):
+            if left.name.rpartition("-")[0] == session and left != base:
+                ProcessPlace(self._shim, session, left).close()
+        return ProcessPlace(self._shim, session, base)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._data / "images" / f"{session}-{epoch}"

@@ -76,6 +76,7 @@ class ProcessPlace:
         self._slots.mkdir(parents=True, exist_ok=True)
         Path(self.seen(HOME)).mkdir(parents=True, exist_ok=True)
         _own_directory(self._sockets)
+        (self._sockets / "base").write_text(str(self._base))
 
     def resume(self, kept: list[Slot]) -> None:
         for name in set(os.listdir(self._slots)) - {slot.name for slot in kept}:
@@ -232,7 +233,20 @@ def _sockets(base: Path) -> Path:
     if len(os.fsencode(near)) + BELOW_SOCKETS <= LONGEST_SOCKET:
         return near
     name = hashlib.sha256(os.fsencode(base)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"sk-{os.geteuid()}-{name}"
+    return Path(tempfile.gettempdir()) / f"{_prefix()}{name}"
+
+
+def _prefix() -> str:
+    return f"sk-{os.geteuid()}-"
+
+
+def sweep_sockets(data: Path) -> None:
+    """Remove what places below ``data`` left elsewhere before their node lost its data."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+        with contextlib.suppress(OSError):
+            base = Path((directory / "base").read_text())
+            if base.is_relative_to(data) and not base.exists():
+                shutil.rmtree(directory)
 
 
 def _own_directory(path: Path) -> None:

@@ -65,7 +65,8 @@ async def dump(
 
     Returns ``{kernel_id: detail}``, what a checkpoint says of each: its record, its positions,
     where its ``workspace`` is and what is ``lost`` in words, or ``unsaved`` with the reason.
-    Raises ``CheckpointError`` when the variables of one cannot be saved at all, ``GatewayError``.
+    Raises ``CheckpointError`` when the variables of one that were saved before cannot be now, and
+    ``GatewayError``.
     """
     details = {}
     for kernel in kernels:
@@ -76,8 +77,16 @@ async def dump(
             details[kernel.kernel_id] = {**kernel.record(), "unsaved": reason}
         elif stand is not None and kernel.relay is not None:
             directory = tree / DIRECTORY / kernel.kernel_id
+            before = (directory / engine.INDEX).exists()
             await _execute(kernel.relay, engine.dump_code(directory))
-            report = engine.read_report(directory / engine.DUMP_REPORT)
+            try:
+                report = engine.read_report(directory / engine.DUMP_REPORT)
+            except engine.NamespaceError as error:
+                if before:
+                    raise
+                # Most likely it never can be: no reason to save nothing else of the session.
+                details[kernel.kernel_id] = {**kernel.record(), "unsaved": f"{error}"}
+                continue
             details[kernel.kernel_id] = {
                 **kernel.record(),
                 "applied": stand["applied"],
