@@ -20,13 +20,17 @@ from sessionkeeper.keeper.writes import Write
 
 @dataclass(frozen=True)
 class Stat:
-    """What the file browser needs of an entry. ``mtime`` in Unix seconds, ``size`` in bytes."""
+    """What the file browser needs of an entry: of what it leads to, if it is a ``link``.
+
+    ``mtime`` in Unix seconds, ``size`` in bytes.
+    """
 
     name: str
     kind: str
     size: int
     mtime: float
     writable: bool = True
+    link: bool = False
 
 
 class Base(Protocol):
@@ -41,6 +45,7 @@ class Base(Protocol):
         ...
 
 
+BROKEN_LINK = "symlink-broken"
 Read = Callable[[int, int], bytes]
 
 
@@ -90,6 +95,8 @@ class StoredWorkspace:
         node = self._find(path)
         if not isinstance(node, _File):
             raise FileRefused(f"{path}: is a directory", "is_a_directory")
+        if node.stat.kind == BROKEN_LINK:
+            raise FileRefused(f"{path}: leads to nothing", "not_found")
         found, offset = [], 0
         for size, read in node.pieces:
             begin, end = max(start - offset, 0), min(start + length - offset, size)
@@ -110,7 +117,8 @@ class StoredWorkspace:
             parent[name] = _Directory(Stat(name, "directory", 0, write.at), None)
         elif write.operation == "delete":
             node = self._node(parent, name, write.path)
-            if isinstance(node, _Directory) and self._load(node) and not write.recursive:
+            whole = write.recursive or node.stat.link
+            if isinstance(node, _Directory) and self._load(node) and not whole:
                 raise FileRefused(f"{write.path}: the directory is not empty", "not_empty")
             del parent[name]
         else:
@@ -128,11 +136,15 @@ class StoredWorkspace:
 
     def _write(self, parent: dict[str, _Node], name: str, write: Write) -> None:
         before = parent.get(name)
-        if isinstance(before, _Directory):
+        append = write.operation == "append"
+        if before is not None and before.stat.link:
+            if append:
+                raise FileRefused(f"{write.path}: is a symbolic link", "refused")
+        elif isinstance(before, _Directory):
             raise FileRefused(f"{write.path}: is a directory", "is_a_directory")
         size = write.size or 0
         pieces = [(size, self._data(write))]
-        if write.operation == "append" and before:
+        if append and isinstance(before, _File):
             pieces = before.pieces + pieces
         total = sum(size for size, _ in pieces)
         parent[name] = _File(Stat(name, "file", total, write.at), pieces)

@@ -7,9 +7,9 @@ import os
 from checkpoint.errors import FileTreeError
 from checkpoint.files import Entry, Kind, TreeView
 from sessionkeeper.agent.errors import FileRefused
-from sessionkeeper.keeper.stored import Stat
+from sessionkeeper.keeper.stored import BROKEN_LINK, Stat
 
-LARGEST_NAME = 255
+_KINDS = {Kind.DIRECTORY: "directory", Kind.FILE: "file"}
 
 
 class StoredFiles:
@@ -24,7 +24,7 @@ class StoredFiles:
             found = self._view.list(self._inside(path))
         except FileTreeError as error:
             raise FileRefused(str(error), "not_found") from error
-        return [_stat(name, entry) for name, entry in found.items()]
+        return [self._stat(path, name, entry) for name, entry in found.items()]
 
     def read(self, path: str, start: int, length: int) -> bytes:
         try:
@@ -32,11 +32,17 @@ class StoredFiles:
         except FileTreeError as error:
             raise FileRefused(str(error), "not_found") from error
 
+    def _stat(self, path: str, name: bytes, entry: Entry) -> Stat:
+        kind = _KINDS.get(entry.kind, "other")
+        link = entry.kind is Kind.SYMLINK
+        if link:
+            try:
+                entry = self._view.stat(self._inside(path) + b"/" + name, follow=True)
+            except FileTreeError:
+                kind = BROKEN_LINK
+            else:
+                kind = _KINDS.get(entry.kind, "other")
+        return Stat(os.fsdecode(name), kind, entry.size, entry.mtime_ns / 1e9, link=link)
+
     def _inside(self, path: str) -> bytes:
         return os.fsencode("/".join(p for p in (self._home, path.strip("/")) if p))
-
-
-def _stat(name: bytes, entry: Entry) -> Stat:
-    kinds = {Kind.DIRECTORY: "directory", Kind.FILE: "file", Kind.SYMLINK: "symlink"}
-    kind = kinds.get(entry.kind, "other")
-    return Stat(os.fsdecode(name), kind, entry.size, entry.mtime_ns / 1e9)
