@@ -87,9 +87,12 @@ class Agent:
                     await self._connect_and_serve()
                 except (OSError, GatewayError) as error:
                     log.info("no connection to the gateway: %s", error)
+                    if isinstance(error.__cause__, ConnectionRefusedError):
+                        self._nobody_is_there(began)
                 delay = 0.05 if time.monotonic() - began > LONGEST_BACKOFF else delay * 2
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311
-                await asyncio.sleep(jitter * min(delay, LONGEST_BACKOFF))
+                # Often enough that a lease cannot end between two tries.
+                await asyncio.sleep(jitter * min(delay, LONGEST_BACKOFF, self._lease / 4))
         finally:
             adopting.cancel()
             guard.cancel()
@@ -140,6 +143,15 @@ class Agent:
             self._until = max(self._until, float(event["sent"]) + self._lease)
             self._ledger.granted(self._until)
             self._granted.set()
+
+    def _nobody_is_there(self, asked: float) -> None:
+        """The gateway's port was closed when we ``asked``: no gateway runs, so none has given our
+        sessions away, and the next one waits for a whole lease before it does. If ours has not
+        ended yet, it goes on from then.
+        """
+        if time.monotonic() < self._until:
+            self._until = max(self._until, asked + self._lease)
+            self._ledger.granted(self._until)
 
     async def _guard_lease(self) -> None:
         while True:
