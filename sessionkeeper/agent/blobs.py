@@ -43,8 +43,8 @@ class ProxiedBlobs:
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         headers: dict[str, str] = {}
         if length == 0:
-            start, length = 0, 1  # an empty range cannot be asked for; that the object is there can
-            return self.get(key, start, length)[:0]
+            # An empty range cannot be asked for; that the object is there can.
+            return self.get(key, 0, 1)[:0]
         if start or length is not None:
             end = "" if length is None else str(start + length - 1)
             headers["Range"] = f"bytes={start}-{end}"
@@ -57,7 +57,7 @@ class ProxiedBlobs:
         self._call("PUT", key, body=data, headers={"If-None-Match": "*"})
 
     def list(self, prefix: str) -> Iterator[str]:
-        return iter(self._call("GET", "", fields={"prefix": prefix}).decode().split())
+        return iter(self._call("GET", None, fields={"prefix": prefix}).decode().split())
 
     def delete(self, key: str) -> None:
         self._call("DELETE", key)
@@ -68,18 +68,17 @@ class ProxiedBlobs:
     def _call(
         self,
         method: str,
-        key: str,
+        key: str | None,
         *,
         body: Buffer | None = None,
         headers: dict[str, str] | None = None,
         fields: dict[str, str] | None = None,
     ) -> bytes:
-        if key:
-            check_key(key)
+        path = "" if key is None else check_key(key)
         try:
             answer = self._pool.request(
                 method,
-                f"{self._url}/{key}",
+                f"{self._url}/{path}",
                 body=bytes(body) if isinstance(body, bytearray | memoryview) else body,
                 fields=fields,
                 headers=self._headers | (headers or {}),
@@ -93,8 +92,8 @@ class ProxiedBlobs:
         if answer.status == 416:
             return b""
         if answer.status == 404:
-            raise NotFound(key)
+            raise NotFound(path)
         if answer.status == 412:
-            raise AlreadyExists(key)
+            raise AlreadyExists(path)
         kind = _ERRORS.get(answer.status, StoreUnavailable)
         raise kind(answer.data.decode(errors="replace") or f"The store answered {answer.status}.")

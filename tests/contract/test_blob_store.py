@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
 
 import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
 
 from checkpoint.blobs import BlobStore, LocalDirectory, Memory, Prefixed, probe
 from checkpoint.errors import AlreadyExists, NotFound
+from sessionkeeper.agent.blobs import ProxiedBlobs
+from sessionkeeper.keeper.blobs import BlobHandler, Grant, Grants
+
+
+@cache
+def gateway() -> tuple[str, Grants]:
+    """A server with a gateway's blob access, in a thread of its own: its address, its grants."""
+    grants, ready = Grants(), Future[str]()
+
+    async def serve() -> None:
+        server = HTTPServer(Application([(r"/blobs/(.*)", BlobHandler, {"grants": grants})]))
+        [socket] = bind_sockets(0, "127.0.0.1")
+        server.add_socket(socket)
+        ready.set_result(f"http://127.0.0.1:{socket.getsockname()[1]}/blobs")
+        await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+    return ready.result(timeout=10), grants
+
+
+def proxied(store: BlobStore) -> BlobStore:
+    url, grants = gateway()
+    return ProxiedBlobs(url, grants.issue(Grant(store, may_write=lambda key, only_new: True)))
+
 
 # Name to a function that makes an empty store, given an empty directory.
 STORES: dict[str, Callable[[Path], BlobStore]] = {
     "memory": lambda _: Memory(),
     "local-directory": LocalDirectory,
     "prefixed": lambda path: Prefixed(LocalDirectory(path), "sessions/one/"),
+    "proxied": lambda path: proxied(Prefixed(LocalDirectory(path), "sessions/one/")),
 }
 
 
