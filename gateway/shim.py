@@ -18,7 +18,6 @@ import hmac
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -41,7 +40,7 @@ from gateway.frames import (
     kind_of,
 )
 from gateway.link import ShimLink
-from gateway.shim_agent import AgentSocket, Closed
+from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_kernel import Kernel, Message
 
 STARTING = "starting"
@@ -70,7 +69,7 @@ class Shim:
         )
         self._agent: AgentSocket | None = None
         self._strangers: deque[AgentSocket] = deque()
-        self._listener = _listen(config["listen"])
+        self._listener = listen(config["listen"])
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake, False)
@@ -379,23 +378,6 @@ class Shim:
 
 def _answer_error(agent: AgentSocket, call: Any, code: str, message: str) -> None:
     agent.send(encode_local({"id": call, "error": {"code": code, "message": message}}))
-
-
-def _listen(where: dict[str, Any]) -> socket.socket:
-    if "unix" in where:
-        listener = socket.socket(socket.AF_UNIX)
-        with suppress(FileNotFoundError):
-            os.unlink(where["unix"])
-        listener.bind(where["unix"])
-        os.chmod(where["unix"], 0o600)
-    else:
-        host, port = where["tcp"]
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    listener.setblocking(False)
-    listener.listen(8)
-    return listener
 
 
 def main(argv: list[str]) -> int:

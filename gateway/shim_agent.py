@@ -5,10 +5,12 @@ Standard library only, Python >= 3.8.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections import deque
-from typing import Callable  # noqa: UP035
+from contextlib import suppress
+from typing import Any, Callable  # noqa: UP035
 
 LENGTH = struct.Struct(">I")
 # The first frame of a stranger is a token; nobody may fill our memory before it.
@@ -111,3 +113,21 @@ class AgentSocket:
     def close(self) -> None:
         self._closed = True
         self._socket.close()
+
+
+def listen(where: dict[str, Any]) -> socket.socket:
+    """Listen on `{"unix": path}` or `{"tcp": [host, port]}`. Raises OSError."""
+    if "unix" in where:
+        listener = socket.socket(socket.AF_UNIX)
+        with suppress(FileNotFoundError):
+            os.unlink(where["unix"])
+        listener.bind(where["unix"])
+        os.chmod(where["unix"], 0o600)
+    else:
+        host, port = where["tcp"]
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    listener.setblocking(False)
+    listener.listen(8)
+    return listener

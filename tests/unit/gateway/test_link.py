@@ -454,6 +454,18 @@ def test_an_input_lost_on_the_way_comes_again_in_its_place() -> None:
     assert shim.applied == 3
 
 
+def test_an_output_that_comes_twice_counts_once() -> None:
+    shim, gateway, got = linked()
+    shim.produce(1, IOPUB, [b"1"])
+    frame = shim.next_frame(1)
+    for _ in range(2):
+        event = gateway.receive(frame)
+        if isinstance(event, Output):
+            gateway.accept(event)
+            got.append(event)
+    assert len(got) == 1
+
+
 def test_nothing_is_taken_between_two_hellos() -> None:
     shim, gateway, got = linked()
     shim.produce(1, IOPUB, [b"early"])
