@@ -59,10 +59,12 @@ async def test_stop_runs_nothing_again_and_says_so(rig: Rig) -> None:
     client = await Client(rig, kernel_id).open()
     await client.run("open('ran', 'a').write('x')")
     folder = rig.agent.shims[kernel_id].folder
-    running = await client.ask(f"open('{folder}/ran', 'a').write('x')\nimport time\ntime.sleep(60)")
+    code = (
+        f"open('{folder}/ran', 'a').write('x')\nprint(1, flush=True)\nimport time\ntime.sleep(60)"
+    )
+    running = await client.ask(code)
     queued = await client.ask("print('never')")
-    await client.until(lambda: client.of(running))
-    await rig.keeper.until(lambda: rig.kernels.channel(kernel_id).link.acked == 3)
+    await client.until(lambda: client.text(running) and not client.unacked)
     await lose_the_node(rig, kernel_id, next_seq=1, applied=0)
     await client.until(lambda: client.is_done(running) and client.is_done(queued))
     for msg_id in (running, queued):
