@@ -10,16 +10,13 @@ TIER_ORDER = ("spot", "volunteer", "on-demand")
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What placement knows of a node. ``load`` is the number of sessions it runs; ``memory_free``
-    is in bytes.
-    """
+    """What placement knows of a node. ``load`` is the number of sessions it runs."""
 
     name: str
     ready: bool
     tier: str = "on-demand"
     runtime: str = "container"
     load: int = 0
-    memory_free: int | None = None
     cpu: str = ""
 
 

@@ -214,11 +214,10 @@ class SessionKeeper:
         """Do one step after the other, for ever."""
         while True:
             self._changes.look()
-            step = steps.decide(self._facts())
             try:
-                await self._step(step)
+                await self._step(steps.decide(self._facts()))
             except Exception as error:  # whatever it is: without its keeper a session is lost
-                log.exception("session %s: step %s failed", self.session, step)
+                log.exception("session %s: a step failed", self.session)
                 self.status.say(str(error) or repr(error), "error")
                 await self._changes.idle(PAUSE_AFTER_ERROR)
 
