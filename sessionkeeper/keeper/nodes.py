@@ -239,11 +239,12 @@ class Nodes:
         loop.call_at(when, self._look, node, when)
 
     def _look(self, node: Node, when: float) -> None:
-        late = asyncio.get_running_loop().time() - when
+        now = asyncio.get_running_loop().time()
+        late = now - when
         if late > STALL:
             # We stood still, not the node: what it sent meanwhile is read first.
             log.warning("this process stood still for %.1f s; leases are extended", late)
-            node.last_seen += late
+            node.last_seen = max(node.last_seen + late, now - node.lease + STALL)
         self._watch(node)
 
     def _lose(self, node: Node, why: str) -> None:
