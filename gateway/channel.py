@@ -26,6 +26,8 @@ from gateway.rollback import Mode, Plan, Rerun, Rollback, lives, plan
 
 log = logging.getLogger(__name__)
 
+# What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
+_ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 # Outputs are acknowledged after so many, so many bytes, or so many seconds.
 _ACK_COUNT, _ACK_BYTES, _ACK_AFTER = 32, 1 << 20, 0.05
 
@@ -45,7 +47,8 @@ class KernelChannel:
         self.last_activity = datetime.now(UTC)
         self.feeds: set[Feed] = set()
         self.requests = Requests()
-        self._muted: set[str] = set()
+        # msg_id of a request that ends for the second time → which of its two ends came again
+        self._muted: dict[str, int] = {}
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -63,7 +66,7 @@ class KernelChannel:
         for record in outputs.recover():
             if record.flags & MARK:
                 note = json.loads(record.payload)
-                acked, self._muted = note["applied"], set(note["muted"])
+                acked, self._muted = note["applied"], dict.fromkeys(note["muted"], 0)
                 decided = note["epoch"]
             elif record.seq:
                 received, acked = (record.epoch, record.seq), record.applied
@@ -164,7 +167,7 @@ class KernelChannel:
     def release(self, upto: int, produced: int | None = None) -> None:
         """A committed checkpoint contains the inputs up to `upto` (outputs up to `produced`)."""
         self.link.release(upto)
-        self.requests.release(upto, produced)
+        self.requests.release(upto, produced, self._muted)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -217,8 +220,11 @@ class KernelChannel:
                 self.journal.inputs.void(request.number)
 
     def _note_end(self, request: Request, flags: int, seq: int = 0) -> bool:
-        if flags & IDLE:
-            self._muted.discard(request.msg_id)
+        if request.msg_id in self._muted:
+            # Reply and idle come over two sockets, in either order.
+            self._muted[request.msg_id] |= flags & (REPLY | IDLE)
+            if self._muted[request.msg_id] in _ENDS[request.asks]:
+                del self._muted[request.msg_id]
         return self.requests.note_end(request, flags, seq)
 
     def _abort(self, request: Request, ename: str, reason: str) -> None:
@@ -349,7 +355,7 @@ class KernelChannel:
             self.link.sent_high,
             touched,
         )
-        self._muted |= chosen.mute
+        self._muted |= dict.fromkeys(chosen.mute, 0)
         muted = sorted(self._muted)
         note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": muted}
         self._deliver(json.dumps(note).encode(), flags=MARK)

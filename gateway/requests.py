@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from gateway.frames import STDIN, decode_payload
@@ -88,14 +89,14 @@ class Requests:
         request.ended_at = max(request.ended_at, seq)
         return request.finished and not was
 
-    def release(self, upto: int, produced: int | None) -> None:
+    def release(self, upto: int, produced: int | None, again: Container[str] = ()) -> None:
         """A committed checkpoint has the inputs up to `upto` and the outputs up to `produced`.
 
         What had ended before it cannot come again. Without `produced` that is known only of what
-        an earlier checkpoint had applied.
+        an earlier checkpoint had applied. `again`: msg_ids of those that are run a second time.
         """
         for request in list(self.open.values()):
-            if not request.finished:
+            if not request.finished or request.msg_id in again:
                 continue
             if produced is None:
                 covered = request.number <= self._released

@@ -200,6 +200,39 @@ async def test_reply_that_was_seen_is_not_seen_again_but_its_idle_is(tmp_path: P
     assert scene.count("a", "execute_reply") == scene.count("a", "status") == 1
 
 
+async def test_checkpoint_in_the_middle_of_a_silent_re_run_keeps_it_silent(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("a")
+    scene.ends("a")
+    scene.restore(checkpoint)
+    scene.prints("a", "1 2 3 ")
+    for _ in range(2):
+        scene.channel.release(scene.shim.applied, scene.shim.next_seq + 10)
+    scene.prints("a", "4 ")
+    scene.ends("a")
+    assert scene.below("a") == ""
+    assert scene.count("a", "execute_reply") == 1
+
+
+@pytest.mark.parametrize("idle_first", [True, False])
+async def test_second_end_is_unseen_in_whatever_order_it_comes(
+    tmp_path: Path, idle_first: bool
+) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("a")
+    scene.ends("a")
+    seen = len(scene.shown)
+    scene.restore(checkpoint)
+    ends = [("status", {"execution_state": "idle"}, IOPUB), ("execute_reply", {}, SHELL)]
+    for kind, content, channel in ends if idle_first else reversed(ends):
+        scene.says("a", kind, content, channel)
+    assert len(scene.shown) == seen
+    scene.prints("a", "said by a thread, later")
+    assert scene.below("a") == "said by a thread, later"
+
+
 async def test_inputs_that_are_gone_are_counted(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     checkpoint = copy.deepcopy(scene.shim)
