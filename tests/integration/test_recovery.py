@@ -69,6 +69,7 @@ async def test_next_cell_finds_everything_as_it_was(system: System, folder: Fold
     async with system.kernel(path=folder.name) as kernel:
         await system.cell(kernel, MEMORY)
         before = int(await system.cell(kernel, "beats"))
+        status = await system.running()
         await system.lose()
         assert await kernel.ask("next(square), next(square)") == "(9, 16)"
         assert await kernel.ask("alias.append(3); words") == "{'shared': [1, 2, 3]}"
@@ -82,6 +83,8 @@ async def test_next_cell_finds_everything_as_it_was(system: System, folder: Fold
         assert await kernel.ask(f"while beats < {now + 5}: pass\nheart.is_alive()") == "True"
         assert kernel.connected
         assert [k["id"] for k in await system.call("GET", "/api/kernels")] == [kernel.id]
+        # It is the memory that came back: nothing was run again to get there.
+        assert "ran again" not in since(await system.running(), status)
 
 
 async def test_random_numbers_go_on_as_if_undisturbed(system: System, folder: Folder):

@@ -36,6 +36,8 @@ def evidence(request: pytest.FixtureRequest, artifacts: Path, system: System) ->
     finally:
         if request.node.stash.get(FAILED, False):
             system.keep(artifacts)
+        with contextlib.suppress(OSError):
+            artifacts.rmdir()  # there is nothing to tell
 
 
 def end(system: System) -> None:

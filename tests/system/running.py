@@ -267,11 +267,18 @@ class System:
         return await self.until(lambda s: _number(s) > after and not s["checkpointing"])
 
     async def cell(self, kernel: KernelClient, code: str) -> str:
-        """Run a cell and wait until a checkpoint holds what it did; what it showed."""
-        before = await self.number()
+        """Run a cell and have it saved; what it showed."""
         shown = await kernel.ask(code)
-        await self.saved(before)
+        await self.save(kernel)
         return shown
+
+    async def save(self, kernel: KernelClient) -> int:
+        """Have a checkpoint that began after now; its number. An empty cell asks for it."""
+        now = await self.until(lambda s: True)
+        await kernel.ask("")
+        # One that is being made now may have begun before.
+        wanted = _number(now) + (2 if now["checkpointing"] else 1)
+        return _number(await self.saved(wanted - 1))
 
     async def lose(self, node: str | None = None) -> str:
         """Pull the plug of the node that has the session; its name."""
