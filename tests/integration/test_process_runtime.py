@@ -61,7 +61,7 @@ def since(status: Status, before: Status) -> str:
     return "\n".join(e["text"] for e in status["events"] if (e["at"], e["text"]) not in known)
 
 
-FLAGS = ("--runtime", "process", "--lease-seconds", "5")
+FLAGS = ("--lease-seconds", "5")  # who is not root gets the process runtime without asking
 BASH = ("-m", "bash_kernel")
 NESTED = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import rich'], check=True)"
 
@@ -229,7 +229,8 @@ async def test_long_cell_is_rolled_back_at_the_deadline_and_the_user_is_told(
         await system.cell(kernel, "n = 3")
         counter = await Counter.start(kernel, folder)
         before = await system.running()
-        await system.drain(before["node"], deadline="5s")
+        # Whether it is elsewhere by the deadline depends on the machine.
+        await system.attempt("node", "drain", before["node"], "--deadline", "5s")
         await system.recovered(before["epoch"])
         await counter.goes_on()
         await counter.check()
