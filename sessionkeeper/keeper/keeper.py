@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,8 @@ class SessionKeeper:
         )
 
     def _needs(self) -> Needs:
-        return Needs() if self._without_kernels else self.chain.needs()
+        needs = self.chain.needs()
+        return replace(needs, cpu=None) if self._without_kernels else needs
 
     async def _do(self, step: steps.Step) -> None:
         match step:
