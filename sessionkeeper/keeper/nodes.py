@@ -120,6 +120,9 @@ class Node:
 
         Raises :class:`NodeLost` as soon as the node is, whatever the connection says.
         """
+        if self.gone.done():
+            await asyncio.sleep(0)  # whoever asks again at once leaves others their turn
+            raise NodeLost(self.name)
         return await self.while_there(self._call(method, params, wait))
 
     async def _call(self, method: str, params: dict[str, Any], wait: float) -> Any:
