@@ -50,6 +50,7 @@ class Agent:
         self._tenancies: dict[str, Tenancy] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
         self._link: AgentLink | None = None
+        self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
         self._access: dict[str, dict[str, str]] = {}
         self._stores: dict[str, ProxiedBlobs] = {}
@@ -99,6 +100,7 @@ class Agent:
             await self._end_all("the agent stops")
 
     async def _connect_and_serve(self) -> None:
+        self._early = []
         link = await AgentLink.connect(
             self._settings.gateway_url,
             self._settings.token,
@@ -108,6 +110,9 @@ class Agent:
             on_frame=self._frame,
         )
         self._link = link
+        early, self._early = self._early, []
+        for kernel_id, frame in early:
+            self._frame(kernel_id, frame)
         announce(self._settings.ready_fd)
         beat = asyncio.create_task(self._beat(link))
         try:
@@ -178,6 +183,10 @@ class Agent:
         return await self._methods[method](**params)
 
     def _frame(self, kernel_id: str, frame: bytes) -> None:
+        if self._link is None:
+            # Not welcome yet: what a shim answers now would have nowhere to go, and be missing.
+            self._early.append((kernel_id, frame))
+            return
         for tenancy in self._tenancies.values():
             tenancy.hosted.to_shim(kernel_id, frame)
 
