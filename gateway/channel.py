@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
+_ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
 # Outputs are acknowledged after so many, so many bytes, or so many seconds.
 _ACK_COUNT, _ACK_BYTES, _ACK_AFTER = 32, 1 << 20, 0.05
 
@@ -52,6 +53,7 @@ class KernelChannel:
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._unanswered: asyncio.TimerHandle | None = None
         journal.outputs.passed = lambda: min(
             (f.position for f in self.feeds), default=self.last_cursor
         )
@@ -105,7 +107,7 @@ class KernelChannel:
     def close(self) -> None:
         """The kernel is deleted: its clients are sent away, its journal is closed."""
         self.detach_node()
-        for timer in (self._ack_timer, self._retry):
+        for timer in (self._ack_timer, self._retry, self._unanswered):
             if timer is not None:
                 timer.cancel()
         for feed in list(self.feeds):
@@ -159,7 +161,7 @@ class KernelChannel:
             raise kind(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
             log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
-            self.link.stalled()
+            self.link.ask_again()
             self._retry = asyncio.get_running_loop().call_later(1.0, self._try_again)
             return
         self._flush()
@@ -178,6 +180,15 @@ class KernelChannel:
             return
         for frame in self.link.outgoing():
             self._send(frame)
+        if self.link.silent and self._unanswered is None:
+            later = asyncio.get_running_loop().call_later
+            self._unanswered = later(_ANSWER_WITHIN, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._unanswered = None
+        if self.link.silent:
+            self.link.ask_again()
+            self._flush()
 
     def _acknowledge(self) -> None:
         if self._ack_timer is not None:
@@ -292,8 +303,8 @@ class KernelChannel:
         if self.link.unacknowledged >= _ACK_COUNT or self.link.unacknowledged_bytes >= _ACK_BYTES:
             self._acknowledge()
         elif self._ack_timer is None:
-            loop = asyncio.get_running_loop()
-            self._ack_timer = loop.call_later(_ACK_AFTER, self._acknowledge)
+            later = asyncio.get_running_loop().call_later
+            self._ack_timer = later(_ACK_AFTER, self._acknowledge)
         self.last_activity = datetime.now(UTC)
         if output.missing:
             self.observer.missing(self.kernel_id, output.missing)
@@ -356,8 +367,7 @@ class KernelChannel:
             touched,
         )
         self._muted |= dict.fromkeys(chosen.mute, 0)
-        muted = sorted(self._muted)
-        note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": muted}
+        note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": [*self._muted]}
         self._deliver(json.dumps(note).encode(), flags=MARK)
         self._show_once(chosen, alive)
         reason = (

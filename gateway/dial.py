@@ -33,14 +33,14 @@ class AgentLink:
         on_pressure: Callable[[bool], None] | None,
     ) -> None:
         self._socket = socket
-        self._on_event = on_event
         self._on_frame = on_frame
         self._on_pressure = on_pressure
-        self._calls = Calls("the gateway", self._put, on_call, self._event)
+        self._calls = Calls("the gateway", self._put, on_call, on_event)
         self._out: deque[str | bytes] = deque()
         self._waiting_bytes = 0
         self._pressed = False
         self._wake = asyncio.Event()
+        self._held: list[str | bytes] | None = []
         self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
@@ -96,6 +96,8 @@ class AgentLink:
         except GatewayError:
             await link.close()
             raise
+        # What comes early waits until the caller has its link in hand and can answer over it.
+        asyncio.get_running_loop().call_soon(link._begin)
         return link
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 60.0) -> Any:
@@ -155,17 +157,38 @@ class AgentLink:
     async def _read(self) -> None:
         try:
             async for message in self._socket:
-                try:
-                    if isinstance(message, str):
-                        self._calls.received(message)
-                    elif self._on_frame is not None:
-                        self._on_frame(*decode_frame(message))
-                except GatewayError as error:
-                    log.warning("from the gateway: %s", error)
+                if self._held is None:
+                    self._received(message)
+                elif isinstance(message, bytes) or not self._is_greeting(message):
+                    self._held.append(message)
         except ConnectionClosed as error:
             log.info("the gateway closed the connection: %s", error)
         finally:
             self._ended()
+
+    def _received(self, message: str | bytes) -> None:
+        try:
+            if isinstance(message, str):
+                self._calls.received(message)
+            elif self._on_frame is not None:
+                self._on_frame(*decode_frame(message))
+        except GatewayError as error:
+            log.warning("from the gateway: %s", error)
+
+    def _begin(self) -> None:
+        held, self._held = self._held or [], None
+        for message in held:
+            self._received(message)
+
+    def _is_greeting(self, message: str) -> bool:
+        greeting = json.loads(message)
+        if greeting.get("event") == "welcome":
+            self._welcome.set_result(None)
+        elif greeting.get("event") == "refused":
+            self._welcome.set_exception(RemoteError(greeting.get("error") or {}))
+        else:
+            return False
+        return True
 
     def _ended(self) -> None:
         self._tasks[1].cancel()
@@ -178,13 +201,3 @@ class AgentLink:
         if not self._closed.done():
             self._closed.set_result(None)
         self._press(False)
-
-    def _event(self, event: dict[str, Any]) -> None:
-        if event.get("event") == "welcome":
-            if not self._welcome.done():
-                self._welcome.set_result(None)
-        elif event.get("event") == "refused":
-            if not self._welcome.done():
-                self._welcome.set_exception(RemoteError(event.get("error") or {}))
-        elif self._on_event is not None:
-            self._on_event(event)

@@ -366,9 +366,14 @@ class GatewayLink:
         self.unacknowledged += 1
         self.unacknowledged_bytes += len(output.payload)
 
-    def stalled(self) -> None:
-        """An output could not be written down: have it sent again, when the caller asks for
-        `outgoing()` next.
+    @property
+    def silent(self) -> bool:
+        """A node is attached, and its shim has not answered our HELLO."""
+        return self.epoch is not None and not self._greeted
+
+    def ask_again(self) -> None:
+        """Say HELLO once more, with the next `outgoing()`: nobody answered, or an output could not
+        be written down and must come again.
         """
         self._restart()
 

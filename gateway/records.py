@@ -54,6 +54,7 @@ class RecordLog:
         self.segment_size = segment_size
         self.segments: list[Segment] = []
         self._fd = -1
+        self._closed = False
         for path in sorted(directory.glob(f"{prefix}-*.log")):
             self.segments.append(Segment(path, int(path.stem.rpartition("-")[2])))
 
@@ -96,6 +97,8 @@ class RecordLog:
 
         Raises `JournalFull`; the log is then as before.
         """
+        if self._closed:
+            raise ValueError(f"{self.directory} is closed.")
         try:
             if self._fd < 0 or self.segments[-1].size >= self.segment_size:
                 self._open(number)
@@ -174,6 +177,8 @@ class RecordLog:
         self.segments.pop(0).path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Nothing is appended any more: another one may have the files now."""
+        self._closed = True
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -429,7 +429,7 @@ def test_an_output_that_could_not_be_written_down_comes_again() -> None:
     frame = shim.next_frame(1)
     assert frame is not None
     assert isinstance(gateway.receive(frame), Output)
-    gateway.stalled()
+    gateway.ask_again()
     assert gateway.take_ack() is None
     settle(shim, gateway, got)
     assert [o.seq for o in got] == [1]

@@ -5,6 +5,7 @@ The shim's end of the link is real; the kernel behind it is this test.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from pathlib import Path
@@ -231,6 +232,28 @@ async def test_second_end_is_unseen_in_whatever_order_it_comes(
     assert len(scene.shown) == seen
     scene.prints("a", "said by a thread, later")
     assert scene.below("a") == "said by a thread, later"
+
+
+async def test_hello_that_was_lost_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.channel._ANSWER_WITHIN", 0.01)
+    scene = Scene(tmp_path)
+    heard = asyncio.Event()
+    frames: list[bytes] = []
+
+    def lossy(frame: bytes) -> None:
+        frames.append(frame)
+        if len(frames) > 1:
+            scene.to_shim(frame)
+            heard.set()
+
+    scene.channel.attach_node(lossy, 1)
+    assert len(frames) == 1
+    await asyncio.wait_for(heard.wait(), 5)
+    scene.settle()
+    scene.ask("a")
+    assert scene.asked == ["a"]
 
 
 async def test_inputs_that_are_gone_are_counted(tmp_path: Path) -> None:
