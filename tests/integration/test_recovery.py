@@ -148,6 +148,20 @@ async def test_cell_killed_after_a_checkpoint_in_its_middle_goes_on_from_there(
         assert "went on in `" in since(await system.running(), before)
 
 
+async def test_first_cell_of_a_kernel_killed_in_its_middle_is_run_again(
+    system: System, folder: Folder
+):
+    """No checkpoint has the kernel: it begins anew, with all that was ever asked of it."""
+    async with system.kernel(path=folder.name) as kernel:
+        before = await system.running()
+        counter = await Counter.start(kernel, folder)
+        await system.lose()
+        await system.recovered(before["epoch"])
+        await counter.goes_on()
+        await counter.check()
+        assert kernel.connected
+
+
 async def test_cell_that_just_ended_has_its_effect_once(system: System, folder: Folder):
     """Killed with or without a checkpoint of it: nobody can tell from outside."""
     async with system.kernel(path=folder.name) as kernel:

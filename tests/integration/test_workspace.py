@@ -101,6 +101,24 @@ async def test_save_while_the_session_moves_is_kept(system: System, folder: Fold
         assert (await system.running())["node"] != node
 
 
+async def test_save_into_a_directory_that_no_checkpoint_has_is_kept(system: System, folder: Folder):
+    """The kernel made the directory in a cell that still ran when its node was lost."""
+    inner = Folder(system, f"{folder.name}/made")
+    async with system.kernel(path=folder.name) as kernel:
+        await system.cell(kernel, "import os")
+        cell = await kernel.send(
+            "os.makedirs('made', exist_ok=True)\nprint('made', flush=True)\n"
+            "while not os.path.exists('enough'): pass"
+        )
+        await cell.until(lambda one: "made" in one.text)
+        await inner.write("browser.txt", "saved")
+        await system.lose()
+        await folder.write("enough", "")
+        await cell.end()
+        assert await inner.read("browser.txt") == "saved"
+        assert await kernel.ask("open('made/browser.txt').read()") == "'saved'"
+
+
 async def test_saved_file_belongs_to_the_user_of_the_kernel(system: System, folder: Folder):
     async with system.kernel(path=folder.name) as kernel:
         await folder.write("browser.txt", "a")
