@@ -16,7 +16,7 @@ help:
 
 up:
 	@scripts/bootstrap.sh run
-	@exec $(BIN)/sessionkeeper up $(ARGS)
+	@exec $(BIN)/sessionkeeper up --workspace examples $(ARGS)
 
 test:
 	@scripts/bootstrap.sh test

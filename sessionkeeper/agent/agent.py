@@ -108,6 +108,7 @@ class Agent:
             on_call=self._called,
             on_event=self._event,
             on_frame=self._frame,
+            on_pressure=self._pressed,
         )
         self._link = link
         early, self._early = self._early, []
@@ -189,6 +190,10 @@ class Agent:
             return
         for tenancy in self._tenancies.values():
             tenancy.hosted.to_shim(kernel_id, frame)
+
+    def _pressed(self, pressed: bool) -> None:
+        for tenancy in self._tenancies.values():
+            tenancy.hosted.hold_back(pressed)
 
     def _forward(self, kernel_id: str, frame: bytes) -> None:
         if self._link is not None:

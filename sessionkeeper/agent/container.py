@@ -20,7 +20,15 @@ from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.mappings import processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
-from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, Bind, Container
+from sessionkeeper.agent.oci import (
+    CONTROL_DIR,
+    HOME,
+    IPC_DIR,
+    OWN_PACKAGES,
+    USER_ID,
+    Bind,
+    Container,
+)
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
@@ -67,9 +75,10 @@ class ContainerPlace:
         return path
 
     def create(self) -> None:
-        rootfs.create_upper(self._layers.upper, self._node.hidden)
+        rootfs.create_upper(self._layers.upper)
 
     def open(self) -> None:
+        rootfs.hide(self._layers.upper, self._node.hidden)
         rootfs.prepare_mount_points(self._layers.upper)
         rootfs.mount(self._layers)
         self._ip("netns", "add", self._network)
@@ -168,9 +177,14 @@ class ContainerPlace:
             rootfs=self._layers.root,
             network=Path("/run/netns") / self._network,
             cgroup=f"{self._node.cgroup}/{self._name(slot)}",
-            argv=(sys.executable, f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
+            argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
             criu_config=self._node.runc.criu_config,
-            env={"PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin"},
+            env={
+                "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+                # `%pip install` works: beside the packages of this Python, which are read-only.
+                "PIP_TARGET": OWN_PACKAGES,
+                "PYTHONPATH": OWN_PACKAGES,
+            },
             binds=(
                 *(Bind(p, str(p)) for p in python_prefixes()),
                 Bind(directory / "control", CONTROL_DIR),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.shim_archive import PRELOAD
 from sessionkeeper.agent.errors import KernelStartFailed
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.relay import ShimRelay
@@ -18,9 +19,6 @@ from sessionkeeper.agent.workspace import LiveWorkspace
 START_TIMEOUT = 30.0
 FIRST_PORT = 42000
 """Shims listen from here on, in their session's own network namespace."""
-
-PRELOAD = ("ipykernel.kernelapp", "ipykernel.zmqshell", "IPython.core.interactiveshell")
-"""What a spare interpreter has imported before it is told which kernel it becomes."""
 
 OWN_PYTHON = {"python", "python3", f"python3.{sys.version_info.minor}"}
 """A kernelspec that says no more than this means the Python it is found with, as in Jupyter."""
@@ -180,6 +178,12 @@ class HostedSession:
         kernel = self.kernels.get(kernel_id)
         if kernel is not None and kernel.relay is not None:
             kernel.relay.send(frame)
+
+    def hold_back(self, held: bool) -> None:
+        """The gateway takes less than the kernels say: read from no shim, or go on."""
+        for kernel in self.kernels.values():
+            if kernel.relay is not None:
+                kernel.relay.hold_back(held)
 
     async def interrupt(self, kernel_id: str) -> None:
         kernel = self.kernels.get(kernel_id)

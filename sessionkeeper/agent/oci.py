@@ -17,6 +17,9 @@ USER_ID = 61000
 USER_NAME = "jovyan"
 HOME = "/home/jovyan"
 
+OWN_PACKAGES = f"{HOME}/.local/lib/packages"
+"""In the container: where the user's ``pip install`` puts packages."""
+
 CONTROL_DIR = "/run/sessionkeeper"
 """In the container: the shim, its configuration and the epoch. Read-only."""
 

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.oci import CONTROL_DIR, HOME, IPC_DIR, USER_ID, USER_NAME
+from sessionkeeper.agent.oci import (
+    CONTROL_DIR,
+    HOME,
+    IPC_DIR,
+    OWN_PACKAGES,
+    USER_ID,
+    USER_NAME,
+)
 
 HIDDEN = ("root", "home", "run", "tmp", "var/tmp", "mnt", "media", "srv", "boot", "lost+found")
 STICKY = ("tmp", "var/tmp")
@@ -52,24 +59,32 @@ class Layers:
         return self.root / HOME.lstrip("/")
 
 
-def create_upper(upper: Path, hidden: Iterable[Path] = ()) -> None:
+def create_upper(upper: Path) -> None:
     """Make the upper layer of a new session: hidden places empty, the user's home there and
     owned by the user.
-
-    ``hidden`` are further directories of the host that the session must not see.
     """
     upper.mkdir(parents=True, exist_ok=True)
     upper.chmod(0o755)
-    for place in dict.fromkeys((*HIDDEN, *(str(p).lstrip("/") for p in hidden))):
-        lower = Path("/") / place
-        if not lower.is_dir() or lower.is_symlink():
-            continue
-        _opaque(upper, Path(place), 0o1777 if place in STICKY else 0o755)
+    hide(upper, (Path("/") / place for place in HIDDEN))
     home = upper / HOME.lstrip("/")
-    home.mkdir(parents=True, exist_ok=True)
-    os.chown(home, USER_ID, USER_ID)
+    # There from the start: Python looks once whether a directory of its path exists.
+    packages = upper / OWN_PACKAGES.lstrip("/")
+    packages.mkdir(parents=True, exist_ok=True)
+    for directory in (packages, *packages.parents):
+        if directory.is_relative_to(home):
+            os.chown(directory, USER_ID, USER_ID)
     (upper / "etc").mkdir(exist_ok=True)
     _add_user(upper / "etc")
+
+
+def hide(upper: Path, places: Iterable[Path]) -> None:
+    """Let directories of the host look empty. For those of one node also in a session that comes
+    from another: its checkpoint knows nothing of them.
+    """
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            inside = place.relative_to("/")
+            _opaque(upper, inside, 0o1777 if str(inside) in STICKY else 0o755)
 
 
 def prepare_mount_points(upper: Path) -> None:
