@@ -1,0 +1,121 @@
+"""Recorded writes on a node: done once, in order, and never noted as done when they were not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint.blobs import Memory
+from checkpoint.errors import StoreUnavailable
+from checkpoint.keys import SessionKeys
+from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.hosted import HostedSession
+from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.process import ProcessPlace
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.tenancy import Tenancy
+
+
+class Writes(Memory):
+    """A session's store, which does not answer as long as it is ``down``."""
+
+    down = False
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if self.down:
+            raise StoreUnavailable("no answer")
+        return super().get(key, start, length)
+
+    def record(self, number: int, operation: str, path: str, **more: Any) -> dict[str, Any]:
+        data = more.pop("data", None)
+        if data is not None:
+            self.put(f"writes/{number}", data)
+            more["size"] = len(data)
+        facts = {"to": None, "recursive": False, "size": None, "at": 0.0, **more}
+        return {"number": number, "operation": operation, "path": path, **facts}
+
+
+class Stay:
+    """A session on a node without containers, and without kernels."""
+
+    def __init__(self, base: Path) -> None:
+        self.store = Writes()
+        place = ProcessPlace(Path("no shim is started"), "one", base / "place")
+        self.hosted = HostedSession("one", 1, place, lambda kernel, frame: None, warm=False)
+        savepoints = Savepoints(self.store, SessionKeys.generate(), base / "images")
+        savepoints.settle(place, self.store)
+        self.tenancy = Tenancy(self.hosted, savepoints, self.store, Kernelspecs())
+
+    async def open(self, *writes: dict[str, Any]) -> dict[str, Any]:
+        return await self.tenancy.open(None, [], True, list(writes), None)
+
+    async def content(self, path: str) -> bytes:
+        content: bytes = await self.tenancy.in_workspace("read", path, 0, 1000)
+        return content
+
+
+@pytest.fixture
+async def stay(tmp_path: Path) -> AsyncIterator[Stay]:
+    made = Stay(tmp_path)
+    yield made
+    await made.tenancy.close()
+
+
+async def test_what_was_written_before_is_done_when_the_session_opens(stay: Stay) -> None:
+    opened = await stay.open(
+        stay.store.record(1, "mkdir", "d"),
+        stay.store.record(2, "write", "d/x", data=b"one"),
+        stay.store.record(5, "append", "d/x", data=b"two"),
+    )
+    assert opened["refused"] == []
+    assert await stay.content("d/x") == b"onetwo"
+    assert stay.hosted.writes == 5
+
+
+async def test_a_write_that_cannot_be_repeated_is_named_and_the_session_opens(stay: Stay) -> None:
+    opened = await stay.open(
+        stay.store.record(1, "rename", "made by a kernel", to="x"),
+        stay.store.record(2, "write", "y", data=b"kept"),
+    )
+    [refused] = opened["refused"]
+    assert refused.startswith("rename made by a kernel was not done again")
+    assert await stay.content("y") == b"kept"
+    assert stay.hosted.writes == 2
+
+
+async def test_a_write_is_done_once_however_often_it_is_asked_for(stay: Stay) -> None:
+    await stay.open()
+    write = stay.store.record(1, "append", "x", data=b"once")
+    first = await stay.tenancy.apply(write)
+    assert await stay.tenancy.apply(write) == first
+    assert await stay.content("x") == b"once"
+
+
+async def test_a_write_whose_bytes_could_not_be_fetched_is_not_noted_as_done(stay: Stay) -> None:
+    await stay.open()
+    write = stay.store.record(1, "write", "x", data=b"kept")
+    stay.store.down = True
+    with pytest.raises(StoreUnavailable):
+        await stay.tenancy.apply(write)
+    assert stay.hosted.writes == 0
+    stay.store.down = False
+    await stay.tenancy.apply(write)
+    assert await stay.content("x") == b"kept"
+    assert stay.hosted.writes == 1
+
+
+async def test_a_refused_write_is_dealt_with(stay: Stay) -> None:
+    await stay.open()
+    with pytest.raises(FileRefused):
+        await stay.tenancy.apply(stay.store.record(1, "delete", "nothing"))
+    assert stay.hosted.writes == 1
+
+
+async def test_a_store_that_is_down_is_no_refusal_when_the_session_opens(stay: Stay) -> None:
+    write = stay.store.record(1, "write", "x", data=b"kept")
+    stay.store.down = True
+    with pytest.raises(StoreUnavailable):
+        await stay.open(write)
