@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import platform
 import shutil
@@ -82,7 +83,7 @@ class Tenancy:
         refused = []
         for write in writes:
             try:
-                await self.apply(write)
+                await self._redo(write)
             except FileRefused as error:
                 # Done before, but to files that are not in the checkpoint.
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
@@ -93,6 +94,11 @@ class Tenancy:
         self._reaching = asyncio.create_task(self._reach_out())
         self.hosted.keep_warm()
         return {"kernels": outcome, "refused": refused, "seconds": clock.laps}
+
+    async def thaw(self) -> None:
+        """Let the kernels go on if they stand still for a last checkpoint."""
+        async with self._saving:
+            await asyncio.to_thread(self.hosted.place.thaw, self.hosted.slots())
 
     async def _reach_out(self) -> None:
         try:
@@ -229,6 +235,17 @@ class Tenancy:
             if not (final and done):
                 await variables.release(kernels)
         return replace(cut, pause=time.monotonic() - began)
+
+    async def _redo(self, write: dict[str, Any]) -> None:
+        """Do what was done before on another node, also in directories that the checkpoint has not:
+        what was saved there is kept.
+        """
+        if int(write["number"]) > self.hosted.writes and write["operation"] != "delete":
+            above = (write["to"] or write["path"]).strip("/").split("/")[:-1]
+            for depth in range(1, len(above) + 1):
+                with contextlib.suppress(FileRefused):  # it is there, or the write itself will tell
+                    await self.in_workspace("mkdir", "/".join(above[:depth]))
+        await self.apply(write)
 
     async def apply(self, write: dict[str, Any]) -> Any:
         """Do a recorded write of the UI, unless it was done before. Raises :class:`FileRefused`."""

@@ -79,6 +79,7 @@ class StoredWorkspace:
         self._root = _Directory(root, "" if base else None)
         self._data = data
         for write in writes:
+            self._make_way(write)
             with contextlib.suppress(FileRefused):  # a node leaves it out, too
                 self.apply(write)
 
@@ -133,6 +134,17 @@ class StoredWorkspace:
             target[new] = dataclasses.replace(node, stat=stat)
             if write.operation == "rename":
                 del parent[name]
+
+    def _make_way(self, write: Write) -> None:
+        """Have the directories there that a write was done in: what was saved there is kept."""
+        if write.operation == "delete":
+            return
+        node: _Node = self._root
+        for part in parts(write.to or write.path)[:-1]:
+            if not isinstance(node, _Directory):
+                return
+            made = _Directory(Stat(part, "directory", 0, write.at), None)
+            node = self._load(node).setdefault(part, made)
 
     def _write(self, parent: dict[str, _Node], name: str, write: Write) -> None:
         before = parent.get(name)

@@ -119,6 +119,25 @@ async def test_save_into_a_directory_that_no_checkpoint_has_is_kept(system: Syst
         assert await kernel.ask("open('made/browser.txt').read()") == "'saved'"
 
 
+async def test_save_into_such_a_directory_can_be_read_while_no_node_is_alive(
+    system: System, folder: Folder
+):
+    inner = Folder(system, f"{folder.name}/made")
+    async with system.kernel(path=folder.name) as kernel:
+        await system.cell(kernel, "import os")
+        cell = await kernel.send("os.makedirs('made', exist_ok=True)\nprint(1)\nwhile True: pass")
+        await cell.until(lambda one: "1" in one.text)
+        await inner.write("browser.txt", "saved")
+        for node in ("node-1", "node-2"):
+            await system.kill(node)
+        await system.until(lambda s: s["state"] == "waiting")
+        assert await inner.read("browser.txt") == "saved"
+        await system.heal()
+        await cell.until(lambda one: "1" in one.text)
+        await system.call("POST", f"/api/kernels/{kernel.id}/interrupt")
+        await cell.end()
+
+
 async def test_saved_file_belongs_to_the_user_of_the_kernel(system: System, folder: Folder):
     async with system.kernel(path=folder.name) as kernel:
         await folder.write("browser.txt", "a")
