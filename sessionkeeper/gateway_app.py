@@ -121,7 +121,7 @@ class Gateway:
         if self.keeper.node is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
-                    await self.keeper.checkpointed()
+                    await self.keeper.rest()
         keeping.cancel()
         for server in servers:
             server.stop()
@@ -147,7 +147,7 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
         probe(store)
         return Repository.open(store, session, MasterKey.from_file(master_key))
     except StoreError as error:
-        raise StoreUnusable(str(error), hint=error.hint) from error
+        raise StoreUnusable(str(error)) from error
     except CheckpointError as error:
         raise StoreUnusable(f"the session's key: {error}", hint=error.hint) from error
 

@@ -8,12 +8,21 @@ TIER_ORDER = ("spot", "volunteer", "on-demand")
 """Cheapest first; a session goes to on-demand capacity when there is nothing else."""
 
 
+STATES = {
+    "draining": "is being drained; `sessionkeeper node start` takes it back",
+    "suspect": "has not been heard for a moment",
+    "lost": "is lost",
+    "away": "is not connected",
+}
+
+
 @dataclass(frozen=True)
 class NodeFacts:
     """What placement knows of a node. ``load`` is the number of sessions it runs."""
 
     name: str
     ready: bool
+    state: str = ""
     tier: str = "on-demand"
     runtime: str = "container"
     load: int = 0
@@ -69,7 +78,7 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
 
 def _unfit(node: NodeFacts, needs: Needs) -> str | None:
     if not node.ready:
-        return "is not ready"
+        return STATES.get(node.state, "is not ready")
     if node.name in needs.avoid:
         return "has just failed to run it"
     if needs.engine == "criu" and node.runtime != "container":

@@ -18,6 +18,9 @@ MEAN_TIME_BETWEEN_FAILURES = {
 LARGEST_SHARE = 0.2
 """Of a session's time, at most this share is spent standing still for checkpoints."""
 
+SMALLEST_SHARE = 0.002
+"""Standing still less than this share of the time gains nothing worth a lost hour's work."""
+
 QUIET = 0.25
 """Seconds without a request after which somebody who runs one cell after the other has paused."""
 
@@ -51,13 +54,14 @@ def due(s: Situation) -> float | None:
 
     Between cells as soon as nobody asks for the next one, unless the session would mostly stand
     still. During a cell after ``sqrt(2 · cost · mean time between failures)`` (Young 1974; Daly
-    2006, first order).
+    2006, first order), or sooner where that costs next to nothing.
     """
     spacing = s.last + s.cost / LARGEST_SHARE
     if s.busy and not s.mid_cell:
         return None
     if s.busy:
         interval = sqrt(2 * s.cost * MEAN_TIME_BETWEEN_FAILURES[s.tier])
+        interval = min(interval, s.cost / SMALLEST_SHARE)
         return max(0.0, spacing - s.now, s.last + interval - s.now)
     if s.changed is None:
         return None

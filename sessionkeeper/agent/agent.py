@@ -12,7 +12,6 @@ import base64
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.ledger import Ledger
+from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.savepoint import Savepoints, Staged
 from sessionkeeper.agent.tenancy import Tenancy, cpu_model
@@ -83,14 +82,14 @@ class Agent:
         delay = 0.05
         try:
             while True:
-                began = time.monotonic()
+                began = clock()
                 try:
                     await self._connect_and_serve()
                 except (OSError, GatewayError) as error:
                     log.info("no connection to the gateway: %s", error)
                     if isinstance(error.__cause__, ConnectionRefusedError):
                         self._nobody_is_there(began)
-                delay = 0.05 if time.monotonic() - began > LONGEST_BACKOFF else delay * 2
+                delay = 0.05 if clock() - began > LONGEST_BACKOFF else delay * 2
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311
                 # Often enough that a lease cannot end between two tries.
                 await asyncio.sleep(jitter * min(delay, LONGEST_BACKOFF, self._lease / 4))
@@ -140,7 +139,7 @@ class Agent:
     async def _beat(self, link: AgentLink) -> None:
         with contextlib.suppress(AgentGone):
             while True:
-                await link.send_event({"event": "heartbeat", "sent": time.monotonic()})
+                await link.send_event({"event": "heartbeat", "sent": clock()})
                 await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
 
     def _event(self, event: dict[str, Any]) -> None:
@@ -155,13 +154,13 @@ class Agent:
         sessions away, and the next one waits for a whole lease before it does. If ours has not
         ended yet, it goes on from then.
         """
-        if time.monotonic() < self._until:
+        if clock() < self._until:
             self._until = max(self._until, asked + self._lease)
             self._ledger.granted(self._until)
 
     async def _guard_lease(self) -> None:
         while True:
-            left = self._until - time.monotonic()
+            left = self._until - clock()
             if left > 0:
                 await asyncio.sleep(left)
             elif self._tenancies:
@@ -204,7 +203,7 @@ class Agent:
         return self._turns.setdefault(session, asyncio.Lock())
 
     async def _leased(self) -> None:
-        while self._until <= time.monotonic():
+        while self._until <= clock():
             self._granted.clear()
             await self._granted.wait()
 
@@ -280,6 +279,8 @@ class Agent:
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
         self._stores[session].renew(blobs)
+        # Frozen for a move that the gateway did not live to finish: it goes on here.
+        await tenancy.thaw()
         self._access[session] = {"key": key, "blobs": blobs}
         self._remember(session)
         return await self._status(session)

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 
+def clock() -> float:
+    """Seconds on this machine's monotonic clock, those included in which it was asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Ledger:
     """Small files in ``directory``, readable by the node's root alone: they hold session keys.
 
@@ -50,7 +55,7 @@ class Ledger:
         except (FileNotFoundError, ValueError):
             return 0.0
         # The clock begins anew when the machine does.
-        return until if until < time.monotonic() + 3600 else 0.0
+        return until if until < clock() + 3600 else 0.0
 
     def granted(self, until: float) -> None:
         """The lease ends at ``until``."""

@@ -48,7 +48,8 @@ def drain(arguments: Namespace) -> int:
         done = api.drain(state, arguments.name, deadline)
     if done.get("left"):
         left = ", ".join(done["left"])
-        print(f"the deadline has passed and {left} is still on its way: `sessionkeeper status`")
+        why = done.get("why") or "`sessionkeeper status` says where it is"
+        print(f"the deadline has passed and {left} has not moved: {why}")
         return 1
     moved = ", ".join(done["moved"]) or "nothing"
     print(f"{arguments.name} is drained: moved {moved} in {done['seconds']:.1f} s")

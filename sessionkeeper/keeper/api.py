@@ -117,7 +117,14 @@ class DrainHandler(Handler):
         done, _ = await asyncio.wait({moving}, timeout=deadline)
         moved = [self.keeper.session] if done and moving.result() else []
         left = [] if done else [self.keeper.session]
-        self.finish({"moved": moved, "left": left, "seconds": time.monotonic() - began})
+        self.finish(
+            {
+                "moved": moved,
+                "left": left,
+                "why": self.keeper.status.warnings.get("placement", ""),
+                "seconds": time.monotonic() - began,
+            }
+        )
 
 
 class UncordonHandler(Handler):

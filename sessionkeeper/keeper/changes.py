@@ -23,11 +23,13 @@ class Changes:
         """The one that works looks at everything now: what was noted before is seen."""
         self._noted.clear()
 
-    async def idle(self, seconds: float | None = None) -> None:
+    async def idle(self, seconds: float | None = None) -> bool:
         """Wait until something was noted since the last :meth:`look`, or for ``seconds``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._noted.wait()
+                return True
+        return False
 
     def tell(self) -> None:
         """What others watch is different."""

@@ -16,17 +16,7 @@ from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
-from sessionkeeper.keeper.words import rolled_back
-
-ONLY_LOOKS = {
-    "kernel_info_request",
-    "comm_info_request",
-    "complete_request",
-    "history_request",
-    "inspect_request",
-    "is_complete_request",
-}
-"""Requests after which a kernel is as it was before."""
+from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
 
 class KernelChannels:
@@ -151,7 +141,9 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
-        self._keeper.status.say(rolled_back(rollback), "warning")
+        text = rolled_back(rollback)
+        if text is not None:
+            self._keeper.status.say(text, "warning", headline=False)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(

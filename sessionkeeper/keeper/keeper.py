@@ -42,6 +42,9 @@ STAGING_SHARE = 0.3
 SOON_AGAIN = 60.0
 """Seconds in which a kernel that was brought back is not brought back again."""
 
+WAIT_QUIETLY = 2.0
+"""Seconds without a node that are no news: they may just be starting."""
+
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
 
@@ -61,7 +64,7 @@ class SessionKeeper:
         state: Path,
     ) -> None:
         self.session = repository.session_id
-        self.status = Status(self.session)
+        self.status = Status(self.session, state.with_name("events.json"))
         self.chain = Chain(repository)
         self._nodes = nodes
         self._channels = channels
@@ -74,6 +77,8 @@ class SessionKeeper:
         self._recovery: Recovery | None = None
         self._restart: Incarnation | None = None
         self._brought_back: dict[str, float] = {}
+        self._resting = False
+        self._rested = asyncio.Event()
         self._left: frozenset[str] = frozenset()
         self._changes = Changes()
         self._background: set[asyncio.Task[Any]] = set()
@@ -183,6 +188,15 @@ class SessionKeeper:
                 return False
         return self.node is not None
 
+    async def rest(self) -> None:
+        """Take a last checkpoint and end the session's compute: it is taken up another time.
+
+        Without that checkpoint the compute is left as it is. :meth:`run` ends either way.
+        """
+        self._resting = True
+        self.changed()
+        await self._rested.wait()
+
     def node_changed(self, node: Node) -> None:
         """A node joined, came back, is suspect, leaves or is lost."""
         hosts = node.connection is not None and self.session in node.hello.get("sessions", {})
@@ -212,11 +226,14 @@ class SessionKeeper:
             self._nodes.expect(self._epochs.placed.node)
 
     async def run(self) -> None:
-        """Do one step after the other, for ever."""
-        while True:
+        """Do one step after the other, until :meth:`rest` is asked for."""
+        while not self._rested.is_set():
             self._changes.look()
             try:
-                await self._step(steps.decide(self._facts()))
+                if self._resting:
+                    await self._come_to_rest()
+                else:
+                    await self._step(steps.decide(self._facts()))
             except Exception as error:  # whatever it is: without its keeper a session is lost
                 log.exception("session %s: a step failed", self.session)
                 self.status.say(str(error) or repr(error), "error")
@@ -255,6 +272,8 @@ class SessionKeeper:
                 await self._changes.idle()
             case steps.Wait(why):
                 self._show("waiting")
+                if await self._changes.idle(WAIT_QUIETLY):
+                    return
                 self.status.warn("placement", f"waiting for a node ({why})")
                 await self._changes.idle()
             case steps.Open(name):
@@ -375,11 +394,12 @@ class SessionKeeper:
         for kernel_id, outcome in opened["kernels"].items():
             if outcome.get("why"):
                 self.status.say(f"kernel {kernel_id[:8]}: {outcome['why']}", "warning")
-        if recovery is None:
-            self.status.say(f"runs on {node.name}")
-            return
         manifest = self.chain.manifest
-        text = recovery.told(node.name, manifest.number if manifest else None)
+        if recovery is None:
+            resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
+            self.status.say(f"runs on {node.name}{resumed}")
+            return
+        text = recovery.told(node.name, manifest)
         self.status.say(text, "info" if recovery.planned else "warning")
 
     # -- running, and going away ---------------------------------------------------------------
@@ -395,6 +415,15 @@ class SessionKeeper:
     def _warn_leaving(self, node: Node, why: Choice) -> None:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
 
+    async def _come_to_rest(self) -> None:
+        here = self._here
+        try:
+            if here is not None and await self._checkpoints.take(here.node, here.epoch, final=True):
+                self._leave()
+                await self._incarnations.close_on(here.node, here.epoch)
+        finally:
+            self._rested.set()
+
     def _go_back(self, here: Incarnation) -> None:
         self._restart = None
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
@@ -406,9 +435,10 @@ class SessionKeeper:
         began = time.monotonic()
         if here is not None:
             began -= max(0.0, asyncio.get_running_loop().time() - here.node.last_seen)
-        self._recovery = Recovery(placed.node, planned=False, began=began)
+        last_seen = time.time() - (time.monotonic() - began) if here is not None else None
+        self._recovery = Recovery(placed.node, planned=False, began=began, last_seen=last_seen)
         self._leave()
-        self.status.say(f"{placed.node} is lost", "warning")
+        self.status.say(f"{placed.node} is lost")
 
     async def _move(self, here: Incarnation, target: Node) -> None:
         source = here.node

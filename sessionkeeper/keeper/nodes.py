@@ -109,6 +109,7 @@ class Node:
         return NodeFacts(
             name=self.name,
             ready=self.ready and self.connection is not None,
+            state=self.state if not self.ready or self.connection is not None else "away",
             tier=str(self.hello.get("tier", "on-demand")),
             runtime=self.runtime,
             load=len(self.hosting),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ class Status:
     """One session's status. Listeners are called with its JSON form after every change."""
 
     session: str
+    file: Path | None = None
+    """Where the events are kept over restarts of this process."""
     state: State = "idle"
     node: str | None = None
     epoch: int = 0
@@ -47,7 +52,7 @@ class Status:
     kernels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
+        self._events: deque[dict[str, Any]] = deque(self._kept(), maxlen=KEPT_EVENTS)
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
 
     def update(self, **changes: Any) -> None:
@@ -58,13 +63,15 @@ class Status:
         if new:
             self._tell()
 
-    def say(self, text: str, level: Level = "info") -> None:
+    def say(self, text: str, level: Level = "info", *, headline: bool = True) -> None:
         """Something happened that the user should be able to read: kept in the events, and
         logged.
         """
         log.log(LEVELS[level], "session %s: %s", self.session, text)
         self._events.append({"at": time.time(), "level": level, "text": text})
-        self.message = text
+        if headline:
+            self.message = text
+        self._keep()
         self._tell()
 
     def warn(self, topic: str, text: str | None) -> None:
@@ -99,6 +106,21 @@ class Status:
             "events": list(self._events),
             "kernels": self.kernels,
         }
+
+    def _kept(self) -> list[dict[str, Any]]:
+        try:
+            kept: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file else []
+        except (OSError, ValueError):
+            return []
+        return kept
+
+    def _keep(self) -> None:
+        if self.file is not None:
+            # What happened matters less than that it goes on: a full disk is no reason to stop.
+            with contextlib.suppress(OSError):
+                temporary = self.file.with_suffix(".new")
+                temporary.write_text(json.dumps(list(self._events)))
+                temporary.rename(self.file)
 
     def _tell(self) -> None:
         status = self.json()

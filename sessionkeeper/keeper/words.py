@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from checkpoint.manifest import Manifest
 from gateway.rollback import Rerun, Rollback
 
 SHOWN_CELLS = 3
+ONLY_LOOKS = {
+    "kernel_info_request",
+    "comm_info_request",
+    "complete_request",
+    "history_request",
+    "inspect_request",
+    "is_complete_request",
+}
+"""Requests after which a kernel is as it was before."""
 
 
 @dataclass
@@ -17,34 +28,41 @@ class Recovery:
     node: str
     planned: bool
     began: float
+    last_seen: float | None = None
+    """When the node was last heard, in Unix seconds."""
 
-    def told(self, node: str, checkpoint: int | None) -> str:
-        """Return how it ended: on ``node``, from the checkpoint of that number."""
+    def told(self, node: str, checkpoint: Manifest | None) -> str:
+        """Return how it ended: on ``node``, from that checkpoint."""
         took = f"in {time.monotonic() - self.began:.1f} s"
         if self.planned:
             return f"moved from {self.node} to {node} {took}"
-        source = f"checkpoint {checkpoint}" if checkpoint else "what was recorded"
+        source = "what was recorded"
+        if checkpoint is not None:
+            source = f"checkpoint {checkpoint.number}"
+            if self.last_seen is not None:
+                before = max(0.0, self.last_seen - checkpoint.created)
+                source += f" ({before:.1f} s before the loss)"
         lost = "" if node == self.node else f"{self.node} was lost; "
         return f"{lost}recovered on {node} from {source} {took}"
 
 
-def rolled_back(rollback: Rollback) -> str:
-    """Return which cells ran again, which went on, which were given up."""
+def rolled_back(rollback: Rollback) -> str | None:
+    """Return which cells ran again, which went on, which were given up; None: nothing to tell."""
     said = []
-    if rollback.mode == "stop":
-        if rollback.rerun:
-            said.append(f"not run again (on_rollback=stop): {_cells(rollback.rerun)}")
-    elif rollback.rerun:
-        said.append(f"ran again {_cells(rollback.rerun)}")
-    if rollback.continued:
-        said.append(f"went on in {_cells(rollback.continued)}")
+    rerun = [one for one in rollback.rerun if one.summary not in ONLY_LOOKS]
+    continued = [one for one in rollback.continued if one.summary not in ONLY_LOOKS]
+    if rerun and rollback.mode == "stop":
+        said.append(f"not run again (on_rollback=stop): {_cells(rerun)}")
+    elif rerun:
+        said.append(f"ran again {_cells(rerun)}")
+    if continued:
+        said.append(f"went on in {_cells(continued)}")
     if rollback.missing:
         said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
-    kernel = f"kernel {rollback.kernel_id[:8]} went back to its checkpoint"
-    return f"{kernel}: {'; '.join(said)}" if said else kernel
+    return f"kernel {rollback.kernel_id[:8]}: {'; '.join(said)}" if said else None
 
 
-def _cells(requests: tuple[Rerun, ...]) -> str:
+def _cells(requests: Sequence[Rerun]) -> str:
     shown = ", ".join(f"`{one.summary}`" for one in requests[:SHOWN_CELLS])
     more = len(requests) - SHOWN_CELLS
     return f"{shown} and {more} more" if more > 0 else shown

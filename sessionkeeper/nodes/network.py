@@ -161,6 +161,7 @@ def masquerade(
         f"""
         chain forward {{
             type filter hook forward priority filter; policy accept;
+            iifname "{inside}" ip daddr 169.254.0.0/16 drop
             iifname "{inside}" accept
             oifname "{inside}" ct state established,related accept
             oifname "{inside}" drop

@@ -15,8 +15,8 @@ from checkpoint.manifest import Manifest
 
 
 async def test_session_waits_for_a_node_and_says_why(site: Site) -> None:
-    await site.until(lambda: site.keeper.status.state == "waiting")
-    assert "waiting for a node (there is no node)" in site.said
+    await site.until(lambda: "waiting for a node (there is no node)" in site.said)
+    assert site.keeper.status.state == "waiting"
     site.join("a")
     agent = await site.runs_on("a")
     [opened] = agent.asked("session.open")
