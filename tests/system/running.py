@@ -286,6 +286,16 @@ class System:
         await self.kill(name)
         return str(name)
 
+    async def lost(self, node: str) -> None:
+        """Wait until the gateway has given a node up; nothing announces that."""
+        async with asyncio.timeout(PATIENCE):
+            while await self._state_of(node) != "lost":
+                await asyncio.sleep(0.05)
+
+    async def _state_of(self, node: str) -> str:
+        known = (await self.call("GET", "/api/sessionkeeper/nodes", server="gateway"))["nodes"]
+        return str(next(one["state"] for one in known if one["name"] == node))
+
     async def recovered(self, epoch: int) -> Status:
         """Wait until the session runs in a later incarnation than `epoch`."""
         return await self.until(lambda s: s["state"] == "running" and s["epoch"] > epoch)
@@ -295,11 +305,8 @@ class System:
         known = (await self.call("GET", "/api/sessionkeeper/nodes", server="gateway"))["nodes"]
         states = {node["name"]: node["state"] for node in known}
         for name in nodes:
-            if name not in self.state.running()["nodes"]:
+            if name not in self.state.running()["nodes"] or states.get(name) == "draining":
                 await self.start_node(name)
-            elif states.get(name) == "draining":
-                path = f"/api/sessionkeeper/nodes/{name}/uncordon"
-                await self.call("POST", path, server="gateway")
 
 
 def _number(status: Status) -> int:
