@@ -38,8 +38,9 @@ def ui(arguments: Namespace) -> int:
 
     from sessionkeeper.ui import app
 
-    # Its sockets listen before the loop turns, so the first turn is when it serves.
-    IOLoop.current().add_callback(announce, settings.ready_fd)
+    # Jupyter binds its sockets in a callback that it has not added yet: ours comes after it.
+    loop = IOLoop.current()
+    loop.add_callback(loop.add_callback, announce, settings.ready_fd)
     app.run(
         app.UiSettings(
             state=settings.state,

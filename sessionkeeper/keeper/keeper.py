@@ -336,7 +336,7 @@ class SessionKeeper:
         for kernel in self._channels.wanted():
             if kernel["kernel_id"] in self._left - here.kernels:
                 self._in_background(self.start_kernel(kernel))
-        self.status.say(f"goes on on {node.name}")
+        self.status.say(f"is still on {node.name}: the gateway was started again")
 
     def _settle(self, here: Incarnation) -> None:
         self._epochs.place(steps.Placed(here.node.name, here.epoch, up=True))
@@ -407,6 +407,7 @@ class SessionKeeper:
     async def _serve(self, here: Incarnation) -> None:
         tier = str(here.node.hello.get("tier", "on-demand"))
         pause = self._checkpoints.due(tier, here.node.engine)
+        self._show("running")
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
@@ -446,6 +447,12 @@ class SessionKeeper:
         self.status.warn("placement", None)
         self._show("moving")
         self.status.say(f"moving from {source.name} to {target.name}")
+        try:
+            # One that was heard a moment ago may be dead all the same: ask before anything stops.
+            await source.while_there(self._incarnations.is_on(target))
+        except NodeLost:
+            self._recovery = None
+            return
         staging = asyncio.create_task(self._incarnations.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.

@@ -14,6 +14,7 @@ ONLY_LOOKS = {
     "kernel_info_request",
     "comm_info_request",
     "complete_request",
+    "debug_request",
     "history_request",
     "inspect_request",
     "is_complete_request",

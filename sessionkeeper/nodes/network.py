@@ -9,6 +9,7 @@ node as well. They raise `NetworkError` with what the program said.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import subprocess
@@ -101,8 +102,15 @@ def veth(here: End, there: End) -> None:
 
 def bridge(name: str, address: IPv4Interface) -> None:
     """A bridge in this namespace, up, with an address."""
+    # A hardware address of its own: else it has that of some port, and changes when a node goes,
+    # while the other nodes go on writing to the one they know.
+    mac = "02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":")
     _ip(
-        [f"link add {name} type bridge", f"address add {address} dev {name}", f"link set {name} up"]
+        [
+            f"link add {name} address {mac} type bridge",
+            f"address add {address} dev {name}",
+            f"link set {name} up",
+        ]
     )
 
 

@@ -60,7 +60,8 @@ async def test_the_target_fetches_the_newest_checkpoint_while_the_last_is_made(s
     site.join("b")
     await site.drain("a")
     target = await site.runs_on("b")
-    assert [name for name, _ in target.calls][:2] == ["session.stage", "session.open"]
+    asked = [name for name, _ in target.calls]
+    assert asked[:3] == ["session.status", "session.stage", "session.open"]
     assert target.asked("session.stage")[0]["manifest"] == newest.number
 
 
@@ -294,3 +295,21 @@ async def test_whatever_a_step_raises_the_keeper_goes_on(site: Site) -> None:
     site.agents["a"].next["session.open"] = [bug]
     await site.runs_on("a")
     assert "a bug" in site.said
+
+
+async def test_nothing_is_frozen_for_a_target_that_turns_out_dead(site: Site) -> None:
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    site.join("a")
+    source = await site.runs_on("a")
+    site.join("b")
+    site.agents["b"].next["session.status"] = [never]
+    drained = site.drain("a")
+    await site.until(lambda: bool(site.agents["b"].asked("session.status")))
+    site.lose("b")
+    await site.until(lambda: "no other node fits" in site.said)
+    assert not any(call.get("final") for call in source.asked("session.checkpoint"))
+    assert site.keeper.status.state == "running"
+    assert site.keeper.node is site.nodes.get("a")
+    drained.cancel()

@@ -131,7 +131,7 @@ async def test_after_a_restart_of_the_gateway_the_session_goes_on_where_it_is(si
     [taken_up] = agent.asked("session.take_up")
     assert taken_up["epoch"] == 1
     assert site.channels.attached == {"kernel-1": 1}
-    assert "goes on on a" in site.said
+    assert "is still on a" in site.said
     assert site.keeper.status.checkpoint is not None
     assert site.grants.find(f"token {taken_up['blobs']}") is not None
     assert (await site.checkpointed()).number == 2
