@@ -9,7 +9,7 @@ TIER_ORDER = ("spot", "volunteer", "on-demand")
 
 
 STATES = {
-    "draining": "is being drained; `sessionkeeper node start` takes it back",
+    "draining": "is being drained; `sessionkeeper node start NAME` takes it back",
     "suspect": "has not been heard for a moment",
     "lost": "is lost",
     "away": "is not connected",

@@ -69,17 +69,18 @@ def kill(arguments: Namespace) -> int:
 def start(arguments: Namespace) -> int:
     """Start a node, and wait until the gateway has it; a drained one takes sessions again."""
     state = state_of(arguments)
-    state.running()
-    draining = [node["name"] for node in api.nodes(state) if node["state"] == "draining"]
-    name = arguments.name or next(iter(draining), None)
-    if name is not None and name in draining:
-        api.uncordon(state, name)
-        print(f"{name} takes sessions again")
+    if arguments.name in state.running()["nodes"] and _draining(state, arguments.name):
+        api.uncordon(state, arguments.name)
+        print(f"{arguments.name} takes sessions again")
         return 0
     with Terminal().step("starting a node"):
         done = control.request(state, "start", node=arguments.name)
     print(f"{done['node']} is ready")
     return 0
+
+
+def _draining(state: StateDirectory, name: str) -> bool:
+    return any(node["name"] == name and node["state"] == "draining" for node in api.nodes(state))
 
 
 def _known(state: StateDirectory, name: str) -> None:

@@ -217,7 +217,9 @@ def _add_node(commands: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME")
     _add_state(parser)
-    parser = _add(actions, "start", "start a node that was killed, or one more", "node:start")
+    parser = _add(
+        actions, "start", "start a killed node, take back a drained one, or add one", "node:start"
+    )
     parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
     _add_state(parser)
 
