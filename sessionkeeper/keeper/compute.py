@@ -93,18 +93,18 @@ class SessionCompute(Observer):
 
     async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
-        await self._keeper.start_kernel(describe(record, next_seq, applied))
+        await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     async def stop(self, kernel_id: str, final: bool) -> None:
-        await self._keeper.stop_kernel(kernel_id)
+        await self._keeper.kernels.stop(kernel_id)
 
     async def interrupt(self, kernel_id: str) -> None:
-        await self._keeper.interrupt(kernel_id)
+        await self._keeper.kernels.interrupt(kernel_id)
 
     async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
-        await self._keeper.stop_kernel(record.id)
-        await self._keeper.start_kernel(describe(record, next_seq, applied))
+        await self._keeper.kernels.stop(record.id)
+        await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
         """Those of all nodes; the last ones known while there is no node."""
@@ -125,13 +125,13 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
-        if ended.signal and self._keeper.bring_back(kernel_id):
+        if ended.signal and self._keeper.kernels.bring_back(kernel_id):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL:
                 text += " Most likely it was out of memory."
             self._keeper.status.say(f"kernel {kernel_id[:8]}: {text}", "error")
             return text
-        self._keeper.kernel_ended(kernel_id)
+        self._keeper.kernels.ended(kernel_id)
         last_words = ended.stderr.strip()
         if ended.signal:
             self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}", "error")

@@ -11,26 +11,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from checkpoint.errors import StaleWriter
 from checkpoint.repository import Repository
-from gateway.errors import GatewayError, RemoteError
+from gateway.errors import GatewayError
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.changes import Changes
 from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
+from sessionkeeper.keeper.opening import Opening
+from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.status import State, Status
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import Choice, Needs, choose
+from sessionkeeper.placement import Choice, choose
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +38,8 @@ PAUSE_AFTER_ERROR = 1.0
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
 
-SOON_AGAIN = 60.0
-"""Seconds in which a kernel that was brought back is not brought back again."""
-
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
-
-BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
-"""What an agent says when it is the checkpoint, not the node, that cannot be restored."""
 
 
 class SessionKeeper:
@@ -71,18 +64,14 @@ class SessionKeeper:
         self._epochs = Epochs.load(state)
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status)
         self._incarnations = Incarnations(self.chain, channels, journal, grants)
-        self._here: Incarnation | None = None
-        self._failed: set[str] = set()
-        self._without_kernels = False
+        self._presence = Presence(self.status)
+        self._changes = self._presence.changes
+        self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
+        self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
         self._recovery: Recovery | None = None
-        self._restart: Incarnation | None = None
-        self._brought_back: dict[str, float] = {}
         self._resting = False
         self._rested = asyncio.Event()
         self._left: frozenset[str] = frozenset()
-        self._changes = Changes()
-        self._background: set[asyncio.Task[Any]] = set()
-        self.status.listen(lambda _: self._changes.tell())
 
     # -- what others ask -----------------------------------------------------------------------
 
@@ -93,75 +82,17 @@ class SessionKeeper:
     @property
     def node(self) -> Node | None:
         """The node that has the session, up and running; None while there is none."""
-        return self._here.node if self._here is not None else None
+        return self._presence.node
 
     async def up(self) -> Node:
         """Wait until the session runs somewhere, and return where."""
-        self.changed()
-        while (node := self.node) is None:
-            await self._changes.watch()
-        return node
+        return (await self._presence.up()).node
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
         while self.node is None and self.status.state not in {"idle", "waiting", "failed"}:
             await self._changes.watch()
         return self.node
-
-    async def start_kernel(self, kernel: dict[str, Any]) -> None:
-        """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
-        while True:
-            await self.up()
-            here = self._here
-            if here is None:
-                continue
-            if kernel["kernel_id"] in here.kernels:
-                return  # it was among those that the session was opened with
-            try:
-                await here.ask("kernel.start", kernel)
-            except NodeLost:
-                continue
-            except RemoteError as error:
-                if error.code != "not_hosted":
-                    raise
-                while here is self._here:
-                    await self._changes.watch()
-                continue
-            here.kernels.add(kernel["kernel_id"])
-            if here is self._here:
-                self._incarnations.attach(here)
-                return
-
-    async def stop_kernel(self, kernel_id: str) -> None:
-        """End a kernel for good; whoever brings the session back later does not bring it."""
-        self._channels.detach(kernel_id)
-        if self._here is not None:
-            self._here.kernels.discard(kernel_id)
-        await self._ask_if_up("kernel.stop", kernel_id)
-
-    async def interrupt(self, kernel_id: str) -> None:
-        """Interrupt what the kernel runs now."""
-        await self._ask_if_up("kernel.interrupt", kernel_id)
-
-    def kernel_ended(self, kernel_id: str) -> None:
-        """The kernel's process has ended by itself."""
-        if self._here is not None and kernel_id in self._here.kernels:
-            self._here.kernels.discard(kernel_id)
-            self._in_background(self._ask_if_up("kernel.stop", kernel_id))
-
-    def bring_back(self, kernel_id: str) -> bool:
-        """The kernel's process was killed: have the session go back to its newest checkpoint.
-
-        False: there is none with this kernel, or it was brought back a moment ago and died again.
-        """
-        now, manifest = time.monotonic(), self.chain.manifest
-        again = now - self._brought_back.get(kernel_id, -SOON_AGAIN) < SOON_AGAIN
-        if self._here is None or manifest is None or kernel_id not in manifest.processes or again:
-            return False
-        self._brought_back[kernel_id] = now
-        self._restart = self._here
-        self.changed()
-        return True
 
     async def drain(self, node: Node) -> bool:
         """The node is leaving: wait until the session is elsewhere; False: it was not there.
@@ -200,17 +131,18 @@ class SessionKeeper:
     def node_changed(self, node: Node) -> None:
         """A node joined, came back, is suspect, leaves or is lost."""
         hosts = node.connection is not None and self.session in node.hello.get("sessions", {})
-        if self._here is not None and node is self._here.node and not node.gone.done():
+        here = self._presence.here
+        if here is not None and node is here.node and not node.gone.done():
             if node.connection is not None and not hosts:
-                self._in_background(self._check_hosted(self._here))
-            self._incarnations.attach(self._here)
+                self._presence.in_background(self._check_hosted(here))
+            self._incarnations.attach(here)
             if node.suspect:
-                self._in_background(self._stage_elsewhere(node))
+                self._presence.in_background(self._stage_elsewhere(node))
         elif hosts and not self._is_on(node):
             epoch = int(node.hello["sessions"][self.session])
-            self._in_background(self._incarnations.close_on(node, epoch))
+            self._presence.in_background(self._incarnations.close_on(node, epoch))
         if not node.gone.done():
-            self._failed.discard(node.name)
+            self._opening.failed.discard(node.name)
         self.changed()
 
     # -- the task ------------------------------------------------------------------------------
@@ -257,13 +189,9 @@ class SessionKeeper:
             nodes=tuple(n.facts() for n in nodes),
             lost=frozenset(n.name for n in nodes if n.gone.done()),
             leaving=frozenset(n.name for n in nodes if n.draining),
-            needs=self._needs(),
-            failed=frozenset(self._failed),
+            needs=self._opening.needs(),
+            failed=frozenset(self._opening.failed),
         )
-
-    def _needs(self) -> Needs:
-        needs = self.chain.needs()
-        return replace(needs, cpu=None) if self._without_kernels else needs
 
     async def _do(self, step: steps.Step) -> None:
         match step:
@@ -283,16 +211,16 @@ class SessionKeeper:
             case steps.Lose():
                 self._lose()
             case steps.Serve() | steps.Secure() | steps.Move():
-                if self._here is None:
+                if self._presence.here is None:
                     await self._take_up()
-                elif self._restart is self._here:
-                    self._go_back(self._here)
+                elif self.kernels.to_go_back(self._presence.here):
+                    self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
-                    await self._move(self._here, self._nodes.get(step.target))
+                    await self._move(self._presence.here, self._nodes.get(step.target))
                 else:
                     if isinstance(step, steps.Secure):
-                        self._warn_leaving(self._here.node, step.why)
-                    await self._serve(self._here)
+                        self._warn_leaving(self._presence.here.node, step.why)
+                    await self._serve(self._presence.here)
 
     # -- coming up -----------------------------------------------------------------------------
 
@@ -302,17 +230,13 @@ class SessionKeeper:
         recovery, manifest = self._recovery, self.chain.manifest
         self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
         epoch = self._epochs.next(manifest.epoch if manifest else 0)
-        try:
-            here, opened = await self._incarnations.open(
-                node, epoch, restore_kernels=not self._without_kernels
-            )
-        except GatewayError as error:
-            await self._could_not_open(node, epoch, error)
+        opened = await self._opening.open(node, epoch)
+        if opened is None:
             return
-        self._failed.clear()
-        self._without_kernels = False
+        here, outcome = opened
         self._settle(here)
-        self._say_opened(node, opened)
+        self._recovery = None
+        self._opening.say(node, outcome, recovery)
 
     async def _take_up(self) -> None:
         """After a restart of this process: the node that has the session says so, or is lost."""
@@ -335,17 +259,14 @@ class SessionKeeper:
         self._settle(here)
         for kernel in self._channels.wanted():
             if kernel["kernel_id"] in self._left - here.kernels:
-                self._in_background(self.start_kernel(kernel))
+                self._presence.in_background(self.kernels.start(kernel))
         self.status.say(f"is still on {node.name}: the gateway was started again")
 
     def _settle(self, here: Incarnation) -> None:
         self._epochs.place(steps.Placed(here.node.name, here.epoch, up=True))
-        self._here = here
+        self._presence.here = here
         self._checkpoints.begin()
-        wanted = {kernel["kernel_id"] for kernel in self._channels.wanted()}
-        for kernel_id in here.kernels - wanted:  # deleted meanwhile
-            self._in_background(self._ask_if_up("kernel.stop", kernel_id))
-        here.kernels &= wanted
+        self.kernels.only_wanted(here)
         self._incarnations.attach(here)
         node = here.node
         self.status.update(
@@ -353,54 +274,13 @@ class SessionKeeper:
         )
         self._show("running")
 
-    async def _could_not_open(self, node: Node, epoch: int, error: GatewayError) -> None:
-        self._in_background(self._incarnations.close_on(node, epoch))
-        manifest = self.chain.manifest
-        if error.code not in BAD_CHECKPOINT or manifest is None:
-            self._failed.add(node.name)
-            self.status.say(f"{node.name} could not take the session: {error}", "warning")
-            return
-        older = await self.chain.step_back()
-        went = f"going back to checkpoint {older.number}" if older else "there is no older one"
-        self.status.say(
-            f"checkpoint {manifest.number} was skipped, it cannot be restored: {error} {went}",
-            "error",
-        )
-        if older is not None:
-            self._checkpoints.show(older)
-
     async def _give_up(self, nodes: frozenset[str]) -> None:
-        manifest = self.chain.manifest
-        if manifest is not None and manifest.processes and not self._without_kernels:
-            self._without_kernels = True
-            self._failed.clear()
-            self.status.say(
-                f"no node could restore the kernels of checkpoint {manifest.number}: its files are"
-                " restored, its kernels start anew and their variables are lost",
-                "error",
-            )
+        if self._opening.give_up_kernels():
             return
         self._show("failed")
         self.status.warn("placement", f"no node can run the session: {', '.join(sorted(nodes))}")
         await self._changes.idle()
-        self._failed.clear()
-
-    def _say_opened(self, node: Node, opened: dict[str, Any]) -> None:
-        recovery, self._recovery = self._recovery, None
-        self.status.kernels = opened["kernels"]
-        log.info("session %s: opened on %s: %s", self.session, node.name, opened["seconds"])
-        for text in opened["refused"]:
-            self.status.say(text, "warning")
-        for kernel_id, outcome in opened["kernels"].items():
-            if outcome.get("why"):
-                self.status.say(f"kernel {kernel_id[:8]}: {outcome['why']}", "warning")
-        manifest = self.chain.manifest
-        if recovery is None:
-            resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
-            self.status.say(f"runs on {node.name}{resumed}")
-            return
-        text = recovery.told(node.name, manifest)
-        self.status.say(text, "info" if recovery.planned else "warning")
+        self._opening.failed.clear()
 
     # -- running, and going away ---------------------------------------------------------------
 
@@ -417,7 +297,7 @@ class SessionKeeper:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
 
     async def _come_to_rest(self) -> None:
-        here = self._here
+        here = self._presence.here
         try:
             if here is not None and await self._checkpoints.take(here.node, here.epoch, final=True):
                 self._leave()
@@ -426,12 +306,11 @@ class SessionKeeper:
             self._rested.set()
 
     def _go_back(self, here: Incarnation) -> None:
-        self._restart = None
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
         self._leave()
 
     def _lose(self) -> None:
-        placed, here = self._epochs.placed, self._here
+        placed, here = self._epochs.placed, self._presence.here
         assert placed is not None
         began = time.monotonic()
         if here is not None:
@@ -467,30 +346,25 @@ class SessionKeeper:
 
     def _leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""
-        here, self._here = self._here, None
+        here, self._presence.here = self._presence.here, None
         self._epochs.place(None)
         if here is not None:
             self._incarnations.end(here)
-            self._in_background(self._incarnations.close_on(here.node, here.epoch))
+            self._presence.in_background(self._incarnations.close_on(here.node, here.epoch))
         planned = self._recovery is not None and self._recovery.planned
         self._show("moving" if planned else "recovering")
 
     async def _check_hosted(self, here: Incarnation) -> None:
         """An agent came back and does not name the session: unless it has it, it is lost."""
         with contextlib.suppress(NodeLost):
-            if not await self._incarnations.is_on(here.node) and here is self._here:
+            if not await self._incarnations.is_on(here.node) and here is self._presence.here:
                 self._lose()
                 self.changed()
 
     async def _stage_elsewhere(self, suspect: Node) -> None:
-        choice = choose([n.facts() for n in self._nodes if n is not suspect], self._needs())
+        choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
             await self._incarnations.stage(self._nodes.get(choice.node))
-
-    async def _ask_if_up(self, method: str, kernel_id: str) -> None:
-        if self._here is not None:
-            with contextlib.suppress(NodeLost):
-                await self._here.ask(method, {"kernel_id": kernel_id})
 
     # -- small things --------------------------------------------------------------------------
 
@@ -504,17 +378,6 @@ class SessionKeeper:
         else:
             self.status.update(state=state)
         self._changes.tell()
-
-    def _in_background(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background_done)
-
-    def _background_done(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("session %s: %s", self.session, error, exc_info=error)
-            self.status.say(str(error) or repr(error), "error")
 
 
 def _share_for_staging(node: Node) -> float:

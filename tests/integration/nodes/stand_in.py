@@ -49,7 +49,8 @@ def serve(role: str, given: dict[str, str]) -> None:
         def do_GET(self) -> None:
             if self.path == "/api/sessionkeeper/nodes":
                 there = [{"name": hello["node"], "state": "ready"} for hello in hellos]
-                return self.answer({"nodes": there})
+                self.answer({"nodes": there})
+                return
             # /N answers when there were N hellos.
             with changed:
                 changed.wait_for(lambda: len(hellos) >= int(self.path[1:] or 0), 30)

@@ -191,7 +191,7 @@ async def test_a_kernel_deleted_while_the_session_opens_is_stopped_there(site: S
     async def opened(params: dict[str, Any]) -> Any:
         done = site.agents["a"]._session_open(**params)
         site.channels.ids.remove("kernel-2")
-        await site.keeper.stop_kernel("kernel-2")
+        await site.keeper.kernels.stop("kernel-2")
         return done
 
     site.join("a")

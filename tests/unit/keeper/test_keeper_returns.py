@@ -43,7 +43,7 @@ async def test_a_kernel_started_while_the_agent_is_away_starts_when_it_is_back(s
     agent = await opened_on(site, "a")
     site.disconnect("a")
     site.channels.ids.append("kernel-2")
-    starting = asyncio.create_task(site.keeper.start_kernel({"kernel_id": "kernel-2"}))
+    starting = asyncio.create_task(site.keeper.kernels.start({"kernel_id": "kernel-2"}))
     for _ in range(100):
         await asyncio.sleep(0)
     assert not starting.done()
@@ -64,7 +64,7 @@ async def test_a_kernel_started_while_the_session_moves_starts_where_it_goes(sit
 
     source.next["kernel.start"] = [moved_meanwhile]
     site.channels.ids.append("kernel-2")
-    await asyncio.wait_for(site.keeper.start_kernel({"kernel_id": "kernel-2"}), 10)
+    await asyncio.wait_for(site.keeper.kernels.start({"kernel_id": "kernel-2"}), 10)
     target = await site.runs_on("b")
     assert "kernel-2" in target.kernels
     assert site.channels.attached["kernel-2"] == 2

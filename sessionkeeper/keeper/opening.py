@@ -1,0 +1,104 @@
+"""Bringing a session up: on which nodes that failed, and from which checkpoint it goes on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from gateway.errors import GatewayError
+from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.checkpoints import Checkpoints
+from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
+from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.words import Recovery
+from sessionkeeper.placement import Needs
+
+log = logging.getLogger(__name__)
+
+BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
+"""What an agent says when it is the checkpoint, not the node, that cannot be restored."""
+
+
+class Opening:
+    """Tries to open a session, and remembers what did not work until something did."""
+
+    def __init__(
+        self, chain: Chain, incarnations: Incarnations, checkpoints: Checkpoints, presence: Presence
+    ) -> None:
+        self.failed: set[str] = set()
+        self._without_kernels = False
+        self._chain = chain
+        self._incarnations = incarnations
+        self._checkpoints = checkpoints
+        self._presence = presence
+        self._status = presence.status
+
+    def needs(self) -> Needs:
+        """What a node must have for it."""
+        needs = self._chain.needs()
+        return replace(needs, cpu=None) if self._without_kernels else needs
+
+    async def open(self, node: Node, epoch: int) -> tuple[Incarnation, dict[str, Any]] | None:
+        """Bring it up on ``node``; also returns what :meth:`say` says of it.
+
+        None when that failed, which is said and remembered. Raises ``NodeLost``.
+        """
+        try:
+            opened = await self._incarnations.open(
+                node, epoch, restore_kernels=not self._without_kernels
+            )
+        except GatewayError as error:
+            self._presence.in_background(self._incarnations.close_on(node, epoch))
+            await self._failed_on(node, error)
+            return None
+        self.failed.clear()
+        self._without_kernels = False
+        return opened
+
+    def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
+        """Tell the user that the session runs again, and what became of it."""
+        self._status.kernels = opened["kernels"]
+        log.info("session %s: opened on %s: %s", self._status.session, node.name, opened["seconds"])
+        for text in opened["refused"]:
+            self._status.say(text, "warning")
+        for kernel_id, outcome in opened["kernels"].items():
+            if outcome.get("why"):
+                self._status.say(f"kernel {kernel_id[:8]}: {outcome['why']}", "warning")
+        manifest = self._chain.manifest
+        if recovery is None:
+            resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
+            self._status.say(f"runs on {node.name}{resumed}")
+            return
+        text = recovery.told(node.name, manifest)
+        self._status.say(text, "info" if recovery.planned else "warning")
+
+    def give_up_kernels(self) -> bool:
+        """No node could restore the kernels: go on without them. False: that was so already."""
+        manifest = self._chain.manifest
+        if manifest is None or not manifest.processes or self._without_kernels:
+            return False
+        self._without_kernels = True
+        self.failed.clear()
+        self._status.say(
+            f"no node could restore the kernels of checkpoint {manifest.number}: its files are"
+            " restored, its kernels start anew and their variables are lost",
+            "error",
+        )
+        return True
+
+    async def _failed_on(self, node: Node, error: GatewayError) -> None:
+        manifest = self._chain.manifest
+        if error.code not in BAD_CHECKPOINT or manifest is None:
+            self.failed.add(node.name)
+            self._status.say(f"{node.name} could not take the session: {error}", "warning")
+            return
+        older = await self._chain.step_back()
+        went = f"going back to checkpoint {older.number}" if older else "there is no older one"
+        self._status.say(
+            f"checkpoint {manifest.number} was skipped, it cannot be restored: {error} {went}",
+            "error",
+        )
+        if older is not None:
+            self._checkpoints.show(older)

@@ -1,0 +1,94 @@
+"""What is asked of a session's kernels, wherever the session is or will be."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gateway.errors import RemoteError
+from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.checkpoints import Channels
+from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
+from sessionkeeper.keeper.nodes import NodeLost
+from sessionkeeper.keeper.presence import Presence
+
+SOON_AGAIN = 60.0
+"""Seconds in which a kernel that was brought back is not brought back again."""
+
+
+class SessionKernels:
+    """The kernels of one session. Calls may come from anywhere in the event loop."""
+
+    def __init__(
+        self, presence: Presence, incarnations: Incarnations, channels: Channels, chain: Chain
+    ) -> None:
+        self._presence = presence
+        self._incarnations = incarnations
+        self._channels = channels
+        self._chain = chain
+        self._restart: Incarnation | None = None
+        self._brought_back: dict[str, float] = {}
+
+    async def start(self, kernel: dict[str, Any]) -> None:
+        """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
+        while True:
+            here = await self._presence.up()
+            if kernel["kernel_id"] in here.kernels:
+                return  # it was among those that the session was opened with
+            try:
+                await here.ask("kernel.start", kernel)
+            except NodeLost:
+                continue
+            except RemoteError as error:
+                if error.code != "not_hosted":
+                    raise
+                while here is self._presence.here:
+                    await self._presence.changes.watch()
+                continue
+            here.kernels.add(kernel["kernel_id"])
+            if here is self._presence.here:
+                self._incarnations.attach(here)
+                return
+
+    async def stop(self, kernel_id: str) -> None:
+        """End a kernel for good; whoever brings the session back later does not bring it."""
+        self._channels.detach(kernel_id)
+        if self._presence.here is not None:
+            self._presence.here.kernels.discard(kernel_id)
+        await self._presence.ask("kernel.stop", kernel_id)
+
+    async def interrupt(self, kernel_id: str) -> None:
+        """Interrupt what the kernel runs now."""
+        await self._presence.ask("kernel.interrupt", kernel_id)
+
+    def only_wanted(self, here: Incarnation) -> None:
+        """End what was deleted while the session was not up."""
+        wanted = {kernel["kernel_id"] for kernel in self._channels.wanted()}
+        for kernel_id in here.kernels - wanted:
+            self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
+        here.kernels &= wanted
+
+    def ended(self, kernel_id: str) -> None:
+        """The kernel's process has ended by itself."""
+        here = self._presence.here
+        if here is not None and kernel_id in here.kernels:
+            here.kernels.discard(kernel_id)
+            self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
+
+    def bring_back(self, kernel_id: str) -> bool:
+        """The kernel's process was killed: have the session go back to its newest checkpoint.
+
+        False: there is none with this kernel, or it was brought back a moment ago and died again.
+        """
+        here, manifest, now = self._presence.here, self._chain.manifest, time.monotonic()
+        again = now - self._brought_back.get(kernel_id, -SOON_AGAIN) < SOON_AGAIN
+        if here is None or manifest is None or kernel_id not in manifest.processes or again:
+            return False
+        self._brought_back[kernel_id] = now
+        self._restart = here
+        self._presence.changes.note()
+        return True
+
+    def to_go_back(self, here: Incarnation) -> bool:
+        """Whether this incarnation is to be given up for the checkpoint before it."""
+        return self._restart is here
