@@ -13,7 +13,6 @@ from gateway.agents import AgentConnection, Agents
 from gateway.auth import log_request
 from gateway.handlers import ROUTES, NotFoundHandler
 from gateway.kernels import Compute, Kernels
-from gateway.notebook_sessions import NotebookSessions
 from gateway.websocket import ChannelsHandler, Places
 
 # Of one kernel message, either way (bytes).
@@ -43,7 +42,6 @@ def make_app(
         websocket_max_message_size=MAX_MESSAGE + (1 << 20),
         kernels=kernels,
         compute=compute,
-        notebook_sessions=NotebookSessions(kernels.directory / "notebook-sessions.json"),
         places=Places(),
         token=token,
     )

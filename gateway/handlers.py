@@ -157,7 +157,6 @@ async def delete_kernel(handler: Handler, kernel_id: str) -> None:
     async with handler.kernels.lock(kernel_id):
         await handler.compute.stop(kernel_id, final=True)
         handler.kernels.remove(kernel_id)
-    handler.settings["notebook_sessions"].kernel_gone(kernel_id)
 
 
 class KernelActionHandler(Handler):
@@ -175,8 +174,7 @@ class KernelActionHandler(Handler):
 class NotebookSessionsHandler(Handler):
     @property
     def sessions(self) -> NotebookSessions:
-        sessions: NotebookSessions = self.settings["notebook_sessions"]
-        return sessions
+        return self.kernels.notebooks
 
     def model(self, session_id: str) -> dict[str, Any]:
         session = self.sessions.get(session_id)

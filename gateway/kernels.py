@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import logging
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -16,11 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gateway import durable
 from gateway.channel import KernelChannel
 from gateway.errors import BadRequest, KernelNotFound
 from gateway.journal import Journal
+from gateway.notebook_sessions import NotebookSessions
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Mode, Rollback
+
+log = logging.getLogger(__name__)
 
 State = Literal["starting", "running", "ended"]
 
@@ -83,8 +87,15 @@ class Kernels(Observer):
         self._channels: dict[str, KernelChannel] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         directory.mkdir(parents=True, exist_ok=True)
+        self.notebooks = NotebookSessions(directory / "notebook-sessions.json")
+        self.damaged: list[Path] = []
         for file in sorted(directory.glob("*/kernel.json")):
-            self._open(KernelRecord(**json.loads(file.read_text())))
+            try:
+                self._open(KernelRecord(**json.loads(file.read_text())))
+            except (ValueError, TypeError) as error:
+                # The others go on; this one may be in a checkpoint.
+                log.error("%s: %s", file, error)
+                self.damaged.append(file)
 
     def __contains__(self, kernel_id: str) -> bool:
         return kernel_id in self.records
@@ -140,12 +151,7 @@ class Kernels(Observer):
 
     def save(self, record: KernelRecord) -> None:
         """Write a record down, in one step."""
-        file = self.directory / record.id / "kernel.json"
-        part = file.with_suffix(".part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as out:
-            json.dump(asdict(record), out)
-        part.replace(file)
+        durable.replace(self.directory / record.id / "kernel.json", json.dumps(asdict(record)))
 
     def record(self, kernel_id: str) -> KernelRecord:
         """Raises `KernelNotFound`."""
@@ -183,6 +189,11 @@ class Kernels(Observer):
         if channel is not None:
             channel.close()
         shutil.rmtree(self.directory / kernel_id, ignore_errors=True)
+        self.notebooks.kernel_gone(kernel_id)
+
+    def called(self, kernel_id: str) -> str:
+        """What a user calls the kernel: by its notebook, else by the beginning of its id."""
+        return self.notebooks.path_of(kernel_id) or f"kernel {kernel_id[:8]}"
 
     def model(self, kernel_id: str) -> dict[str, Any]:
         """The kernel as REST clients see it. Raises `KernelNotFound`."""

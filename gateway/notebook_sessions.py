@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway import durable
 from gateway.errors import NotebookSessionNotFound
 
 
@@ -45,6 +46,10 @@ class NotebookSessions:
     def by_path(self, path: str) -> NotebookSession | None:
         return next((s for s in self._sessions.values() if s.path == path), None)
 
+    def path_of(self, kernel_id: str) -> str | None:
+        """The notebook that has the kernel; one of them when there are more."""
+        return next((s.path for s in self._sessions.values() if s.kernel_id == kernel_id), None)
+
     def create(self, path: str, name: str, kind: str, kernel_id: str) -> NotebookSession:
         """A notebook has one session: an older one of the same path is replaced."""
         older = self.by_path(path)
@@ -67,13 +72,11 @@ class NotebookSessions:
 
     def kernel_gone(self, kernel_id: str) -> None:
         """The kernel was deleted: so are its notebook sessions."""
-        for session in self.all():
-            if session.kernel_id == kernel_id:
-                del self._sessions[session.id]
-        self._save()
+        gone = [session.id for session in self.all() if session.kernel_id == kernel_id]
+        for session_id in gone:
+            del self._sessions[session_id]
+        if gone:
+            self._save()
 
     def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps([asdict(s) for s in self._sessions.values()]))
-        part.replace(self._file)
+        durable.replace(self._file, json.dumps([asdict(s) for s in self._sessions.values()]))

@@ -106,6 +106,8 @@ class Gateway:
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; then take a last checkpoint and return."""
         settings = self._settings
+        for file in self.kernels.damaged:
+            self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
             seed(self.journal, settings.seed)

@@ -181,6 +181,7 @@ async def _process(
         # As installed: no configuration of the user's makes it faster or slower.
         own = {
             "JUPYTER_NO_CONFIG": "1",
+            "TMPDIR": directory,
             "JUPYTER_RUNTIME_DIR": str(Path(directory, "runtime")),
             "JUPYTER_DATA_DIR": str(Path(directory, "data")),
             "IPYTHONDIR": str(Path(directory, "ipython")),

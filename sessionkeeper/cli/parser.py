@@ -35,8 +35,9 @@ examples:
   sessionkeeper up --runtime process     without root and CRIU: variables are kept, processes not
 
 exit codes:
-  3 already running   4 port taken   5 store unusable   6 CRIU missing or too old
-  10 the runtime does not work here
+  2 a setting that cannot be   3 already running   4 port taken   5 store unusable
+  6 CRIU missing or too old   10 the runtime does not work here   11 disk full
+  69 a part did not come up
 """
 )
 
@@ -46,6 +47,10 @@ examples:
   sessionkeeper node drain node-1 --deadline 30s
   sessionkeeper node kill node-2
   sessionkeeper node start node-2
+
+exit codes:
+  1 not all has moved   2 that cannot be asked   7 no such node   9 nothing runs here
+  69 the gateway does not answer
 """
 
 _INTERNAL = """\

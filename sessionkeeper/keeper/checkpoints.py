@@ -60,6 +60,10 @@ class Activity:
 class Channels(Protocol):
     """The session's kernels as the gateway knows them."""
 
+    def called(self, kernel_id: str) -> str:
+        """Return what the user calls the kernel."""
+        ...
+
     def wanted(self) -> list[dict[str, Any]]:
         """Return what a node must know of every kernel that should run (its ``kernel_id`` …)."""
         ...
@@ -152,7 +156,7 @@ class Checkpoints:
                 "session": self._status.session,
                 "epoch": epoch,
                 "final": final,
-                "within": self._patience(node) if final else 0.0,
+                "within": self.patience(node) if final else 0.0,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))
@@ -175,7 +179,9 @@ class Checkpoints:
             self._channels.release(kernel_id, position)
         self._journal.release(self.chain.writes)
         self._status.warn("checkpoint", None)
-        self._status.warn("variables", _not_in(manifest, taken.get("lost", {})))
+        self._status.warn(
+            "variables", _not_in(manifest, taken.get("lost", {}), self._status.called)
+        )
         self.show(manifest, taken)
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True
@@ -192,8 +198,10 @@ class Checkpoints:
         )
         self._status.update(checkpoint=facts)
 
-    def _patience(self, node: Node) -> float:
-        """Seconds that a running cell may take to end before the node's last checkpoint."""
+    def patience(self, node: Node) -> float:
+        """Return for how many seconds the node's last checkpoint may wait: for a running cell to
+        end, for what failed to work again.
+        """
         left = node.leaves_at - asyncio.get_running_loop().time()
         return max(0.0, left - TO_STORE - 2 * self._cost)
 
@@ -207,11 +215,11 @@ class Checkpoints:
         self._status.warn("checkpoint", text.strip())
 
 
-def _not_in(manifest: Manifest, lost: dict[str, str]) -> str | None:
+def _not_in(manifest: Manifest, lost: dict[str, str], called: Callable[[str], str]) -> str | None:
     """Return what of the kernels a loss of the node would take away, in words."""
-    told = [f"kernel {kernel[:8]}: {what}" for kernel, what in lost.items()]
+    told = [f"{called(kernel)}: {what}" for kernel, what in lost.items()]
     told += [
-        f"kernel {kernel[:8]}: {part.detail['unsaved']}"
+        f"{called(kernel)}: {part.detail['unsaved']}"
         for kernel, part in manifest.processes.items()
         if "unsaved" in part.detail
     ]

@@ -28,6 +28,9 @@ class KernelChannels:
         self._done = 0
         self._done_at = 0.0
 
+    def called(self, kernel_id: str) -> str:
+        return self._kernels.called(kernel_id)
+
     def wanted(self) -> list[dict[str, Any]]:
         return [
             describe(
@@ -129,27 +132,27 @@ class SessionCompute(Observer):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL:
                 text += " Most likely it was out of memory."
-            self._keeper.status.say(f"kernel {kernel_id[:8]}: {text}", "error")
+            self._keeper.status.say(text, "error", kernel=kernel_id)
             return text
         self._keeper.kernels.ended(kernel_id)
         last_words = ended.stderr.strip()
         if ended.signal:
-            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}", "error")
+            self._keeper.status.say(str(ended), "error", kernel=kernel_id)
         elif ended.code:
             words = f"\nIts last words:\n{last_words}" if last_words else ""
-            self._keeper.status.say(f"kernel {kernel_id[:8]}: {ended}{words}", "warning")
+            self._keeper.status.say(f"{ended}{words}", "warning", kernel=kernel_id)
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
         text = rolled_back(rollback)
         if text is not None:
-            self._keeper.status.say(text, "warning", headline=False)
+            self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(
-            f"kernel {kernel_id[:8]}: {count} outputs are lost; the end of the gateway's journal is"
-            " missing",
+            f"{count} outputs are lost; the end of the gateway's journal is missing",
             "error",
+            kernel=kernel_id,
         )
 
     def wanted(self, kernel_id: str, msg_type: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway import durable
 from sessionkeeper.session import Placed
 
 
@@ -44,15 +44,5 @@ class Epochs:
     def _save(self) -> None:
         placed = self.placed
         where = {"node": placed.node, "epoch": placed.epoch} if placed else None
-        temporary = self.path.with_suffix(".new")
-        with temporary.open("w") as file:
-            json.dump({"epoch": self.epoch, "placed": where}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path)
-        # The new name, too: an epoch used twice would make two incarnations one.
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        # An epoch used twice would make two incarnations one.
+        durable.replace(self.path, json.dumps({"epoch": self.epoch, "placed": where}))

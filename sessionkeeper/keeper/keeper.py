@@ -57,7 +57,7 @@ class SessionKeeper:
         state: Path,
     ) -> None:
         self.session = repository.session_id
-        self.status = Status(self.session, state.with_name("events.json"))
+        self.status = Status(self.session, state.with_name("events.json"), called=channels.called)
         self.chain = Chain(repository)
         self._nodes = nodes
         self._channels = channels
@@ -336,13 +336,21 @@ class SessionKeeper:
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
-            if not await self._checkpoints.take(source, here.epoch, final=True):
+            if not await self._last_checkpoint(here):
                 self._recovery.planned = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:
             staging.cancel()
         self._leave()
+
+    async def _last_checkpoint(self, here: Incarnation) -> bool:
+        """Take it. What fails, a full disk say, may work a moment later: the kernels run on."""
+        while not await self._checkpoints.take(here.node, here.epoch, final=True):
+            if self._checkpoints.patience(here.node) < PAUSE_AFTER_ERROR:
+                return False
+            await here.node.while_there(asyncio.sleep(PAUSE_AFTER_ERROR))
+        return True
 
     def _leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""

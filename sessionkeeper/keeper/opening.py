@@ -65,7 +65,7 @@ class Opening:
             self._status.say(text, "warning")
         for kernel_id, outcome in opened["kernels"].items():
             if outcome.get("why"):
-                self._status.say(f"kernel {kernel_id[:8]}: {outcome['why']}", "warning")
+                self._status.say(str(outcome["why"]), "warning", kernel=kernel_id)
         manifest = self._chain.manifest
         if recovery is None:
             resumed = f" again, from checkpoint {manifest.number}" if manifest else ""

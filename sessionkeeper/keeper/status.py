@@ -40,6 +40,8 @@ class Status:
     session: str
     file: Path | None = None
     """Where the events are kept over restarts of this process."""
+    called: Callable[[str], str] = str
+    """What the user calls the kernel of that id."""
     state: State = "idle"
     node: str | None = None
     epoch: int = 0
@@ -63,10 +65,14 @@ class Status:
         if new:
             self._tell()
 
-    def say(self, text: str, level: Level = "info", *, headline: bool = True) -> None:
-        """Something happened that the user should be able to read: kept in the events, and
-        logged.
+    def say(
+        self, text: str, level: Level = "info", *, kernel: str | None = None, headline: bool = True
+    ) -> None:
+        """Something happened, to a kernel or to all, that the user should be able to read: kept in
+        the events, and logged.
         """
+        if kernel is not None:
+            text = f"{self.called(kernel)}: {text}"
         log.log(LEVELS[level], "session %s: %s", self.session, text)
         self._events.append({"at": time.time(), "level": level, "text": text})
         if headline:

@@ -60,7 +60,7 @@ def rolled_back(rollback: Rollback) -> str | None:
         said.append(f"went on in {_cells(continued)}")
     if rollback.missing:
         said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
-    return f"kernel {rollback.kernel_id[:8]}: {'; '.join(said)}" if said else None
+    return "; ".join(said) or None
 
 
 def _cells(requests: Sequence[Rerun]) -> str:

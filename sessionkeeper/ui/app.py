@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,11 @@ def _isolate(state: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ[f"JUPYTER_{name.upper()}_DIR"] = str(directory)
     os.environ["JUPYTER_NO_CONFIG"] = "1"
+    # What Jupyter and uploads put aside does not outlive this server, whatever ends it.
+    scratch = state / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    os.environ["TMPDIR"] = str(scratch)
     page = state / "lab-app" / "page_config.json"
     page.parent.mkdir(exist_ok=True)
     page.write_text(json.dumps({"disabledExtensions": dict.fromkeys(_DISABLED_LAB_PLUGINS, True)}))

@@ -45,6 +45,9 @@ class Channels:
         self.ended = 0
         self.changed: Callable[[], None] = lambda: None
 
+    def called(self, kernel_id: str) -> str:
+        return f"the kernel {kernel_id}"
+
     def wanted(self) -> list[dict[str, Any]]:
         return [{"kernel_id": one, "name": "python3", "generation": 0} for one in self.ids]
 

@@ -43,10 +43,10 @@ def test_crash_between_write_and_rename_leaves_what_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", crash)
+        patch.setattr(Path, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
             epochs.next()
-    assert path.with_suffix(".new").exists()
+    assert path.with_name(path.name + ".part").exists()
     again = Epochs.load(path)
     assert (again.epoch, again.placed) == (1, Placed("a", 1, up=False))
     # Nobody was told of epoch 2: it may be used.
@@ -58,5 +58,5 @@ def test_crash_in_mid_write_leaves_what_was(tmp_path: Path) -> None:
     Epochs.load(path).next()
     whole = path.read_bytes()
     for size in range(len(whole)):
-        path.with_suffix(".new").write_bytes(whole[:size])
+        path.with_name(path.name + ".part").write_bytes(whole[:size])
         assert Epochs.load(path).epoch == 1

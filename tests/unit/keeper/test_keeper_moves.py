@@ -71,11 +71,25 @@ async def test_without_a_last_checkpoint_the_newest_is_taken_and_that_is_said(si
     newest = await site.checkpointed()
     source.next["session.checkpoint"] = [fails(remote("dump_failed", "a GPU is open"))]
     site.join("b")
-    site.drain("a")
+    site.drain("a", 0.5)
     target = await site.runs_on("b")
     assert target.asked("session.open")[0]["manifest"] == newest.number
     assert "a GPU is open" in site.said
     assert "a is leaving without a last checkpoint; the newest is taken" in site.said
+
+
+async def test_a_last_checkpoint_that_fails_is_tried_again_while_there_is_time(site: Site) -> None:
+    site.join("a")
+    source = await site.runs_on("a")
+    newest = await site.checkpointed()
+    full = fails(remote("store_full", "no space left"))
+    source.next["session.checkpoint"] = [full]
+    site.join("b")
+    site.drain("a", 30)
+    target = await site.runs_on("b")
+    assert target.asked("session.open")[0]["manifest"] == newest.number + 1
+    assert "no space left" in site.said
+    assert "without a last checkpoint" not in site.said
 
 
 async def test_a_leaving_node_without_an_alternative_is_secured_until_there_is_one(
