@@ -2,7 +2,8 @@
 
 What made dump and restore work, and why:
 
-* ``tcp-close``: a connection to the outside cannot move to another node, a listening socket can.
+* ``tcp-close``, ``skip-in-flight``: a connection cannot move to another node, accepted or not yet; a
+  listening socket can.
 * ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
   the namespace.
 * ``--file-locks``: sqlite3 and others hold some.
@@ -25,7 +26,7 @@ from sessionkeeper.agent.namespaces import has_capability
 from sessionkeeper.agent.oci import USER_ID, Container, config
 
 CAP_SYS_RESOURCE = 24
-CRIU_CONFIG = "tcp-close\nnetwork-lock skip\n"
+CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
 
 

@@ -76,6 +76,34 @@ async def test_cell_sent_while_the_session_moves_is_run_once(system: System, fol
         assert await kernel.ask("n") == "1"
 
 
+CONNECTIONS = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+served = socket.create_connection(server.getsockname())
+accepted, _ = server.accept()
+waiting = socket.create_connection(server.getsockname())
+"""
+NEW_CONNECTION = """
+new = socket.create_connection(server.getsockname())
+other, _ = server.accept()
+other.sendall(b"hello")
+new.recv(5)
+"""
+
+
+async def test_connections_are_closed_and_what_listens_goes_on_listening(
+    system: System, folder: Folder
+):
+    async with system.kernel(path=folder.name) as kernel:
+        await kernel.ask(CONNECTIONS)
+        await system.drain((await system.running())["node"])
+        assert "moved from" in (await system.running())["message"]
+        for closed in ("served", "waiting"):
+            ended = f"try:\n    print({closed}.recv(1))\nexcept OSError:\n    print(b'')"
+            assert await kernel.ask(ended) == "b''"
+        assert await kernel.ask(NEW_CONNECTION) == "b'hello'"
+
+
 async def test_session_stays_and_says_why_when_there_is_nowhere_to_go(
     system: System, folder: Folder
 ):
