@@ -68,6 +68,9 @@ def main() -> None:
     never_drop(prefix)
     if argv[0] == "--warm":
         argv = wait_for_order(argv[1].split(","))
+    if argv[1] == "ipykernel_launcher":
+        # It waits in case its output gets lost before the reply; here it does not get lost.
+        argv.append("--Kernel._execute_sleep=0")
     sys.path[0] = os.getcwd()
     sys.argv = argv[1:]  # run_module puts the path at [0]
     runpy.run_module(argv[1], run_name="__main__", alter_sys=True)

@@ -69,6 +69,9 @@ class Shim:
         )
         self._agent: AgentSocket | None = None
         self._strangers: deque[AgentSocket] = deque()
+        self._watched: tuple[Any, ...] = ()
+        self._poller: Any = None
+        self._todo: dict[Any, Callable[[], None]] = {}
         self._listener = listen(config["listen"])
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -103,6 +106,15 @@ class Shim:
         return 0
 
     def _wait(self) -> list[Callable[[], None]]:
+        agent, sockets = self._agent, tuple(self.kernel.sockets.values())
+        writes = agent is not None and agent.pending
+        watched = (agent, writes, sockets, self.kernel.errors, self.link.full, *self._strangers)
+        if watched != self._watched:  # seldom; the poller is asked for every message
+            self._watched = watched
+            self._poller, self._todo = self._watch()
+        return [self._todo[key] for key, _ in self._poller.poll(self._timeout())]
+
+    def _watch(self) -> tuple[Any, dict[Any, Callable[[], None]]]:
         poller = zmq.Poller()
         todo: dict[Any, Callable[[], None]] = {
             self._wake: self._drain_wakeups,
@@ -122,7 +134,7 @@ class Shim:
             writes = zmq.POLLOUT if agent.pending else 0
             poller.register(agent.fileno(), zmq.POLLIN | writes)
             todo[agent.fileno()] = partial(self._read_agent, agent)
-        return [todo[key] for key, _ in poller.poll(self._timeout())]
+        return poller, todo
 
     def _timeout(self) -> int | None:
         now = time.monotonic()

@@ -283,10 +283,9 @@ class Kernel:
         """Up to `most` messages waiting on a channel; wrongly signed ones are left out."""
         socket = self.sockets[channel]
         for _ in range(most):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not socket.get(zmq.EVENTS) & zmq.POLLIN:  # Again, raised, would take far longer
                 return
+            frames = socket.recv_multipart()
             try:
                 at = frames.index(DELIMITER)
             except ValueError:

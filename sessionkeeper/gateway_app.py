@@ -9,6 +9,7 @@ import logging
 import signal
 from pathlib import Path
 
+import uvloop
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
@@ -139,7 +140,7 @@ def run(settings: GatewaySettings) -> None:
     async def main() -> None:
         await Gateway(settings, repository).serve()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def open_repository(store_url: str, master_key: Path, session: str) -> Repository:

@@ -13,6 +13,8 @@ __all__ = ["run"]
 
 def run(settings: AgentSettings) -> None:
     """Offer this node to the gateway until SIGTERM."""
+    import uvloop
+
     from sessionkeeper.agent.agent import Agent
     from sessionkeeper.agent.offer import offer
 
@@ -24,4 +26,4 @@ def run(settings: AgentSettings) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await Agent(settings, offer(settings)).run()
 
-    asyncio.run(main())
+    uvloop.run(main())

@@ -2,8 +2,8 @@
 
 What made dump and restore work, and why:
 
-* ``tcp-close``, ``skip-in-flight``: a connection cannot move to another node, accepted or not yet; a
-  listening socket can.
+* ``tcp-close``, ``skip-in-flight``: a connection, accepted or not yet, cannot move to another
+  node; a listening socket can.
 * ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
   the namespace.
 * ``--file-locks``: sqlite3 and others hold some.

@@ -145,7 +145,8 @@ class Kernel:
         so many seconds, ConnectionClosed when the WebSocket is."""
         while True:
             try:
-                frame = await asyncio.wait_for(self._socket.recv(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for takes a task, and its time
+                    frame = await self._socket.recv()
             except TimeoutError:
                 raise RunFailed(f"the kernel said nothing for {seconds:.0f} s") from None
             at = time.perf_counter()

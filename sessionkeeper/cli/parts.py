@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from argparse import Namespace
@@ -34,9 +35,13 @@ def ui(arguments: Namespace) -> int:
     """Serve JupyterLab until SIGTERM."""
     settings = load(UiSettings, vars(arguments), config=config_of(arguments))
     _log()
+    import uvloop
     from tornado.ioloop import IOLoop
 
     from sessionkeeper.ui import app
+
+    # Takes a sixth off what a message costs on its way; so do the gateway and the agents.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
     # Jupyter binds its sockets in a callback that it has not added yet: ours comes after it.
     loop = IOLoop.current()
