@@ -104,15 +104,18 @@ class KernelChannel:
         feed.close()
         self.feeds.discard(feed)
 
-    def close(self) -> None:
-        """The kernel is deleted: its clients are sent away, its journal is closed."""
+    def close(self, *, deleted: bool) -> None:
+        """Close the journal. When the kernel is deleted its clients are told so; else their
+        connections end with the server's, and they come back.
+        """
         self.detach_node()
         for timer in (self._ack_timer, self._retry, self._unanswered):
             if timer is not None:
                 timer.cancel()
         for feed in list(self.feeds):
             self.detach_client(feed)
-            feed.kernel_gone()
+            if deleted:
+                feed.kernel_gone()
         self.journal.close()
 
     # -- the node ---------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ class Kernels(Observer):
         channel = self._channels.pop(kernel_id, None)
         self._locks.pop(kernel_id, None)
         if channel is not None:
-            channel.close()
+            channel.close(deleted=True)
         shutil.rmtree(self.directory / kernel_id, ignore_errors=True)
         self.notebooks.kernel_gone(kernel_id)
 
@@ -209,7 +209,7 @@ class Kernels(Observer):
     def close(self) -> None:
         """Close all journals; the records stay."""
         for channel in self._channels.values():
-            channel.close()
+            channel.close(deleted=False)
 
     # -- Observer: note what changes a record, pass everything on ------------------------------
 

@@ -169,7 +169,7 @@ async def test_gateway_restarted_in_the_middle_of_a_silent_re_run_stays_silent(
     scene.ends("a")
     scene.restore(checkpoint)
     assert scene.asked == ["a"]
-    scene.channel.close()
+    scene.channel.close(deleted=False)
     scene.channel = KernelChannel("k", Journal(tmp_path), scene.told)
     scene.shown.clear()
     scene.open()
