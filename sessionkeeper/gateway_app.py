@@ -28,6 +28,7 @@ from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.stored_files import StoredFiles
 from sessionkeeper.keeper.workspace import Workspace
@@ -77,7 +78,11 @@ class Gateway:
         self.kernels = Kernels(
             state / "kernels", on_rollback="stop" if settings.on_rollback == "stop" else "replay"
         )
-        self.nodes = Nodes(settings.lease_seconds, lambda node: self.keeper.node_changed(node))
+        self.nodes = Nodes(
+            settings.lease_seconds,
+            lambda node: self.keeper.node_changed(node),
+            Notices(state / "notices.json"),
+        )
         self.grants = Grants()
         channels = KernelChannels(self.kernels)
         self.keeper = SessionKeeper(

@@ -111,8 +111,7 @@ class DrainHandler(Handler):
         except (ValueError, AttributeError):
             raise HTTPError(400, reason="deadline must be a number of seconds") from None
         began = time.monotonic()
-        node.draining = True
-        node.leaves_at = asyncio.get_running_loop().time() + deadline
+        self.nodes.drain(node, deadline)
         moving = asyncio.ensure_future(self.keeper.drain(node))
         done, _ = await asyncio.wait({moving}, timeout=deadline)
         moved = [self.keeper.session] if done and moving.result() else []
@@ -132,8 +131,7 @@ class UncordonHandler(Handler):
 
     def post(self, name: str) -> None:
         node = self.nodes.get(name)
-        node.draining = False
-        self.keeper.changed()
+        self.nodes.uncordon(node)
         self.finish({"name": name, "state": node.state})
 
 

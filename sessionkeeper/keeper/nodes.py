@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from gateway.errors import GatewayError
 from sessionkeeper.errors import UnknownNode
+from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -155,9 +156,12 @@ class Node:
 class Nodes:
     """All nodes by name. ``changed`` is called with a node whenever its state changed."""
 
-    def __init__(self, lease: float, changed: Callable[[Node], None]) -> None:
+    def __init__(
+        self, lease: float, changed: Callable[[Node], None], notices: Notices | None = None
+    ) -> None:
         self.lease = lease
         self._changed = changed
+        self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
 
     def __iter__(self) -> Any:
@@ -192,8 +196,26 @@ class Nodes:
             node.hello = hello
             node.connect(connection)
         self.heard(node)
+        left = self._notices.left(name, hello.get("instance"))
+        if left is not None and not node.draining:
+            self._leaves(node, left)
         self._changed(node)
         return node
+
+    def drain(self, node: Node, seconds: float) -> None:
+        """The node leaves in so many seconds; nothing new is placed there."""
+        self._notices.give(node.name, node.hello.get("instance"), seconds)
+        self._leaves(node, seconds)
+
+    def uncordon(self, node: Node) -> None:
+        """The notice is withdrawn."""
+        self._notices.withdraw(node.name)
+        node.draining = False
+        self._changed(node)
+
+    def _leaves(self, node: Node, seconds: float) -> None:
+        node.draining = True
+        node.leaves_at = asyncio.get_running_loop().time() + seconds
 
     def expect(self, name: str) -> None:
         """A node of that name had a session when this process ended: it has one lease to come
@@ -254,6 +276,7 @@ class Nodes:
     def _lose(self, node: Node, why: str) -> None:
         if not node.gone.done():
             log.warning("node %s is lost: it %s", node.name, why)
+            self._notices.withdraw(node.name)
             node.gone.set_result(None)
             if node.connection is not None:
                 node.connection.close("your lease is over")

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import selectors
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from gateway.errors import AgentGone
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.nodes import STALL, NameTaken, Node, NodeLost, Nodes
+from sessionkeeper.keeper.notices import Notices
 
 T = TypeVar("T")
 LEASE = 4.0
@@ -81,9 +83,9 @@ class Wire:
 class Watched(Nodes):
     """Nodes, and the states each was in."""
 
-    def __init__(self) -> None:
+    def __init__(self, notices: Notices | None = None) -> None:
         self.states: list[tuple[str, str]] = []
-        super().__init__(LEASE, lambda node: self.states.append((node.name, node.state)))
+        super().__init__(LEASE, lambda node: self.states.append((node.name, node.state)), notices)
 
 
 def hello(name: str = "a", **more: Any) -> dict[str, Any]:
@@ -116,6 +118,47 @@ def test_heard_again_it_is_not_suspect_any_more() -> None:
         await asyncio.sleep(LEASE * 0.9)
         assert not node.gone.done()
         await node.gone
+
+    on_clock(work)
+
+
+def test_notice_outlives_the_gateway_and_not_the_node(tmp_path: Path) -> None:
+    file = tmp_path / "notices.json"
+
+    async def given(clock: Clock) -> None:
+        nodes = Watched(Notices(file))
+        nodes.drain(nodes.joined(Wire(), hello()), 30.0)
+
+    async def restarted(clock: Clock) -> None:
+        nodes = Watched(Notices(file))
+        nodes.expect("a")
+        node = nodes.joined(Wire(), hello())
+        assert node.state == "draining"
+        assert node.leaves_at - clock.time() == pytest.approx(30.0, abs=5.0)
+        assert nodes.joined(Wire(), hello("b")).state == "ready"
+        await node.gone
+
+    async def made_anew(clock: Clock) -> None:
+        assert Watched(Notices(file)).joined(Wire(), hello()).state == "ready"
+
+    for work in (given, restarted, made_anew):
+        on_clock(work)
+
+
+def test_notice_is_for_one_life_of_a_node_and_can_be_withdrawn(tmp_path: Path) -> None:
+    file = tmp_path / "notices.json"
+
+    async def work(clock: Clock) -> None:
+        before = Watched(Notices(file))
+        before.drain(before.joined(Wire(), hello("a")), 30.0)
+        stays = before.joined(Wire(), hello("b"))
+        before.drain(stays, 30.0)
+        before.uncordon(stays)
+        assert stays.state == "ready"
+        after = Watched(Notices(file))
+        another = {"node": "a", "instance": "a-2"}
+        assert after.joined(Wire(), another).state == "ready"
+        assert after.joined(Wire(), hello("b")).state == "ready"
 
     on_clock(work)
 
