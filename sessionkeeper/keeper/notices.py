@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
 from gateway import durable
+
+log = logging.getLogger(__name__)
 
 
 class Notices:
@@ -17,8 +20,11 @@ class Notices:
         self._file = file
         self._given: dict[str, tuple[str | None, float]] = {}
         if file is not None and file.exists():
-            kept = json.loads(file.read_text())
-            self._given = {name: (instance, at) for name, (instance, at) in kept.items()}
+            try:
+                kept = json.loads(file.read_text())
+                self._given = {name: (instance, at) for name, (instance, at) in kept.items()}
+            except (ValueError, TypeError, AttributeError):
+                log.error("%s cannot be read: who was leaving must be told again", file)
 
     def give(self, node: str, instance: str | None, seconds: float) -> None:
         """The node leaves in so many seconds."""
