@@ -61,6 +61,7 @@ class Shim:
         self._quiet_at: float | None = None
         self._probe_at = 0.0
         self._probed = self._heard = False
+        self._connecting = 0
         self._kill_at: float | None = None
         self._stops: list[tuple[AgentSocket, Any]] = []
         self._executes: dict[str, tuple[AgentSocket, Any, float]] = {}
@@ -175,12 +176,19 @@ class Shim:
     def _start(self, spec: dict[str, Any]) -> int:
         self.ready = self._probed = self._heard = False
         self._probe_at = 0.0
+        self._connecting = self.epoch
         self.link.pause(STARTING)
         self._pid = self.kernel.start(spec)
         return self._pid
 
     def _become_ready(self, now: float) -> None:
         """Requests wait until the kernel answers one of ours and its iopub is heard."""
+        if self._connecting != self.epoch:
+            # Restored in the middle of it: a connection that was half made is never answered.
+            self._connecting = self.epoch
+            self._probed = self._heard = False
+            self._probe_at = 0.0
+            self.kernel.reconnect()
         if not self.kernel.connect():
             return
         if now >= self._probe_at:

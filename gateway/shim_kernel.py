@@ -57,6 +57,7 @@ class Kernel:
         self.ipc_dir = ipc_dir
         self.session = uuid.uuid4().hex
         self.sockets: dict[int, Any] = {}
+        self._peers = self._rcvhwm = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.errors: int | None = None  # read end of the kernel's stdout and stderr
         self.last_words = b""
@@ -96,21 +97,32 @@ class Kernel:
             if waits:
                 argv = [*argv[:waits], self._boot(), self._url(), *argv[waits:]]
             self.process, self.errors = self._spawn(argv, env, cwd)
+        # A kernel that waits for us is held back; of one that would drop we take all there is.
+        self._rcvhwm = 1000 if waits else 0
+        self._open_sockets()
+        return self.process.pid
+
+    def reconnect(self) -> None:
+        """Connect anew, as another peer: the kernel may still believe in the former one."""
+        for socket in self.sockets.values():
+            socket.close()
+        self._open_sockets()
+
+    def _open_sockets(self) -> None:
+        self._peers += 1
         for channel, kind in _TYPES.items():
             socket = self._context.socket(kind)
             socket.linger = 0
             socket.sndhwm = 0
-            # A kernel that waits for us is held back; of one that would drop we take all there is.
-            socket.rcvhwm = 1000 if waits else 0
+            socket.rcvhwm = self._rcvhwm
             socket.reconnect_ivl = 10
             if kind == zmq.DEALER:
                 # The same on all: the kernel asks on stdin whoever spoke on shell.
-                socket.identity = self.session.encode()
+                socket.identity = f"{self.session}-{self._peers}".encode()
             else:
                 socket.subscribe(b"")
             self.sockets[channel] = socket
         self._unconnected = dict(_PORTS)
-        return self.process.pid
 
     def _take_warm(self, argv: Sequence[str], env: dict[str, str], cwd: str) -> None:
         if self._warm is None:

@@ -255,6 +255,10 @@ class Agent:
         return opened
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
+        async with self._turn(session):  # an opening waits for it, and has it then
+            await self._stage_here(session, key, blobs, manifest)
+
+    async def _stage_here(self, session: str, key: str, blobs: str, manifest: int) -> None:
         if session in self._tenancies:
             return
         known = self._staged.get(session)
@@ -263,11 +267,12 @@ class Agent:
         await self._unstage(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
-        staged = await asyncio.to_thread(savepoints.stage, session, manifest)
-        if session in self._tenancies:
-            await asyncio.to_thread(savepoints.close)  # it came too late
-        else:
-            self._staged[session] = savepoints, staged
+        try:
+            staged = await asyncio.to_thread(savepoints.stage, session, manifest)
+        except BaseException:
+            await asyncio.to_thread(savepoints.close)
+            raise
+        self._staged[session] = savepoints, staged
 
     async def _unstage(self, session: str) -> None:
         savepoints, _ = self._staged.pop(session, (None, None))

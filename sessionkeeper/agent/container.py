@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import zlib
@@ -34,6 +35,11 @@ from sessionkeeper.agent.runc import Runc
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
 EPOCH_DIGITS = 10
+
+STARTUP_FILES = ("boot.py", "kernel.json")
+"""What a kernel reads beside its sockets while it starts, and it may be dumped before it has."""
+
+STARTUP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,19 @@ class ContainerPlace:
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)
+        for name in STARTUP_FILES:
+            content = _own_small_file(self._directory(slot) / "ipc" / name)
+            if content is not None:
+                (images / f"ipc-{name}").write_bytes(content)
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare(slot, epoch)
+        for name in STARTUP_FILES:
+            if (images / f"ipc-{name}").exists():
+                file = self._directory(slot) / "ipc" / name
+                shutil.copyfile(images / f"ipc-{name}", file)
+                os.chown(file, USER_ID, USER_ID)
+                file.chmod(0o600)
         self._node.runc.restore(self._container(slot), images)
 
     def close(self) -> None:
@@ -197,6 +213,19 @@ class ContainerPlace:
         done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
         if done.returncode:
             raise NodeSetupFailed(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def _own_small_file(path: Path) -> bytes | None:
+    """The content of a regular file in a directory that user code can write to."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > STARTUP_BYTES:
+            return None
+        return file.read(STARTUP_BYTES)
 
 
 def python_prefixes() -> tuple[Path, ...]:

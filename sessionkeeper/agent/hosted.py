@@ -17,8 +17,10 @@ from sessionkeeper.agent.relay import ShimRelay
 from sessionkeeper.agent.workspace import LiveWorkspace
 
 START_TIMEOUT = 30.0
-FIRST_PORT = 42000
-"""Shims listen from here on, in their session's own network namespace."""
+FIRST_PORT = 20000
+"""Shims listen from here on, in their session's own network namespace: below the ports that Linux
+gives to who connects, one of which would find itself there before the shim listens.
+"""
 
 OWN_PYTHON = {"python", "python3", f"python3.{sys.version_info.minor}"}
 """A kernelspec that says no more than this means the Python it is found with, as in Jupyter."""

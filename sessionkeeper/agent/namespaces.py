@@ -34,6 +34,9 @@ def connect_in(namespace: Path, address: tuple[str, int], timeout: float) -> soc
     try:
         connection.settimeout(timeout)
         connection.connect(address)
+        if connection.getsockname() == connection.getpeername():
+            # Nobody listened, and the port it was given was the one it was looking for.
+            raise ConnectionRefusedError(f"nobody listens at {address}")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError:
         connection.close()

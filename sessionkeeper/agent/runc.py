@@ -96,6 +96,9 @@ class Runc:
             "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log),
             "--bundle", str(bundle), container.name,
+            # It tries its bind mounts in the file system that the session's other kernels share,
+            # and takes them back: out of the sight of those that are being restored beside it.
+            within=("unshare", "--mount"),
         )  # fmt: skip
         if done.returncode:
             self.delete(container.name)
@@ -127,10 +130,11 @@ class Runc:
         (bundle / "config.json").write_text(json.dumps(config(container)))
         return bundle
 
-    def _call(self, *arguments: str) -> Outcome:
+    def _call(self, *arguments: str, within: tuple[str, ...] = ()) -> Outcome:
         with tempfile.NamedTemporaryFile(dir=self.base, prefix="log-") as log:
+            runc = [*within, self._runc, "--root", str(self.base / "state"), "--log", log.name]
             done = subprocess.run(
-                [self._runc, "--root", str(self.base / "state"), "--log", log.name, *arguments],
+                [*runc, *arguments],
                 stdin=subprocess.DEVNULL,
                 # A detached container inherits what it is given here; a pipe would never close.
                 stdout=subprocess.PIPE if arguments[0] in {"list", "state"} else subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from system.counters import Counter
@@ -74,6 +75,20 @@ async def test_cell_sent_while_the_session_moves_is_run_once(system: System, fol
         assert await kernel.ask("n += 1\nn") == "1"
         await draining
         assert await kernel.ask("n") == "1"
+
+
+async def test_kernels_that_are_just_starting_move_and_answer(system: System, folder: Folder):
+    async with AsyncExitStack() as kernels:
+        started = []
+        for _ in range(2):
+            # Dumped before they have read what they start with, or half connected to their shim.
+            for _ in range(2):
+                started.append(await kernels.enter_async_context(system.kernel(path=folder.name)))
+            source = (await system.running())["node"]
+            await system.drain(source)
+            await system.start_node(source)
+        for kernel in started:
+            assert await kernel.ask("6 * 7") == "42"
 
 
 CONNECTIONS = """

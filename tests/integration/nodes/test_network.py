@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.nodes import network
 from sessionkeeper.nodes.network import End, NetworkError
 
@@ -126,3 +127,17 @@ def test_what_the_tool_refuses_is_told_in_its_words(netns: Callable[[str], Path]
     with pytest.raises(NetworkError, match="no-such-link"):
         network.set_link("no-such-link", up=True)
     network.delete_netns("sktest-never-was")
+
+
+def test_a_port_where_nobody_listens_refuses_also_who_was_given_that_port(
+    netns: Callable[[str], Path],
+) -> None:
+    namespace = netns("self")
+    ip = ["ip", "netns", "exec", namespace.name]
+    subprocess.run([*ip, "ip", "link", "set", "lo", "up"], check=True)
+    # Each second connection to one of these two ports comes from the same port.
+    ports = "echo 21000 21001 >/proc/sys/net/ipv4/ip_local_port_range"
+    subprocess.run([*ip, "sh", "-c", ports], check=True)
+    for attempt in range(40):
+        with pytest.raises(ConnectionRefusedError):
+            connect_in(namespace, ("127.0.0.1", 21000 + attempt % 2), timeout=1.0).close()
