@@ -84,6 +84,8 @@ def make_class(meta: Any, name: str, bases: tuple[type, ...], namespace: dict[st
         if base.__module__ == "__main__" and "__init_subclass__" in base.__dict__
     }
     maker = next(kind for kind in meta.__mro__ if kind.__module__ != "__main__")
+    if maker.__name__ == "_TypedDictMeta":
+        maker = type  # it knows of fields and bases from the class statement only
     for base in hooks:
         type.__delattr__(base, "__init_subclass__")
     try:

@@ -75,6 +75,8 @@ def reducer_for(kind: type) -> Reducer | None:
         if kind is numpy.memmap:
             return _memmap
         return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
+    if numpy is not None and kind in (numpy.finfo, numpy.iinfo):
+        return _type_limits
     if kind.__module__.startswith("pandas.") and kind.__name__ in (
         "BlockManager",
         "SingleBlockManager",
@@ -261,6 +263,10 @@ def _array(pickler: Any, array: Any) -> Any:
         return NotImplemented
     args = (root, type(array), array.dtype, array.shape, array.strides, offset)
     return rebuild.array_view, (*args, array.flags.writeable)
+
+
+def _type_limits(_pickler: Any, limits: Any) -> Any:
+    return type(limits), (limits.dtype,)
 
 
 def _memmap(pickler: Any, array: Any) -> Any:
