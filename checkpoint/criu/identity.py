@@ -92,7 +92,7 @@ class OpenFiles:
                 raise ValueError
         except FileNotFoundError:
             return cls()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Damaged("The list of open files", "its form is not known") from None
         return cls(files, marks)
 
@@ -120,7 +120,7 @@ def identity_below(root: str | os.PathLike[str], path: bytes) -> tuple[int, int]
     open has none (`proc(5)`, `/proc/pid/fd`).
     """
     *parents, name = [part for part in path.split(b"/") if part] or [b""]
-    if b".." in (*parents, name):
+    if b".." in (*parents, name) or b"\0" in path:
         return None
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     at = os.open(root, flags)
@@ -273,3 +273,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > 63:  # protobuf has no longer ones
+            raise IndexError
