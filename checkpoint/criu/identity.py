@@ -204,17 +204,22 @@ def described_files(directory: Path) -> set[tuple[int, bytes]]:
 
     Raises `InvalidImage`.
     """
-    opened = {
-        (descriptor[4], descriptor[1])
-        for path in directory.glob("fdinfo-*.img")
-        for _, descriptor in image_messages(path)
-        if descriptor.get(3) == _REG
-    }
-    names = {
-        file[2]: _fields(file[3])[6]
-        for _, file in image_messages(directory / "files.img")
-        if file.get(1) == _REG
-    }
+    try:
+        opened = {
+            (descriptor[4], descriptor[1])
+            for path in directory.glob("fdinfo-*.img")
+            for _, descriptor in image_messages(path)
+            if descriptor.get(3) == _REG
+        }
+        names = {
+            file[2]: _fields(file[3])[6]
+            for _, file in image_messages(directory / "files.img")
+            if file.get(1) == _REG
+        }
+    except (LookupError, TypeError):
+        raise InvalidImage(
+            "The dump's list of open files is in a form that is not known."
+        ) from None
     return {
         (fd, name)
         for fd, number in opened
