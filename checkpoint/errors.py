@@ -189,3 +189,48 @@ class FileTreeError(CheckpointError):
     """A path in a file tree is not there, or is not of the kind asked for."""
 
     code = "no_such_path"
+
+
+class UnknownSession(CheckpointError):
+    """The store has no session of that id."""
+
+    code = "unknown_session"
+    hint = "`sessionkeeper store list` lists the sessions."
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"The store has no session {session_id!r}.")
+        self.session_id = session_id
+
+
+class SessionExists(CheckpointError):
+    """A fork would have the id of a session that exists."""
+
+    code = "session_exists"
+    hint = "Give the fork another id; the session was left as it is."
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"There is a session {session_id!r} already.")
+        self.session_id = session_id
+
+
+class UnknownTag(CheckpointError):
+    """A session has no tag of that name."""
+
+    code = "unknown_tag"
+    hint = "`sessionkeeper store show` lists a session's tags."
+
+    def __init__(self, session_id: str, name: str) -> None:
+        super().__init__(f"Session {session_id!r} has no tag {name!r}.")
+        self.name = name
+
+
+class UnknownCheckpoint(CheckpointError):
+    """A session has no checkpoint of that number."""
+
+    code = "unknown_checkpoint"
+    hint = "`sessionkeeper store show` lists a session's checkpoints."
+
+    def __init__(self, session_id: str, number: int | None) -> None:
+        which = "no checkpoint" if number is None else f"no checkpoint {number}"
+        super().__init__(f"Session {session_id!r} has {which}.")
+        self.number = number

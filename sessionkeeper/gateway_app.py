@@ -16,7 +16,7 @@ from tornado.web import Application
 from checkpoint.blobs import open_store, probe
 from checkpoint.errors import CheckpointError, StoreError
 from checkpoint.files import TreeView
-from checkpoint.keys import MasterKey
+from checkpoint.keys import find_master_keys
 from checkpoint.reader import Reader
 from checkpoint.repository import Repository
 from gateway.app import listen, make_app
@@ -148,7 +148,7 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
     try:
         store = open_store(store_url)
         probe(store)
-        return Repository.open(store, session, MasterKey.from_file(master_key))
+        return Repository.open(store, session, *find_master_keys(master_key))
     except StoreError as error:
         raise StoreUnusable(str(error)) from error
     except CheckpointError as error:
