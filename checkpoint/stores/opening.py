@@ -11,7 +11,7 @@ from checkpoint.errors import AlreadyExists, ConditionNotHonoured, UnsupportedSt
 from checkpoint.stores.directory import LocalDirectory
 from checkpoint.stores.prefixed import Prefixed
 from checkpoint.stores.protocol import BlobStore, check_key
-from checkpoint.stores.retrying import Retrying
+from checkpoint.stores.retrying import DEFAULT_BACKOFF, Backoff, Retrying
 
 STYLES = ("path", "virtual")
 
@@ -28,9 +28,9 @@ class S3Place:
     style: str | None = None
 
 
-def open_store(url: str) -> BlobStore:
+def open_store(url: str, backoff: Backoff = DEFAULT_BACKOFF) -> BlobStore:
     """The store that a path or URL names: a directory (`/path`, `file:///path`), or a bucket
-    (`s3://bucket/prefix?…`, see `parse_s3`), with what may pass tried again.
+    (`s3://bucket/prefix?…`, see `S3Place`), where what may pass is tried again.
 
     Raises `UnsupportedStore`, `StoreNotWritable`.
     """
@@ -41,7 +41,7 @@ def open_store(url: str) -> BlobStore:
         case "file" if parts.netloc in ("", "localhost") and parts.path.startswith("/"):
             return LocalDirectory(unquote(parts.path))
         case "s3":
-            return _open_s3(parse_s3(parts))
+            return _open_s3(parse_s3(parts), backoff)
         case _:
             raise UnsupportedStore(f"No kind of store is known for {url!r}.")
 
@@ -75,7 +75,7 @@ def parse_s3(parts: SplitResult) -> S3Place:
     return S3Place(parts.netloc, prefix, endpoint, settings.get("region"), style)
 
 
-def _open_s3(place: S3Place) -> BlobStore:
+def _open_s3(place: S3Place, backoff: Backoff) -> BlobStore:
     try:
         from checkpoint.stores.s3 import S3  # boto3 is large, and an extra
     except ModuleNotFoundError as error:
@@ -83,7 +83,7 @@ def _open_s3(place: S3Place) -> BlobStore:
             raise
         raise UnsupportedStore("s3:// needs boto3: pip install 'sessionkeeper[s3]'.") from error
     store = S3(place.bucket, endpoint=place.endpoint, region=place.region, style=place.style)
-    return Prefixed(Retrying(store), place.prefix)
+    return Prefixed(Retrying(store, backoff), place.prefix)
 
 
 def probe(store: BlobStore) -> None:

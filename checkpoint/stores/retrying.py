@@ -27,12 +27,15 @@ class Backoff:
     """The longest pause after the first failure; doubled after each further one."""
     most: float = 5.0
     """No pause is longer."""
-    limit: float = 20.0
+    limit: float = 60.0
     """Nothing is tried again when it could not begin within this time after the first try."""
 
     def pause(self, failures: int, chance: float) -> float:
         """How long to wait after so many failures (at least 1); `chance` is from [0, 1)."""
         return chance * min(self.most, self.first * 2.0 ** min(failures - 1, 60))
+
+
+DEFAULT_BACKOFF = Backoff()
 
 
 class Retrying:
@@ -47,7 +50,7 @@ class Retrying:
     retryable.
     """
 
-    def __init__(self, store: BlobStore, backoff: Backoff = Backoff()) -> None:
+    def __init__(self, store: BlobStore, backoff: Backoff = DEFAULT_BACKOFF) -> None:
         self.store = store
         self.backoff = backoff
 

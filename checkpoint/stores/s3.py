@@ -22,7 +22,8 @@ from checkpoint.stores.protocol import Buffer, check_key
 from checkpoint.stores.s3_errors import BOTO_ERRORS, RangeBeyondEnd, translated
 
 _CONNECT_SECONDS = 5
-_SILENT_SECONDS = 20  # no byte in either direction for so long: broken
+# No byte in either direction for so long: broken. A slow uplink has seconds of bytes under way.
+_SILENT_SECONDS = 30
 _CONNECTIONS = 32
 _READ_SIZE = 256 << 10
 

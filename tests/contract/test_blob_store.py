@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from s3.fixtures import s3_service
 from s3.service import new_bucket
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -33,8 +32,6 @@ from checkpoint.errors import AlreadyExists, NotFound
 from checkpoint.stores.s3 import S3
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.keeper.blobs import BlobHandler, Grant, Grants
-
-__all__ = ["s3_service"]
 
 
 @cache

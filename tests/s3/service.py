@@ -15,6 +15,9 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _numbers = itertools.count(1)
 
+PAGE = 100
+"""Keys that moto gives in one answer; AWS gives 1000."""
+
 # For whoever speaks to these services; nothing of the machine's own settings is used.
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -30,7 +33,8 @@ CREDENTIALS = {
 def moto() -> Iterator[str]:
     """The URL of a service that honours conditions."""
     command = [sys.executable, str(_HERE / "moto_process.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environ = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
