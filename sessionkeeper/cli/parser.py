@@ -126,7 +126,11 @@ def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
 
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
-    "--store": ("URL", "blob store: a directory (in the state directory by default)"),
+    "--store": (
+        "URL",
+        "blob store: a directory, or s3://bucket/prefix?endpoint=URL&region=R&style=path"
+        " (a directory in the state directory)",
+    ),
     "--port": ("P", "port for the browser (8888); the gateway takes one above it"),
     "--host": ("ADDRESS", "address for the browser (127.0.0.1)"),
     "--runtime": ("R", "auto, container or process (auto: see `sessionkeeper doctor`)"),
@@ -147,7 +151,7 @@ _GATEWAY_FLAGS = {
     "--agent-host": ("ADDRESS", "another address to listen on, for agents"),
     "--token-file": ("FILE", "the token that clients show"),
     "--agent-token-file": ("FILE", "the token that agents show"),
-    "--store": ("URL", "blob store"),
+    "--store": ("URL", "blob store: a directory, or s3://bucket/prefix?endpoint=URL"),
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),

@@ -68,11 +68,11 @@ def namespaces_work() -> bool:
 
 
 def _check_store(url: str) -> None:
-    from checkpoint.blobs import open_store, probe
+    from checkpoint.blobs import Backoff, open_store, probe
     from checkpoint.errors import CheckpointError
 
     try:
-        probe(open_store(url))
+        probe(open_store(url, Backoff(limit=5)))  # somebody waits to be told
     except CheckpointError as error:
         raise StoreUnusable(f"the store {url} cannot be used: {error}", hint=error.hint) from None
 
