@@ -83,7 +83,7 @@ def check_marker(repository: Repository, session_id: str) -> None:
     plain = FORK.decode(repository.keys, data, f"{repository.pool} {session_id}", what)
     try:
         json.loads(plain)
-    except ValueError:
+    except (RecursionError, ValueError):
         raise Damaged(what, "it is not JSON") from None
 
 

@@ -40,7 +40,7 @@ def decode(data: bytes, keys: SessionKeys, pool: str) -> Mark:
         fields = json.loads(plain)
         chains = {str(name): int(number) for name, number in fields["chains"].items()}
         return Mark(frozenset(map(str, fields["packs"])), chains)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise Damaged(what, "its fields are not those of one") from None
 
 

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
+from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from checkpoint import garbage, tags
 from checkpoint.blobs import Memory
 from checkpoint.chunks import chunk_id, seal, unseal
 from checkpoint.criu.identity import OPEN_FILES, OpenFiles, image_messages, note_open_files
@@ -33,7 +35,7 @@ from checkpoint.errors import CheckpointError, Damaged
 from checkpoint.files import Entry, Kind, TreeView, materialize
 from checkpoint.files.ignore import parse
 from checkpoint.files.tree import Segment, decode_directory, decode_segments, encode_directory
-from checkpoint.keys import MasterKey, SessionKeys
+from checkpoint.keys import MasterKey, SessionKeys, unwrap_key, wrap_key
 from checkpoint.manifest import (
     Body,
     Manifest,
@@ -46,6 +48,7 @@ from checkpoint.manifest import (
 from checkpoint.objects import load_list, load_object, split_ids
 from checkpoint.packs import PackRef, decode_index, encode_pack, tail_size
 from checkpoint.reader import Reader
+from checkpoint.sealed import GARBAGE, TAG
 from checkpoint.writer import Writer
 
 KEYS = SessionKeys(b"k" * 32)
@@ -244,10 +247,44 @@ def test_pack_index_inside_its_seal(plain: bytes, count: int) -> None:
         _reads_or_refuses(lambda: decode_index(KEYS, PackRef(b"p" * 16, size, len(sealed)), tail))  # noqa: B023
 
 
+WRAPPED = wrap_key(MASTER, b"s" * 32, "one", "pool")
+
+
 @fuzzed
-@given(near(MASTER.wrap(b"s" * 32, "one")))
+@given(near(WRAPPED))
+@example(b"")
 def test_wrapped_key(data: bytes) -> None:
-    _reads_or_refuses(lambda: SessionKeys(MASTER.unwrap(data, "one")))
+    _reads_or_refuses(lambda: unwrap_key(data, "one", MASTER))
+    summed = data + blake3(data).digest()[:8]
+    _reads_or_refuses(lambda: unwrap_key(summed, "one", MASTER))
+
+
+@fuzzed
+@given(near(WRAPPED[:-8]))
+def test_wrapped_key_inside_its_checksum(body: bytes) -> None:
+    _reads_or_refuses(lambda: unwrap_key(body + blake3(body).digest()[:8], "one", MASTER))
+
+
+@fuzzed
+@given(near(TAG.encode(KEYS, struct.pack("<Q", 7) + b"stored", "one name")))
+def test_tag(data: bytes) -> None:
+    _reads_or_refuses(lambda: tags.decode(data, KEYS, "one", "name"))
+
+
+@fuzzed
+@given(near(struct.pack("<Q", 7) + b"stored"))
+def test_tag_inside_its_seal(plain: bytes) -> None:
+    data = TAG.encode(KEYS, plain, "one name")
+    _reads_or_refuses(lambda: tags.decode(data, KEYS, "one", "name"))
+
+
+@fuzzed
+@given(near_json({"packs": ["00" * 16], "newest": {"one": 7}}) | st.binary(max_size=50))
+@example(DEEP)
+@example(LONG_NUMBER)
+def test_list_of_garbage(plain: bytes) -> None:
+    data = GARBAGE.encode(KEYS, plain, "pool")
+    _reads_or_refuses(lambda: garbage.decode(data, KEYS, "pool"))
 
 
 @fuzzed
