@@ -27,7 +27,7 @@ class Backoff:
     """The longest pause after the first failure; doubled after each further one."""
     most: float = 5.0
     """No pause is longer."""
-    limit: float = 60.0
+    limit: float = 20.0
     """Nothing is tried again when it could not begin within this time after the first try."""
 
     def pause(self, failures: int, chance: float) -> float:
@@ -130,5 +130,8 @@ class Attempts:
         late = time.monotonic() + pause - self._began > self._backoff.limit
         if not error.retryable or late:
             raise error
-        _log.info("%s: failure %d, again in %.2f s: %s", self._what, self.failures, pause, error)
+        level = logging.INFO if self.failures == 1 else logging.DEBUG
+        _log.log(
+            level, "%s: failure %d, again in %.2f s: %s", self._what, self.failures, pause, error
+        )
         time.sleep(pause)

@@ -72,13 +72,14 @@ def translated(error: Exception, store: str, key: str) -> StoreError:
     """The error to raise for one of `BOTO_ERRORS`. `store` is its name for people."""
     if isinstance(error, boto.ClientError):
         return _answered(error, store, key)
+    said = str(error).rstrip(" .")
     if isinstance(error, _NO_CREDENTIALS):
-        return CredentialsRefused(f"There are no credentials for {store}: {error}.")
+        return CredentialsRefused(f"There are no credentials for {store}: {said}.")
     if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
-        return StoreUnavailable(f"Credentials for {store} could not be fetched: {error}.")
+        return StoreUnavailable(f"Credentials for {store} could not be fetched: {said}.")
     if isinstance(error, boto.ParamValidationError):
-        return UnsupportedStore(f"{store} cannot be used: {error}.")
-    return StoreUnavailable(f"{store} does not answer: {error}.")
+        return UnsupportedStore(f"{store} cannot be used: {said}.")
+    return StoreUnavailable(f"{store} does not answer: {said}.")
 
 
 def _answered(error: boto.ClientError, store: str, key: str) -> StoreError:
