@@ -222,8 +222,10 @@ class Pool(RuleBasedStateMachine):
         self.tagged: dict[tuple[str, str], Manifest] = {}
         self.committed: dict[tuple[str, int], Manifest] = {}
         self.recent: dict[str, list[bytes]] = {"s0": []}
+        self.go_on(0, 3)
 
-    which = st.integers(0, 3)
+    which = st.sampled_from([0, 0, 1, 2])
+    crash = st.sampled_from([None, None, None, 0, 1, 2, 3])
 
     def _name(self, which: int) -> str:
         names = sorted(self.sessions)
@@ -266,20 +268,23 @@ class Pool(RuleBasedStateMachine):
             manifest = commit(self.sessions[name], ready)
             self.committed[name, manifest.number] = manifest
 
-    @rule(which=which)
-    def give_up_body(self, which: int) -> None:
-        """Its answer was lost: the next body is the one that counts."""
-        self.ready.pop(self._name(which), None)
+    @rule(which=which, times=st.integers(1, 3))
+    def go_on(self, which: int, times: int) -> None:
+        for _ in range(times):
+            if self._name(which) not in self.ready:
+                self.finish(which, 1)
+            self.commit(which)
 
-    @rule(which=which)
-    def lose_node(self, which: int) -> None:
+    @rule(which=which, node=st.booleans())
+    def lose_body(self, which: int, node: bool) -> None:
+        """Its answer, or the whole node."""
         name = self._name(which)
-        if name in self.writers:
+        self.ready.pop(name, None)
+        if node and name in self.writers:
             self.writers.pop(name).close()
-            self.ready.pop(name, None)
 
-    @rule(which=which, at=st.integers(0, 9), crash=st.none() | st.integers(0, 4))
-    @precondition(lambda self: len(self.sessions) < 4)
+    @rule(which=which, at=st.integers(0, 9), crash=crash)
+    @precondition(lambda self: len(self.sessions) < 3)
     def fork(self, which: int, at: int, crash: int | None) -> None:
         parent = self.sessions[self._name(which)]
         numbers = parent.numbers()
@@ -309,7 +314,7 @@ class Pool(RuleBasedStateMachine):
         if self.tagged.pop((session, name), None):
             tags.untag(self.sessions[session], name)
 
-    @rule(which=which, crash=st.none() | st.integers(0, 4))
+    @rule(which=which, crash=crash)
     def prune(self, which: int, crash: int | None) -> None:
         name = self._name(which)
         store = self.store if crash is None else DyingStore(self.store, crash)
@@ -325,8 +330,11 @@ class Pool(RuleBasedStateMachine):
         for number in known - left:
             del self.committed[name, number]
 
-    @rule(which=which, crash=st.none() | st.integers(0, 4))
-    def collect(self, which: int, crash: int | None) -> None:
+    @rule(which=which, crash=crash, first=st.booleans())
+    def collect(self, which: int, crash: int | None, first: bool) -> None:
+        """After something to collect was made, at times."""
+        if first:
+            self.prune(which, None)
         store = self.store if crash is None else DyingStore(self.store, crash)
         with contextlib.suppress(StoreUnavailable):
             collect(opened(store, self._name(which)))
@@ -355,4 +363,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = Pool.TestCase
-TestPool.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestPool.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
