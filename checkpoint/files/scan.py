@@ -39,6 +39,7 @@ from checkpoint.files.tree import (
 from checkpoint.objects import StoredObject, store_object
 from checkpoint.writer import Writer
 
+SOCKET = "sockets cannot be saved"
 _TICK_NS = 50_000_000
 _ATTEMPTS = 3  # at reading a file that changes meanwhile
 _AGAIN_BYTES = 16 << 20  # a larger one is read once
@@ -265,7 +266,7 @@ class _Scanner:
             self.ignored.append(path)
             return None
         if kind is None:
-            self.skipped.append(Skipped(path, "sockets cannot be saved"))
+            self.skipped.append(Skipped(path, SOCKET))
             return None
         if kind is Kind.DIRECTORY:
             if status.st_dev != self._device or at.depth >= _MAX_DEPTH:
