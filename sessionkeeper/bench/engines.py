@@ -148,6 +148,7 @@ async def _restore(one: Stand, figure: str) -> None:
     if (found := await one.run("", CHECK)) != wanted:
         raise RunFailed(f"the kernel holds other values: {found} is not {wanted}")
     _value(figure, taken)
+    _say(f"{figure}: {_parts([one.opening])}")
 
 
 async def _big(bench: Bench) -> None:

@@ -54,6 +54,8 @@ class Stand:
     repository: Repository
     number: int = 0
     epoch: int = 0
+    opening: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part of the newest `begin`."""
     _tenancy: Tenancy | None = field(default=None, repr=False)
     _link: GatewayLink | None = field(default=None, repr=False)
 
@@ -82,6 +84,7 @@ class Stand:
         }
         opened = await self._tenancy.open(self.number or None, [kernel], True, [], None)
         self._say()
+        self.opening = opened["seconds"]
         outcome = opened["kernels"][KERNEL]
         if self.number and (outcome["state"] != "restored" or outcome["why"]):
             raise RunFailed(f"the kernel did not come back as it was: {outcome}")
