@@ -64,5 +64,5 @@ def _storage(_pickler: Any, storage: Any) -> Any:
     if not size:
         return rebuild.tensor_storage, (b"",)
     memory = (ctypes.c_char * size).from_address(storage.data_ptr())
-    memory.owner = storage  # type: ignore[attr-defined]  # lives as long as somebody reads it
+    memory.owner = storage  # lives as long as somebody reads it
     return rebuild.tensor_storage, (pickle.PickleBuffer(memory),)
