@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sessionkeeper.cli.store_parser import add_store
+
 __all__ = ["parse"]
 
 _TOP = """\
@@ -14,6 +16,7 @@ Notebook sessions that outlive the node they run on.
   sessionkeeper status                            where the session is, how old its checkpoint
   sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
   sessionkeeper node kill node-1                  a node is gone without a word
+  sessionkeeper store list                        sessions and checkpoints that are kept
   sessionkeeper doctor                            what this machine can do, and what it lacks
 
 `sessionkeeper COMMAND --help` explains a command.
@@ -86,6 +89,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    add_store(commands, _add)
     _add_machine(commands)
     _add_parts(commands)
     return parser
