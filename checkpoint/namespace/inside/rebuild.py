@@ -190,6 +190,18 @@ def set_tensor(made: Any, state: dict[str, Any]) -> None:
     made.grad = state["grad"]
 
 
+def polars_series(name: str, dtype: Any, numbers: Any) -> Any:
+    """A polars column of ``numbers``, a numpy array of what ``dtype`` is made of."""
+    polars: Any = importlib.import_module("polars")
+    series = polars.Series(name, numbers)
+    return series if series.dtype == dtype else series.cast(dtype)
+
+
+def polars_frame(columns: list[Any]) -> Any:
+    polars: Any = importlib.import_module("polars")
+    return polars.DataFrame(columns)
+
+
 def _open(path: Any, mode: str, text: dict[str, Any], buffering: int, opener: Any) -> Any:
     if "b" in mode:
         return io.open(path, mode, buffering=buffering, opener=opener)  # noqa: UP020

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from . import files, rebuild, tensors
+from . import files, frames, rebuild, tensors
 from .files import Unsaved
 
 Reducer = Callable[[Any, Any], Any]
@@ -82,7 +82,7 @@ def reducer_for(kind: type) -> Reducer | None:
         "SingleBlockManager",
     ):
         return _block_manager
-    return tensors.reducer_for(kind)
+    return tensors.reducer_for(kind) or frames.reducer_for(kind)
 
 
 def is_hopeless(obj: Any) -> bool:

@@ -250,6 +250,7 @@ POLARS = Library(
         Row("DataFrame", "pl.DataFrame({'a': [1, None], 's': ['x', 'ü'], 'l': [[1], []], 'f': [0.5, None]})", "it.equals(new) and it.schema == new.schema"),
         Row("DataFrame, large", "pl.DataFrame({'a': np.random.default_rng(0).random(50_000)})", "it.equals(new)"),
         Row("DataFrame, categories, enums, structs, dates", "pl.DataFrame({'c': pl.Series(['u', 'v'], dtype=pl.Categorical), 'e': pl.Series(['p'] * 2, dtype=pl.Enum(['p'])), 'r': [{'k': 1}, {'k': 2}], 'd': pl.Series([0, 1], dtype=pl.Date)})", "it.equals(new) and it.schema == new.schema"),
+        Row("DataFrame, large, all kinds of columns", "pl.select(pl.int_range(20_000, dtype=pl.Int32).alias('i')).with_columns(pl.col('i').cast(pl.Float64).sqrt().alias('f'), pl.col('i').cast(pl.Datetime('us', 'UTC')).alias('t'), pl.col('i').cast(pl.Date).alias('d'), pl.col('i').cast(pl.String).alias('s'), pl.when(pl.col('i') > 9).then(pl.col('i')).alias('n'), (pl.col('i') % 2 == 0).alias('b'))", "it.equals(new) and it.schema == new.schema"),
         Row("Series", "pl.Series('n', [1, 2, None])", "it.equals(new) and it.name == new.name"),
         Row("Series of datetimes with time zone", "pl.Series([0, 1]).cast(pl.Datetime('us', 'Europe/Berlin'))", "it.equals(new) and it.dtype == new.dtype"),
         Row("Series of decimals", "pl.Series(['1.10', '2']).cast(pl.Decimal(10, 2))", "it.equals(new) and it.dtype == new.dtype"),
