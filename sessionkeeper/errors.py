@@ -200,6 +200,7 @@ EXIT_INTERRUPTED = 130
 # Errors of the other packages, which know nothing of exit codes: their `code` -> exit code.
 EXIT_CODES: dict[str, int] = {
     "store_not_writable": 5,
+    "store_credentials_refused": 5,
     "condition_not_honoured": 5,
     "unsupported_store": 5,
     "wrong_key": 5,
@@ -212,6 +213,7 @@ EXIT_CODES: dict[str, int] = {
     "store_full": 11,
     "journal_full": 11,
     "store_unavailable": 69,
+    "transfer_broken": 69,
     "no_compute": 69,
     "agent_gone": 69,
     "agent_timeout": 69,

@@ -99,13 +99,13 @@ def test_create_whose_answer_was_lost_is_done_once(
 def test_slow_service_is_waited_for_as_long_as_something_arrives(
     service: FaultyService, direct: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(s3, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(s3, "_CONNECT_SECONDS", 0.8)
+    monkeypatch.setattr(s3, "_SILENT_SECONDS", 1.5)
     impatient = S3(direct.bucket, endpoint=service.url, style="path")
     service.bytes_per_second = 4e6
-    data = DATA * 2  # takes 1.5 s, of which 0.6 s are in socket buffers
+    data = (DATA * 3)[: 7 << 20]  # takes 1.8 s, of which 0.7 s are in socket buffers
     impatient.create("key", data)
     assert impatient.get("key") == data
-    service.bytes_per_second = 50e3  # a silence of 1.3 s
+    service.bytes_per_second = 30e3  # a silence of 2 s
     with pytest.raises(StoreUnavailable, match="imeout"):
         impatient.get("key")
