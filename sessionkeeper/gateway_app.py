@@ -150,7 +150,7 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
         probe(store)
         return Repository.open(store, session, *find_master_keys(master_key))
     except StoreError as error:
-        raise StoreUnusable(str(error), hint=error.hint or None) from error
+        raise StoreUnusable(str(error), hint=None if error.retryable else error.hint) from error
     except CheckpointError as error:
         raise StoreUnusable(f"the session's key: {error}", hint=error.hint) from error
 
