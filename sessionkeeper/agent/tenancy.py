@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
+from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Tenancy:
         """
         clock = Stopwatch()
         place = self.hosted.place
+        await asyncio.to_thread(this_cpu)  # asks CRIU, once: not while kernels stand still
         opened: Manifest | None = None
         images: Staged | None = None
         refused: list[str] = []
@@ -300,7 +301,7 @@ class Tenancy:
     def _meta(self) -> dict[str, Any]:
         return {
             "writes": self.hosted.writes,
-            "cpu": cpu_model(),
+            **this_cpu().json(),
             "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }
@@ -316,14 +317,6 @@ class Tenancy:
             if found["type"] == "directory" and candidate:
                 return place.seen(f"{place.home}/{candidate.strip('/')}")
         return place.seen(place.home)
-
-
-def cpu_model() -> str:
-    """Return the CPU's name: process images are restored where it is the same."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _only(manifest: Manifest, kernels: Iterable[str]) -> Manifest:
