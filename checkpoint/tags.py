@@ -50,7 +50,7 @@ def tag(repository: Repository, name: str, number: int | None = None) -> int:
         blobs.put(key, encode(Tag(name, number, stored), repository.keys, repository.session_id))
         blobs.get(at, 0, 1)
     except NotFound:
-        untag_quietly(repository, name, number)
+        _withdraw(repository, name, number)
         raise UnknownCheckpoint(repository.session_id, number) from None
     return number
 
@@ -62,7 +62,7 @@ def untag(repository: Repository, name: str) -> None:
     repository.blobs.delete(_key(name))
 
 
-def untag_quietly(repository: Repository, name: str, number: int) -> None:
+def _withdraw(repository: Repository, name: str, number: int) -> None:
     """Take a name away from a checkpoint that has gone, if it has it."""
     try:
         found = load(repository.blobs, repository.keys, repository.session_id, name)

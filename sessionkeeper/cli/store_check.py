@@ -12,7 +12,6 @@ from checkpoint.errors import CheckpointError, Damaged, UnknownFormat, UnknownSe
 from checkpoint.fsck import Finding, Report, check
 from checkpoint.repair import rebuild, repair, repair_key
 from checkpoint.repository import Repository
-from checkpoint.rotation import session_ids
 from sessionkeeper.cli.store_place import Place, steps
 
 __all__ = ["fsck"]
@@ -27,10 +26,14 @@ def fsck(arguments: Namespace) -> int:
     told: list[dict[str, Any]] = []
     left, seen = 0, set()
     with steps(arguments, "reading every byte") as progress:
-        for session_id in [arguments.session] if arguments.session else session_ids(place.store):
+        for session_id in [arguments.session] if arguments.session else _present(place.store):
             try:
                 repository = _opened(place, session_id, peer, told, arguments.repair)
-            except (Damaged, UnknownFormat) as error:
+            except (Damaged, UnknownFormat, UnknownSession) as error:
+                if isinstance(error, UnknownSession):
+                    if arguments.session:
+                        raise
+                    error = Damaged(f"The key of session {session_id!r}", "it is missing")
                 left += 1
                 told.append({"what": error.what, "why": str(error), "all_checkpoints": True})
                 continue
@@ -59,6 +62,11 @@ def fsck(arguments: Namespace) -> int:
             print(_in_words(one))
         print("all of it is intact" if left == 0 else f"{left} damaged objects are left")
     return DAMAGE_FOUND if left else 0
+
+
+def _present(store: BlobStore) -> list[str]:
+    """All sessions of which there is anything: a lost key is damage too."""
+    return sorted({key.split("/")[1] for key in store.list("sessions/")})
 
 
 def _opened(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from checkpoint.blobs import LocalDirectory
-from checkpoint.keys import ENVIRONMENT, master_keys
+from checkpoint.keys import ENVIRONMENT, add_master_key, master_keys
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import Repository
 from sessionkeeper.cli import main
@@ -109,9 +109,10 @@ def test_damaged_key_is_named_and_comes_back_from_a_peer(
     peer = tmp_path / "peer"
     shutil.copytree(state / "store", peer)
     key = state / "store/sessions/lab/key"
-    key.write_bytes(key.read_bytes()[:-1] + b"?")
-    assert main(["store", "fsck", "--state", str(state)]) == 1
-    assert "The key of session 'lab' is damaged" in capsys.readouterr().out
+    for lose in (lambda: key.write_bytes(key.read_bytes()[:-1] + b"?"), key.unlink):
+        lose()
+        assert main(["store", "fsck", "--state", str(state)]) == 1
+        assert "The key of session 'lab' is damaged" in capsys.readouterr().out
     assert _run(state, capsys, "fsck", "--repair", "--peer", str(peer))["intact"]
 
 
@@ -124,6 +125,19 @@ def test_master_key_is_replaced_in_two_steps_that_may_be_repeated(state: Path, c
     _run(state, capsys, "rotate-key", "--drop-old")
     assert [key.key_id for key in master_keys(file)] == [new.key_id]
     assert _run(state, capsys, "fsck")["intact"]
+
+
+def test_replacement_that_was_stopped_goes_on_with_the_same_new_key(
+    state: Path, capsys: Any
+) -> None:
+    new = add_master_key(state / "master.key")
+    drop = ["store", "rotate-key", "--drop-old", "--state", str(state)]
+    assert main(drop) == 2
+    assert "the old key is still needed for lab" in capsys.readouterr().err
+    found = _run(state, capsys, "rotate-key")
+    assert (found["sessions"], found["resumed"]) == (["lab"], True)
+    assert main(drop) == 0
+    assert [key.key_id for key in master_keys(state / "master.key")] == [new.key_id]
 
 
 @pytest.mark.parametrize(
