@@ -26,7 +26,7 @@ def reducer_for(kind: type) -> Callable[[Any, Any], Any] | None:
 
 
 def _tensor(pickler: Any, tensor: Any) -> Any:
-    torch = sys.modules["torch"]
+    torch, leaf = sys.modules["torch"], tensor.is_leaf
     if (
         tensor.device.type != "cpu"
         or tensor.layout is not torch.strided
@@ -35,13 +35,16 @@ def _tensor(pickler: Any, tensor: Any) -> Any:
         or tensor.is_neg()
         or tensor.is_nested
     ):
+        if leaf and tensor.grad is not None:
+            pickler.degrade(tensor, "its gradient is not kept")
         return NotImplemented
-    leaf = tensor.is_leaf
     if not leaf:
         pickler.degrade(tensor, "how it was computed is not kept, so it takes no gradient")
     if tensor._backward_hooks:
         pickler.degrade(tensor, "its hooks are not kept")
     storage = tensor.untyped_storage()
+    if not storage.resizable():
+        pickler.degrade(tensor, "its memory was another object's, as of a numpy array; now its own")
     # The same object for the same memory, so that it is saved once: torch may make a new one.
     storage = pickler.storages.setdefault(storage.data_ptr() or id(tensor), storage)
     args = (
