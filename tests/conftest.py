@@ -74,6 +74,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "r": lambda: _kernel("ir"),
     "bash": lambda: _kernel("bash"),
     "rclone": lambda: "" if rclone() else "no rclone",
+    "git": lambda: _program("git"),
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
 }

@@ -75,6 +75,7 @@ NAMES = (
 )
 
 
+@pytest.mark.needs("git")
 @pytest.mark.parametrize(
     "files",
     [
