@@ -37,9 +37,9 @@ STREAM = 1000 * MB
 """Bytes written for one run of `store_mb_per_s`."""
 
 # What the cells are; a figure's peers run the same ones.
-FILL = "import numpy; x = numpy.random.default_rng(0).random({bytes} // 8)"
-CHANGE = "x[{at}:{at} + 125] = {cell}.5"
-CHECK = "float(x.sum())"
+FILL = "import numpy; x = numpy.random.default_rng(0).random({bytes} // 8); y = numpy.zeros(125)"
+CHANGE = "y[:] = {cell}.5"  # 1 kB
+CHECK = "(float(x.sum()), float(y.sum()))"
 ELEMENT = "x[{at}] = {cell}.25"
 FRAME = """
 import numpy, pandas
@@ -91,15 +91,13 @@ class Bench:
 
 
 async def _cells(bench: Bench) -> None:
-    """The array, and cells that each change 1 kB of it; then SIGKILL, and the first cell."""
+    """The array, and cells that each change 1 kB beside it; then SIGKILL, and the first cell."""
     engine = bench.engine
     async with bench.stand() as one:
         await one.run(FILL.format(bytes=bench.size))
         await one.checkpoint()
         with _failures(f"stored_{engine}_total_mb"):
-            cells = [
-                await _cell(one, CHANGE.format(at=cell * 10007, cell=cell)) for cell in range(CELLS)
-            ]
+            cells = [await _cell(one, CHANGE.format(cell=cell)) for cell in range(CELLS)]
             _value(f"stored_{engine}_total_mb", one.stored() / MB)
             for cell in cells:
                 if engine == "criu":
@@ -143,7 +141,7 @@ async def _restore(one: Stand, figure: str) -> None:
     await one.kill()
     began = time.perf_counter()
     await one.begin()
-    await one.run("y = x[0]")
+    await one.run("z = x[0]")
     taken = time.perf_counter() - began
     if (found := await one.run("", CHECK)) != wanted:
         raise RunFailed(f"the kernel holds other values: {found} is not {wanted}")

@@ -139,7 +139,7 @@ class Stand:
         await asyncio.to_thread(place.restore, kernel.slot, directory, self.epoch)
         await hosted.adopt(kernel)
         self._say()
-        await self.run("y = x[0]")
+        await self.run("z = x[0]")
         return dumped, _size(directory), time.perf_counter() - began
 
     async def kill(self) -> None:

@@ -25,11 +25,12 @@ def main(directory: str, cells: int, size: int) -> None:
     import dill
 
     space = sys.modules["__main__"].__dict__
-    exec(f"import numpy; x = numpy.random.default_rng(0).random({size} // 8)", space)
+    array = f"import numpy; x = numpy.random.default_rng(0).random({size} // 8)"
+    exec(f"{array}; y = numpy.zeros(125)", space)
     paused, stored = [], 0
     for cell in range(cells + 1):
         file = pathlib.Path(directory, f"cell-{cell}.pkl")
-        exec(f"x[{cell} * 10007:{cell} * 10007 + 125] = {cell}.5", space)
+        exec(f"y[:] = {cell}.5", space)
         began = time.perf_counter()
         dill.dump_session(str(file))
         paused.append(time.perf_counter() - began)

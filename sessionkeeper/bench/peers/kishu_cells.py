@@ -45,10 +45,11 @@ def run(shell: Any, code: str) -> float:
 def main(directory: pathlib.Path, cells: int, size: int) -> None:
     """Run the cells."""
     shell, kishu = attached(directory)
-    run(shell, f"import numpy; x = numpy.random.default_rng(0).random({size} // 8)")
+    array = f"import numpy; x = numpy.random.default_rng(0).random({size} // 8)"
+    run(shell, f"{array}; y = numpy.zeros(125)")
     paused, stored = [], [_stored(directory)]
     for cell in range(cells):
-        paused.append(run(shell, f"x[{cell} * 10007:{cell} * 10007 + 125] = {cell}.5"))
+        paused.append(run(shell, f"y[:] = {cell}.5"))
         stored.append(_stored(directory))
     last = kishu._kishu_graph.head()
     began = time.perf_counter()
