@@ -2,291 +2,39 @@
 
 `BlobStore` is the seam; every implementation passes `tests/contract/test_blob_store.py`.
 Keys are `/`-separated segments of `A-Z a-z 0-9 . _ -`, none of them starting with a dot.
+
+    LocalDirectory, Memory              keep objects; so does `checkpoint.stores.s3.S3` (boto3)
+    Prefixed                            a part of another store
+    Retrying                            tries again what may pass; goes on where a transfer broke
+    BandwidthLimited, ConcurrencyLimited, Metered
+
+The last four are put around any store. `Retrying` belongs next to the store, limits around that.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import secrets
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from checkpoint.stores.directory import LocalDirectory
+from checkpoint.stores.limits import BandwidthLimited, ConcurrencyLimited
+from checkpoint.stores.memory import Memory
+from checkpoint.stores.metered import Figures, Metered
+from checkpoint.stores.opening import open_store, probe
+from checkpoint.stores.prefixed import Prefixed
+from checkpoint.stores.protocol import BlobStore, Buffer, check_key
+from checkpoint.stores.retrying import Backoff, Retrying
 
-from checkpoint.errors import (
-    AlreadyExists,
-    ConditionNotHonoured,
-    NotFound,
-    StoreError,
-    StoreFull,
-    StoreNotWritable,
-    StoreUnavailable,
-    UnsupportedStore,
-)
-
-Buffer = bytes | bytearray | memoryview
-
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-
-
-class BlobStore(Protocol):
-    """What a checkpoint needs of a store. Thread-safe; every method may raise `StoreError`s."""
-
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """The object's bytes from `start` on, at most `length` of them; fewer where it ends.
-
-        Raises `NotFound`.
-        """
-
-    def put(self, key: str, data: Buffer) -> None:
-        """Write the object, replacing what was there. Atomic, and durable on return."""
-
-    def create(self, key: str, data: Buffer) -> None:
-        """Write the object only if there is none. Atomic, and durable on return.
-
-        Of several callers at once exactly one succeeds. Raises `AlreadyExists`.
-        """
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """All keys that start with `prefix`, sorted."""
-
-    def delete(self, key: str) -> None:
-        """Remove the object; no error when there is none."""
-
-
-def check_key(key: str) -> str:
-    """`key` itself. Raises `ValueError` when it is not a valid key."""
-    if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
-        raise ValueError(f"not a valid object key: {key!r}")
-    return key
-
-
-class Memory:
-    """A store in this process's memory, for tests."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        data = self.objects.get(check_key(key))
-        if data is None:
-            raise NotFound(key)
-        return data[start:] if length is None else data[start : start + length]
-
-    def put(self, key: str, data: Buffer) -> None:
-        self.objects[check_key(key)] = bytes(data)
-
-    def create(self, key: str, data: Buffer) -> None:
-        with self._lock:
-            if check_key(key) in self.objects:
-                raise AlreadyExists(key)
-            self.objects[key] = bytes(data)
-
-    def list(self, prefix: str) -> Iterator[str]:
-        return iter(sorted(key for key in list(self.objects) if key.startswith(prefix)))
-
-    def delete(self, key: str) -> None:
-        self.objects.pop(check_key(key), None)
-
-
-class LocalDirectory:
-    """A store in a directory of a POSIX file system that has hard links.
-
-    An object is written to `.tmp/`, synced, and then linked (`create`) or renamed (`put`) into
-    place, so that no key ever names half an object. What a crash leaves in `.tmp/` is garbage.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Creates the directory if it is not there. Raises `StoreNotWritable`."""
-        self.path = Path(path).absolute()
-        self._temporary = self.path / ".tmp"
-        self._directories: set[Path] = set()
-        try:
-            self._temporary.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._translated(error) from error
-
-    def __repr__(self) -> str:
-        return f"LocalDirectory({str(self.path)!r})"
-
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        try:
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(key) from None
-        except OSError as error:
-            raise self._translated(error) from error
-        try:
-            if length is None:
-                length = max(0, os.fstat(fd).st_size - start)
-            data = os.pread(fd, length, start)
-            while len(data) < length and (
-                more := os.pread(fd, length - len(data), start + len(data))
-            ):
-                data += more
-            return data
-        except IsADirectoryError:
-            raise NotFound(key) from None
-        except OSError as error:
-            raise self._translated(error) from error
-        finally:
-            os.close(fd)
-
-    def put(self, key: str, data: Buffer) -> None:
-        self._write(key, data, os.replace)
-
-    def create(self, key: str, data: Buffer) -> None:
-        try:
-            self._write(key, data, os.link)
-        except FileExistsError:
-            raise AlreadyExists(key) from None
-
-    def list(self, prefix: str) -> Iterator[str]:
-        top = self.path / prefix.rpartition("/")[0]
-        keys = []
-        for directory, subdirectories, files in os.walk(top, onerror=self._walk_failed):
-            if ".tmp" in subdirectories:
-                subdirectories.remove(".tmp")
-            base = Path(directory).relative_to(self.path).as_posix()
-            keys += files if base == "." else [f"{base}/{name}" for name in files]
-        return iter(sorted(key for key in keys if key.startswith(prefix)))
-
-    def delete(self, key: str) -> None:
-        path = self._path(key)
-        try:
-            path.unlink()
-            _sync_directory(path.parent)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise self._translated(error) from error
-
-    def _path(self, key: str) -> Path:
-        return self.path / check_key(key)
-
-    def _write(self, key: str, data: Buffer, place: _Place) -> None:
-        path = self._path(key)
-        temporary = self._temporary / secrets.token_hex(12)
-        try:
-            try:
-                _write_synced(temporary, data)
-                self._make_directories(path.parent)
-                place(temporary, path)
-                _sync_directory(path.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise self._translated(error) from error
-
-    def _make_directories(self, directory: Path) -> None:
-        if directory in self._directories:
-            return
-        missing = [directory, *directory.parents]
-        for parent in reversed(missing[: missing.index(self.path)]):
-            try:
-                parent.mkdir()
-            except FileExistsError:
-                continue
-            _sync_directory(parent.parent)
-        self._directories.add(directory)
-
-    def _walk_failed(self, error: OSError) -> None:
-        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            raise self._translated(error) from error
-
-    def _translated(self, error: OSError) -> StoreError:
-        why = f"{self.path}: {error.strerror or error}"
-        match error.errno:
-            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-                return StoreFull(f"The store {why}.")
-            case errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST:
-                return StoreNotWritable(f"The store cannot be used: {why}.")
-            case _:
-                return StoreUnavailable(f"The store does not answer: {why}.")
-
-
-class _Place(Protocol):
-    def __call__(self, src: Path, dst: Path, /) -> None: ...
-
-
-def _write_synced(path: Path, data: Buffer) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class Prefixed:
-    """The part of another store below `prefix` (which ends with `/`), as a store of its own."""
-
-    def __init__(self, store: BlobStore, prefix: str) -> None:
-        self.store = store
-        self.prefix = prefix
-
-    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        return self.store.get(self.prefix + key, start, length)
-
-    def put(self, key: str, data: Buffer) -> None:
-        self.store.put(self.prefix + key, data)
-
-    def create(self, key: str, data: Buffer) -> None:
-        self.store.create(self.prefix + key, data)
-
-    def list(self, prefix: str) -> Iterator[str]:
-        for key in self.store.list(self.prefix + prefix):
-            yield key[len(self.prefix) :]
-
-    def delete(self, key: str) -> None:
-        self.store.delete(self.prefix + key)
-
-
-def open_store(url: str) -> BlobStore:
-    """The store that a path or URL names. Raises `UnsupportedStore`, `StoreNotWritable`."""
-    parts = urlsplit(url)
-    match parts.scheme:
-        case "":
-            return LocalDirectory(Path(url).expanduser())
-        case "file" if parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-            return LocalDirectory(unquote(parts.path))
-        case "s3":
-            raise UnsupportedStore("Object stores (s3://…) come with a later release.")
-        case _:
-            raise UnsupportedStore(f"No kind of store is known for {url!r}.")
-
-
-def probe(store: BlobStore) -> None:
-    """Try whether `store` can hold sessions: writable, and `create` is conditional.
-
-    Raises `ConditionNotHonoured`, `StoreNotWritable`, or whatever the store does.
-    """
-    key = f"probe/{secrets.token_hex(16)}"
-    try:
-        store.create(key, b"first")
-        try:
-            store.create(key, b"second")
-        except AlreadyExists:
-            pass
-        else:
-            raise ConditionNotHonoured("The store overwrites objects that must be created once.")
-        if store.get(key) != b"first":
-            raise ConditionNotHonoured("The store does not give back what was first created.")
-    finally:
-        store.delete(key)
+__all__ = [
+    "Backoff",
+    "BandwidthLimited",
+    "BlobStore",
+    "Buffer",
+    "ConcurrencyLimited",
+    "Figures",
+    "LocalDirectory",
+    "Memory",
+    "Metered",
+    "Prefixed",
+    "Retrying",
+    "check_key",
+    "open_store",
+    "probe",
+]

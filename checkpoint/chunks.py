@@ -23,7 +23,7 @@ SEALED_OVERHEAD = 2 + SEAL_OVERHEAD
 
 _VERSION = 1
 _RAW, _ZSTD = 0, 1
-_WORTH_IT = 0.97  # of the size: what shrinks less is stored as it is
+_WORTH_IT = 0.9  # of the size: floats shrink by 6 %, at five times the time of all else
 _SAMPLE = 4096
 _codecs = threading.local()  # zstd contexts must not be shared between threads
 

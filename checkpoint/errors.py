@@ -5,8 +5,10 @@
     │   ├── NotFound                no object under that key
     │   ├── AlreadyExists           create() found the key taken
     │   ├── StoreUnavailable        no answer, or a passing failure     (retryable)
+    │   │   └── TransferBroken      in the middle of an object; says how to go on
     │   ├── StoreFull               no space, quota or size limit       (retryable)
-    │   ├── StoreNotWritable        permissions, read-only, not a directory
+    │   ├── StoreNotWritable        permissions, read-only, not a directory, no such bucket
+    │   │   └── CredentialsRefused  none were found, or they are not good
     │   ├── ConditionNotHonoured    create() overwrote: unfit for sessions
     │   └── UnsupportedStore        a store URL nobody here understands
     ├── StaleWriter                 another writer has the session
@@ -21,6 +23,8 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 
 class CheckpointError(Exception):
@@ -66,6 +70,19 @@ class StoreUnavailable(StoreError):
     hint = "Sessions go on; checkpoints are tried again."
 
 
+class TransferBroken(StoreUnavailable):
+    """Reading an object broke off. `received` bytes came since the call; `resume()` reads the rest
+    and gives what the broken call would have given, or raises as that did.
+    """
+
+    code = "transfer_broken"
+
+    def __init__(self, message: str, received: int, resume: Callable[[], bytes]) -> None:
+        super().__init__(message)
+        self.received = received
+        self.resume = resume
+
+
 class StoreFull(StoreError):
     """No space left, a quota is used up, or a file would be too large."""
 
@@ -79,6 +96,16 @@ class StoreNotWritable(StoreError):
 
     code = "store_not_writable"
     hint = "Give a store that this user may write to."
+
+
+class CredentialsRefused(StoreNotWritable):
+    """There are no credentials for the store, or it does not take them."""
+
+    code = "store_credentials_refused"
+    hint = (
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where the gateway runs, or name a profile"
+        " in AWS_PROFILE."
+    )
 
 
 class ConditionNotHonoured(StoreError):
@@ -95,7 +122,7 @@ class UnsupportedStore(StoreError):
     """No blob store is known for this URL."""
 
     code = "unsupported_store"
-    hint = "Give a directory: a path, or file:///path."
+    hint = "Give a directory (a path, or file:///path) or a bucket (s3://bucket/prefix)."
 
 
 class StaleWriter(CheckpointError):
@@ -162,3 +189,48 @@ class FileTreeError(CheckpointError):
     """A path in a file tree is not there, or is not of the kind asked for."""
 
     code = "no_such_path"
+
+
+class UnknownSession(CheckpointError):
+    """The store has no session of that id."""
+
+    code = "unknown_session"
+    hint = "`sessionkeeper store list` lists the sessions."
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"The store has no session {session_id!r}.")
+        self.session_id = session_id
+
+
+class SessionExists(CheckpointError):
+    """A fork would have the id of a session that exists."""
+
+    code = "session_exists"
+    hint = "Give the fork another id; the session was left as it is."
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"There is a session {session_id!r} already.")
+        self.session_id = session_id
+
+
+class UnknownTag(CheckpointError):
+    """A session has no tag of that name."""
+
+    code = "unknown_tag"
+    hint = "`sessionkeeper store show` lists a session's tags."
+
+    def __init__(self, session_id: str, name: str) -> None:
+        super().__init__(f"Session {session_id!r} has no tag {name!r}.")
+        self.name = name
+
+
+class UnknownCheckpoint(CheckpointError):
+    """A session has no checkpoint of that number."""
+
+    code = "unknown_checkpoint"
+    hint = "`sessionkeeper store show` lists a session's checkpoints."
+
+    def __init__(self, session_id: str, number: int | None) -> None:
+        which = "no checkpoint" if number is None else f"no checkpoint {number}"
+        super().__init__(f"Session {session_id!r} has {which}.")
+        self.number = number

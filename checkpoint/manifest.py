@@ -116,6 +116,8 @@ def decode_manifest(data: bytes, keys: SessionKeys, session_id: str, number: int
         memoryview(data)[len(_HEAD) :], _context(session_id, number, data[4]), what
     )
     try:
+        if zstandard.frame_content_size(packed) > _MAX_PLAIN:
+            raise Damaged(what, f"it claims to hold more than {_MAX_PLAIN} bytes")
         plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MAX_PLAIN)
     except zstandard.ZstdError as error:
         raise Damaged(what, f"it does not decompress ({error})") from None

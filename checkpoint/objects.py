@@ -16,6 +16,7 @@ from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 
 PIECE = 256 << 10
+MAX_OBJECT = 4 << 30  # a few chunks that name each other often would unfold to any size
 _FANOUT = 4096
 
 
@@ -78,6 +79,8 @@ def _assemble(reader: Reader, root: bytes, data: bytes) -> tuple[bytes, StoredOb
     while data[:1] > b"\0":
         below = bytes([data[0] - 1])
         names = split_ids(data[1:])
+        if sum(map(reader.size, names)) > MAX_OBJECT:
+            raise Damaged("An object of the checkpoint", f"it has more than {MAX_OBJECT} bytes")
         chunks += names
         parts = list(reader.read(names))
         if any(part[:1] != below for part in parts):

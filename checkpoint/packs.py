@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from blake3 import blake3
 
 from checkpoint.blobs import BlobStore
-from checkpoint.chunks import ID_BYTES
+from checkpoint.chunks import ID_BYTES, chunk_id, unseal
 from checkpoint.errors import Damaged, NotFound, UnknownFormat
 from checkpoint.keys import SEAL_OVERHEAD, SessionKeys
 
@@ -26,6 +26,7 @@ PACK_ID_BYTES = 16
 # Sealed bytes after which a pack is closed; it ends up larger by one chunk and the index at most.
 PACK_TARGET = 8 << 20
 
+_STRETCH = 4 << 20
 _MAGIC = b"SKPK"
 _VERSION = 1
 _FOOTER = struct.Struct("<4sIII")
@@ -116,6 +117,70 @@ def read_index(store: BlobStore, keys: SessionKeys, ref: PackRef) -> list[Entry]
     except NotFound:
         raise Damaged(f"Pack {ref.id.hex()}", "it is missing from the store") from None
     return decode_index(keys, ref, tail)
+
+
+def verify_pack(
+    store: BlobStore,
+    keys: SessionKeys,
+    ref: PackRef,
+    bad: Callable[[bytes | None, Damaged | UnknownFormat], None] | None = None,
+) -> set[bytes]:
+    """Read and check every byte of a pack, in ranges; the ids of its intact chunks.
+
+    Without `bad` the first damage is raised (`Damaged`, `UnknownFormat`); with it, `bad` is called
+    for each: with a chunk's id, or None for what concerns the whole pack. Raises what the store
+    raises.
+    """
+    what = f"Pack {ref.id.hex()}"
+
+    def report(name: bytes | None, error: Damaged | UnknownFormat) -> None:
+        if bad is None:
+            raise error
+        bad(name, error)
+
+    try:
+        entries = read_index(store, keys, ref)
+        if store.get(ref.key, ref.size, 1):
+            raise Damaged(what, f"it has more than its {ref.size} bytes")
+    except (Damaged, UnknownFormat) as error:
+        report(None, error)
+        return set()
+    whole, intact, at = blake3(key=keys.pack_id_key), set(), 0
+    for run in _stretches(entries):
+        start, length = run[0].offset, sum(entry.length for entry in run)
+        data = memoryview(store.get(ref.key, start, length))
+        whole.update(data)
+        at = start + length
+        for entry in run:
+            chunk = f"Chunk {entry.id.hex()} in pack {ref.id.hex()}"
+            sealed = data[entry.offset - start : entry.offset - start + entry.length]
+            try:
+                content = unseal(keys, entry.id, sealed, chunk)
+                if chunk_id(keys, content) != entry.id or len(content) != entry.plain:
+                    raise Damaged(chunk, "its content is not what its id says")
+                intact.add(entry.id)
+            except (Damaged, UnknownFormat) as error:
+                report(entry.id, error)
+    whole.update(store.get(ref.key, at, tail_size(ref)))
+    if len(intact) == len({entry.id for entry in entries}) and (
+        whole.digest(PACK_ID_BYTES) != ref.id
+    ):
+        report(None, Damaged(what, "its bytes are not what its id says"))
+    return intact
+
+
+def _stretches(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Neighbouring chunks, about 4 MiB at a time."""
+    stretch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        stretch.append(entry)
+        size += entry.length
+        if size >= _STRETCH:
+            yield stretch
+            stretch, size = [], 0
+    if stretch:
+        yield stretch
 
 
 class PackIndex:

@@ -3,22 +3,39 @@
 sessions/<id>/key                     session key, wrapped by the master key
 sessions/<id>/manifests/<08d>         created only if absent: first come owns it
 sessions/<id>/packs/<hex>             see `checkpoint.packs`
+sessions/<id>/tags/<name>             a checkpoint that is kept (`checkpoint.tags`)
+sessions/<id>/forks/<id>              a session that shares these packs (`checkpoint.fork`)
+sessions/<id>/garbage                 packs that may go (`checkpoint.collect`)
+
+A fork has no packs of its own: those of all forks are in one *pool*, its first session's.
 """
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
-from checkpoint.blobs import BlobStore, Prefixed
-from checkpoint.chunks import chunk_id, unseal
-from checkpoint.errors import AlreadyExists, Damaged, NotFound, StaleWriter, UnknownFormat
-from checkpoint.keys import MasterKey, SessionKeys
+from checkpoint import garbage, tags
+from checkpoint.blobs import BlobStore, Buffer, Prefixed
+from checkpoint.errors import (
+    AlreadyExists,
+    Damaged,
+    NotFound,
+    StaleWriter,
+    UnknownFormat,
+    UnknownSession,
+)
+from checkpoint.keys import KeyWrapper, SessionKeys, Unwrapped, unwrap_key, wrap_key
 from checkpoint.manifest import Manifest, decode_manifest, encode_manifest
-from checkpoint.packs import PackRef, decode_index, pack_id, tail_size
+from checkpoint.packs import verify_pack
 from checkpoint.reader import Reader
+from checkpoint.retention import Dated, Retention, retained
 from checkpoint.writer import Writer
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -33,40 +50,91 @@ class Skipped:
     reason: str
 
 
-def create_or_open_key(store: BlobStore, session_id: str, master: MasterKey) -> SessionKeys:
-    """The session's keys, made and stored if it has none yet; the same for all who ask at once.
+class SessionBlobs(Prefixed):
+    """A session's part of `store`; its packs are those of `pool`, which may be another session."""
 
-    Raises `Damaged`, `WrongKey`, `UnknownFormat`, and what the store raises.
-    """
-    key = f"sessions/{_checked(session_id)}/key"
+    def __init__(self, store: BlobStore, session_id: str, pool: str) -> None:
+        super().__init__(store, f"sessions/{session_id}/")
+        self._pool = Prefixed(store, f"sessions/{pool}/")
+        self._shared = pool != session_id
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        return self._place(key).get(key, start, length)
+
+    def put(self, key: str, data: Buffer) -> None:
+        self._place(key).put(key, data)
+
+    def create(self, key: str, data: Buffer) -> None:
+        self._place(key).create(key, data)
+
+    def delete(self, key: str) -> None:
+        self._place(key).delete(key)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        if not self._shared:
+            return super().list(prefix)
+        if prefix.startswith("packs/"):
+            return self._pool.list(prefix)
+        packs = self._pool.list("packs/") if "packs/".startswith(prefix) else iter(())
+        return heapq.merge(super().list(prefix), packs)
+
+    def _place(self, key: str) -> Prefixed:
+        shared = self._shared and key.startswith("packs/")
+        return self._pool if shared else Prefixed(self.store, self.prefix)
+
+
+def open_key(store: BlobStore, session_id: str, *masters: KeyWrapper) -> Unwrapped:
+    """The session's key. Raises `UnknownSession`, `Damaged`, `WrongKey`, `UnknownFormat`."""
     try:
-        wrapped = store.get(key)
+        return unwrap_key(store.get(_key(session_id)), session_id, *masters)
     except NotFound:
-        keys = SessionKeys.generate()
-        try:
-            store.create(key, master.wrap(keys.session_key, session_id))
-        except AlreadyExists:
-            wrapped = store.get(key)
-        else:
-            return keys
-    return SessionKeys(master.unwrap(wrapped, session_id))
+        raise UnknownSession(session_id) from None
+
+
+def create_or_open_key(store: BlobStore, session_id: str, *masters: KeyWrapper) -> Unwrapped:
+    """As `open_key`, but a session that has none yet gets a new key, wrapped by the first of
+    `masters`; the same for all who ask at once."""
+    try:
+        return open_key(store, session_id, *masters)
+    except UnknownSession:
+        session_key = SessionKeys.generate().session_key
+        wrapped = wrap_key(masters[0], session_key, session_id, session_id)
+        with contextlib.suppress(AlreadyExists):
+            store.create(_key(session_id), wrapped)
+        return open_key(store, session_id, *masters)
 
 
 class Repository:
     """Checkpoints of one session. Every method may raise what the store raises.
 
     `blobs` is the session's part of the store: what a `Writer` or `Reader` on a node works with.
+    `pool` is the session whose packs it uses: itself, unless it is a fork.
     """
 
-    def __init__(self, store: BlobStore, session_id: str, keys: SessionKeys) -> None:
-        self.session_id = _checked(session_id)
+    def __init__(
+        self, store: BlobStore, session_id: str, keys: SessionKeys, pool: str | None = None
+    ) -> None:
+        self.store = store
+        self.session_id = checked(session_id)
         self.keys = keys
-        self.blobs = Prefixed(store, f"sessions/{session_id}/")
+        self.pool = pool or session_id
+        self.blobs = SessionBlobs(store, session_id, self.pool)
 
     @classmethod
-    def open(cls, store: BlobStore, session_id: str, master: MasterKey) -> Self:
+    def open(cls, store: BlobStore, session_id: str, *masters: KeyWrapper) -> Self:
         """The session's repository, begun if there is none. Raises as `create_or_open_key`."""
-        return cls(store, session_id, create_or_open_key(store, session_id, master))
+        found = create_or_open_key(store, checked(session_id), *masters)
+        return cls(store, session_id, SessionKeys(found.session_key), found.pool)
+
+    @classmethod
+    def existing(cls, store: BlobStore, session_id: str, *masters: KeyWrapper) -> Self:
+        """The session's repository. Raises as `open_key`."""
+        found = open_key(store, checked(session_id), *masters)
+        return cls(store, session_id, SessionKeys(found.session_key), found.pool)
+
+    def sharing(self, session_id: str) -> Repository:
+        """Another session of the same pool: the first one, or a fork."""
+        return Repository(self.store, session_id, self.keys, self.pool)
 
     def numbers(self) -> list[int]:
         """The numbers of all checkpoints, ascending."""
@@ -75,7 +143,7 @@ class Repository:
 
     def load(self, number: int) -> Manifest:
         """The manifest of that number. Raises `NotFound`, `Damaged`, `UnknownFormat`."""
-        data = self.blobs.get(_manifest_key(number))
+        data = self.blobs.get(manifest_key(number))
         return decode_manifest(data, self.keys, self.session_id, number)
 
     def newest(self) -> Manifest | None:
@@ -121,19 +189,62 @@ class Repository:
             raise StaleWriter(self.session_id, newest, epoch)
         data = encode_manifest(manifest, self.keys, self.session_id)
         try:
-            self.blobs.create(_manifest_key(manifest.number), data)
+            self.blobs.create(manifest_key(manifest.number), data)
         except AlreadyExists:
             self._refuse_unless_same(manifest)
+        # The number may have been free because others went on from it and then pruned it.
+        newest = self.numbers()[-1]
+        if newest > manifest.number:
+            raise StaleWriter(self.session_id, newest, self._epoch(newest))
+
+    def prune(self, policy: Retention, *, damaged: bool = False, dry: bool = False) -> list[int]:
+        """Delete the checkpoints that `policy` does not keep; their numbers. Numbers are never
+        used again: the newest checkpoint stays, whatever it is.
+
+        One that cannot be read is kept, unless `damaged`. With `dry` nothing is deleted. What a
+        collection of garbage under way has to look at stays until it has
+        (`checkpoint.collect`). Safe beside writers, and at any point of a crash.
+        """
+        numbers = self.numbers()
+        dated, unreadable = [], []
+        for number, found in self.load_all(numbers):
+            if isinstance(found, Manifest):
+                dated.append(Dated(number, found.created))
+            else:
+                unreadable.append(number)
+        kept = retained(dated, policy, tags.numbers(self.blobs, self.keys, self.session_id))
+        kept |= set(numbers[-1:])
+        if not damaged:
+            kept.update(unreadable)
+        limit = garbage.prunable(self.store, self.pool, self.keys, self.session_id)
+        gone = [n for n in numbers if n not in kept and (limit is None or n <= limit)]
+        for number in gone if not dry else ():
+            self.blobs.delete(manifest_key(number))
+        return gone
+
+    def load_all(
+        self, numbers: list[int]
+    ) -> Iterator[tuple[int, Manifest | Damaged | UnknownFormat | NotFound]]:
+        """The manifests of these numbers, several at once, or why one cannot be read."""
+
+        def load(number: int) -> Manifest | Damaged | UnknownFormat | NotFound:
+            try:
+                return self.load(number)
+            except (Damaged, UnknownFormat, NotFound) as error:
+                return error
+
+        with ThreadPoolExecutor(8, "manifests") as pool:
+            yield from zip(numbers, pool.map(load, numbers), strict=True)
 
     def verify(self, manifest: Manifest) -> None:
         """Read every byte of the manifest's packs. Raises `Damaged`, naming what is not intact."""
+        roots = set(manifest.body.roots())
         with ThreadPoolExecutor(3, "verify") as pool:
-            held: set[bytes] = set()
-            for names in pool.map(self._verify_pack, manifest.packs):
-                held |= names
-        for root in manifest.body.roots():
-            if root not in held:
-                raise Damaged(f"Chunk {root.hex()}", "no pack of the checkpoint holds it")
+            check = partial(verify_pack, self.blobs, self.keys)
+            for names in pool.map(check, manifest.packs):
+                roots.difference_update(names)
+        for root in roots:
+            raise Damaged(f"Chunk {root.hex()}", "no pack of the checkpoint holds it")
 
     def writer(self, base: Manifest | None) -> Writer:
         """A writer that goes on from `base`."""
@@ -147,8 +258,8 @@ class Repository:
         try:
             if self.load(manifest.number) == manifest:
                 return
-        except (Damaged, UnknownFormat):
-            pass
+        except (Damaged, UnknownFormat, NotFound):
+            pass  # NotFound: it was pruned, long after others went on
         newest = self.numbers()[-1]
         raise StaleWriter(self.session_id, newest, self._epoch(newest))
 
@@ -156,36 +267,21 @@ class Repository:
         """The epoch of a manifest; None when it cannot be read."""
         try:
             return self.load(number).epoch
-        except (Damaged, UnknownFormat):
+        except (Damaged, UnknownFormat, NotFound):
             return None
 
-    def _verify_pack(self, ref: PackRef) -> set[bytes]:
-        what = f"Pack {ref.id.hex()}"
-        try:
-            data = self.blobs.get(ref.key)
-        except NotFound:
-            raise Damaged(what, "it is missing from the store") from None
-        if len(data) != ref.size:
-            raise Damaged(what, f"it has {len(data)} bytes instead of {ref.size}")
-        view = memoryview(data)
-        names = set()
-        for entry in decode_index(self.keys, ref, data[-tail_size(ref) :]):
-            chunk = f"Chunk {entry.id.hex()} in pack {ref.id.hex()}"
-            sealed = view[entry.offset : entry.offset + entry.length]
-            content = unseal(self.keys, entry.id, sealed, chunk)
-            if chunk_id(self.keys, content) != entry.id or len(content) != entry.plain:
-                raise Damaged(chunk, "its content is not what its id says")
-            names.add(entry.id)
-        if pack_id(self.keys, data) != ref.id:
-            raise Damaged(what, "its bytes are not what its id says")
-        return names
 
-
-def _manifest_key(number: int) -> str:
+def manifest_key(number: int) -> str:
+    """Where a manifest is in its session's part of the store."""
     return f"manifests/{number:08d}"
 
 
-def _checked(session_id: str) -> str:
+def checked(session_id: str) -> str:
+    """`session_id` itself. Raises `ValueError` when it is not a valid one."""
     if not _SESSION_ID.fullmatch(session_id):
         raise ValueError(f"not a valid session id: {session_id!r}")
     return session_id
+
+
+def _key(session_id: str) -> str:
+    return f"sessions/{checked(session_id)}/key"

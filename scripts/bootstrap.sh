@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 profile=${1:-run}
 case $profile in
   run)  lock=requirements.lock;     packages="runc nftables iproute2 procps" ;;
-  test) lock=requirements-dev.lock; packages="runc nftables iproute2 procps util-linux chromium
+  test) lock=requirements-dev.lock; packages="runc nftables iproute2 procps util-linux git chromium
           fonts-dejavu-core libatomic1 r-cran-irkernel" ;;  # Playwright's driver needs libatomic
   *) echo "usage: $0 run|test" >&2; exit 2 ;;
 esac

@@ -16,7 +16,7 @@ from tornado.web import Application
 from checkpoint.blobs import open_store, probe
 from checkpoint.errors import CheckpointError, StoreError
 from checkpoint.files import TreeView
-from checkpoint.keys import MasterKey
+from checkpoint.keys import find_master_keys
 from checkpoint.reader import Reader
 from checkpoint.repository import Repository
 from gateway.app import listen, make_app
@@ -153,9 +153,9 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
     try:
         store = open_store(store_url)
         probe(store)
-        return Repository.open(store, session, MasterKey.from_file(master_key))
+        return Repository.open(store, session, *find_master_keys(master_key))
     except StoreError as error:
-        raise StoreUnusable(str(error)) from error
+        raise StoreUnusable(str(error), hint=None if error.retryable else error.hint) from error
     except CheckpointError as error:
         raise StoreUnusable(f"the session's key: {error}", hint=error.hint) from error
 

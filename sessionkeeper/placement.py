@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sessionkeeper.cpu import UNKNOWN, Cpu
+
 TIER_ORDER = ("spot", "volunteer", "on-demand")
 """Cheapest first; a session goes to on-demand capacity when there is nothing else."""
 
@@ -26,17 +28,17 @@ class NodeFacts:
     tier: str = "on-demand"
     runtime: str = "container"
     load: int = 0
-    cpu: str = ""
+    cpu: Cpu = UNKNOWN
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a session needs: the engine its newest checkpoint was made with (None: any), the CPU it
-    ran on.
+    """What a session needs: the engine its newest checkpoint was made with (None: any), and the CPU
+    on which its processes were dumped.
     """
 
     engine: str | None = None
-    cpu: str | None = None
+    cpu: Cpu | None = None
     avoid: frozenset[str] = frozenset()
 
 
@@ -85,6 +87,6 @@ def _unfit(node: NodeFacts, needs: Needs) -> str | None:
         return "cannot restore process images"
     if needs.engine == "namespace" and node.runtime != "process":
         return "runs containers, and the session was saved from plain processes"
-    if needs.engine == "criu" and needs.cpu and node.cpu and needs.cpu != node.cpu:
-        return f"has another CPU ({node.cpu})"
+    if needs.engine == "criu" and needs.cpu and node.cpu.lacks(needs.cpu):
+        return f"has a CPU ({node.cpu.model}) that lacks features of {needs.cpu.model}"
     return None

@@ -19,9 +19,13 @@ from pathlib import Path
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
+from s3.fixtures import s3_process, s3_service
+from s3.service import rclone
 
 from sessionkeeper import criu
 from sessionkeeper.errors import CriuError
+
+__all__ = ["s3_process", "s3_service"]
 
 GROUPS = ("unit", "contract", "integration", "e2e", "chaos")
 TESTS = Path(__file__).parent
@@ -69,6 +73,8 @@ SERVICES: dict[str, Callable[[], str]] = {
     "chromium": lambda: _program(*CHROMIUM),
     "r": lambda: _kernel("ir"),
     "bash": lambda: _kernel("bash"),
+    "rclone": lambda: "" if rclone() else "no rclone",
+    "git": lambda: _program("git"),
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
 }

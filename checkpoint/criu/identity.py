@@ -92,7 +92,7 @@ class OpenFiles:
                 raise ValueError
         except FileNotFoundError:
             return cls()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Damaged("The list of open files", "its form is not known") from None
         return cls(files, marks)
 
@@ -120,7 +120,7 @@ def identity_below(root: str | os.PathLike[str], path: bytes) -> tuple[int, int]
     open has none (`proc(5)`, `/proc/pid/fd`).
     """
     *parents, name = [part for part in path.split(b"/") if part] or [b""]
-    if b".." in (*parents, name):
+    if b".." in (*parents, name) or b"\0" in path:
         return None
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     at = os.open(root, flags)
@@ -204,17 +204,22 @@ def described_files(directory: Path) -> set[tuple[int, bytes]]:
 
     Raises `InvalidImage`.
     """
-    opened = {
-        (descriptor[4], descriptor[1])
-        for path in directory.glob("fdinfo-*.img")
-        for _, descriptor in image_messages(path)
-        if descriptor.get(3) == _REG
-    }
-    names = {
-        file[2]: _fields(file[3])[6]
-        for _, file in image_messages(directory / "files.img")
-        if file.get(1) == _REG
-    }
+    try:
+        opened = {
+            (descriptor[4], descriptor[1])
+            for path in directory.glob("fdinfo-*.img")
+            for _, descriptor in image_messages(path)
+            if descriptor.get(3) == _REG
+        }
+        names = {
+            file[2]: _fields(file[3])[6]
+            for _, file in image_messages(directory / "files.img")
+            if file.get(1) == _REG
+        }
+    except (LookupError, TypeError):
+        raise InvalidImage(
+            "The dump's list of open files is in a form that is not known."
+        ) from None
     return {
         (fd, name)
         for fd, number in opened
@@ -273,3 +278,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > 63:  # protobuf has no longer ones
+            raise IndexError

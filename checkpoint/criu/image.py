@@ -165,7 +165,7 @@ def load_whole(reader: Reader, root: bytes) -> Stored:
         names = list(fields["tables"])
         encoded = load_stored(reader, [bytes.fromhex(fields["tables"][name]) for name in names])
         pagemaps = {name: decode_pagemap(files[name], name) for name in names}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, InvalidImage):
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError, InvalidImage):
         raise Damaged(what, "its fields are not those of a process image") from None
     tables = {
         name: decode_table(data, pagemaps[name].present().page_numbers(), len(chunks), name)

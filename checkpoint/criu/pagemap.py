@@ -8,6 +8,7 @@ back to back in `pages-<pages id>.img`.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,15 @@ class Pagemap:
         return Pagemap(self.pages_id, self.addresses[mask], self.counts[mask], self.flags[mask])
 
     def page_numbers(self) -> U64:
-        """Address / `PAGE` of every page of every entry, in order."""
+        """Address / `PAGE` of every page of every entry, in order.
+
+        Raises `InvalidImage` when there are more than twice this machine's memory holds.
+        """
+        total = sum(self.counts.tolist())
+        if total * PAGE > 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise InvalidImage(
+                f"A process image has {total * PAGE >> 30} GiB, too much to be here."
+            )
         return spread(self.addresses // np.uint64(PAGE), self.counts)
 
 
@@ -147,6 +156,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > 63:  # protobuf has no longer ones
+            raise IndexError
 
 
 def _varint(value: int) -> bytes:

@@ -8,8 +8,18 @@ tree = materialize(reader, root_id, root)    # elsewhere; `tree` is the `last` t
 """
 
 from checkpoint.files.materialize import Restored, materialize
-from checkpoint.files.scan import Skipped, Tree, scan
+from checkpoint.files.scan import SOCKET, Skipped, Tree, scan
 from checkpoint.files.tree import Entry, Kind
 from checkpoint.files.view import TreeView
 
-__all__ = ["Entry", "Kind", "Restored", "Skipped", "Tree", "TreeView", "materialize", "scan"]
+__all__ = [
+    "SOCKET",
+    "Entry",
+    "Kind",
+    "Restored",
+    "Skipped",
+    "Tree",
+    "TreeView",
+    "materialize",
+    "scan",
+]

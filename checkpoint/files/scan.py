@@ -5,13 +5,15 @@ moment it was read: time stamps advance in ticks of some milliseconds, so a file
 of its last change may change again without a trace. Writes through a shared mapping also leave
 none while the page is dirty: name such files in `reread`.
 
+A file that changes while it is read is read again, a few times; when it never stands still it is
+in `Tree.torn`.
+
 The tree may belong to somebody who changes it meanwhile, so every step is taken relative to an
 open directory and follows no symbolic link.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -22,6 +24,8 @@ from typing import NamedTuple
 
 from checkpoint.chunks import chunk_id
 from checkpoint.errors import FileTreeError
+from checkpoint.files import ignore
+from checkpoint.files.content import pieces_of, xattrs_of
 from checkpoint.files.pending import Pending, Spill
 from checkpoint.files.tree import (
     INLINE_SEGMENTS,
@@ -35,9 +39,10 @@ from checkpoint.files.tree import (
 from checkpoint.objects import StoredObject, store_object
 from checkpoint.writer import Writer
 
-SEGMENT = 256 << 10
-
+SOCKET = "sockets cannot be saved"
 _TICK_NS = 50_000_000
+_ATTEMPTS = 3  # at reading a file that changes meanwhile
+_AGAIN_BYTES = 16 << 20  # a larger one is read once
 _COMPARE_BYTES = 1 << 20  # a changed file above this is compared piece by piece before it is copied
 _MAX_DEPTH = 250
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -114,11 +119,16 @@ def _stored_entry(node: Leaf | Directory) -> Entry:
 class Tree:
     """A scanned directory.
 
-    `read_bytes` were read from changed files, `copied_bytes` of them kept.
+    `skipped` is what could not be saved, `ignored` what `.sessionkeeperignore` leaves out (of a
+    directory its own path alone), `torn` are files that changed whenever they were read: their
+    content may be of several moments. `read_bytes` were read from changed files, `copied_bytes` of
+    them kept.
     """
 
     root: Directory
     skipped: list[Skipped]
+    ignored: list[bytes] = field(default_factory=list)
+    torn: list[bytes] = field(default_factory=list)
     read_bytes: int = 0
     copied_bytes: int = 0
 
@@ -139,16 +149,18 @@ def scan(
     copy: bool = False,
     exclude: AbstractSet[bytes] = frozenset(),
     reread: AbstractSet[bytes] = frozenset(),
+    in_use: AbstractSet[bytes] = frozenset(),
     spill: str | os.PathLike[str] | None = None,
 ) -> Tree:
     """The tree below `root`, reading the files that changed since `previous`.
 
     Contents go into `writer` as they are read; with `copy` they are copied instead, into memory
     and above 64 MiB into an unnamed file in the directory `spill`, until `Tree.store`. The tree is
-    consistent if nothing changes during the scan. `exclude` and `reread` are paths relative to
-    `root`: what is left out with all below it, and what is read even if it looks unchanged.
-    Sockets, other file systems mounted below, and what cannot be read are left out and listed in
-    `skipped`.
+    consistent if nothing changes during the scan. `exclude`, `reread` and `in_use` are paths
+    relative to `root`: what is left out with all below it, what is read even if it looks unchanged,
+    and files that are saved whatever a `.sessionkeeperignore` says (a process has them open, and
+    cannot be restored without). Sockets, other file systems mounted below, and what cannot be read
+    are left out and listed in `skipped`.
 
     Raises `FileTreeError` when `root` is no directory, and what the writer raises.
     """
@@ -157,12 +169,31 @@ def scan(
     except OSError as error:
         raise FileTreeError(f"{os.fspath(root)} cannot be read: {error.strerror}.") from error
     try:
-        scanner = _Scanner(writer, Spill(spill) if copy else None, exclude, reread, os.fstat(fd))
+        scanner = _Scanner(
+            writer, Spill(spill) if copy else None, exclude, reread, in_use, os.fstat(fd)
+        )
         before = previous.root if previous else None
-        directory = scanner.directory(fd, b"", before, 0)
+        directory = scanner.directory(fd, b"", before, _Place(0, (), False))
     finally:
         os.close(fd)
-    return Tree(directory, scanner.skipped, scanner.read_bytes, scanner.copied_bytes)
+    return Tree(
+        directory,
+        scanner.skipped,
+        scanner.ignored,
+        scanner.torn,
+        scanner.read_bytes,
+        scanner.copied_bytes,
+    )
+
+
+class _Place(NamedTuple):
+    """Where a scan is: how deep, what rules count there, and whether they leave it out as a whole
+    but for what is in use.
+    """
+
+    depth: int
+    rules: tuple[ignore.Rules, ...]
+    left_out: bool
 
 
 class _Scanner:
@@ -172,21 +203,27 @@ class _Scanner:
         spill: Spill | None,
         exclude: AbstractSet[bytes],
         reread: AbstractSet[bytes],
+        in_use: AbstractSet[bytes],
         root: os.stat_result,
     ) -> None:
         self.skipped: list[Skipped] = []
+        self.ignored: list[bytes] = []
+        self.torn: list[bytes] = []
         self.read_bytes = self.copied_bytes = 0
         self._writer = writer
         self._spill = spill
         self._exclude = exclude
         self._reread = reread
+        self._in_use = {*in_use, *(above for path in in_use for above in _above(path))}
         self._device = root.st_dev
         self._links: dict[int, Leaf] = {}
 
-    def directory(self, fd: int, path: bytes, before: Directory | None, depth: int) -> Directory:
-        entry = replace(Entry.of(os.fstat(fd), Kind.DIRECTORY), xattrs=_xattrs(fd))
+    def directory(self, fd: int, path: bytes, before: Directory | None, at: _Place) -> Directory:
+        entry = replace(Entry.of(os.fstat(fd), Kind.DIRECTORY), xattrs=xattrs_of(fd))
         with os.scandir(fd) as iterator:
             names = sorted(os.fsencode(item.name) for item in iterator)
+        if ignore.NAME in names:
+            at = at._replace(rules=(*at.rules, *self._rules(fd, path)))
         known = before.children if before else {}
         children: dict[bytes, Leaf | Directory] = {}
         for name in names:
@@ -194,7 +231,7 @@ class _Scanner:
             if below in self._exclude:
                 continue
             try:
-                child = self._child(fd, name, below, known.get(name), depth)
+                child = self._child(fd, name, below, known.get(name), at)
             except FileNotFoundError:
                 continue  # removed meanwhile
             except OSError as error:
@@ -206,23 +243,40 @@ class _Scanner:
             return before
         return Directory(entry, children)
 
+    def _rules(self, fd: int, path: bytes) -> tuple[ignore.Rules, ...]:
+        """What the directory's ignore file says; what of it does not count is among the skipped."""
+        where = path + b"/" + ignore.NAME if path else ignore.NAME
+        try:
+            rules = ignore.read_rules(fd, path)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.skipped.append(Skipped(where, f"nothing is ignored: {why}"))
+            return ()
+        self.skipped += [Skipped(where, reason) for reason in rules.refused]
+        return (rules,)
+
     def _child(
-        self, fd: int, name: bytes, path: bytes, before: Leaf | Directory | None, depth: int
+        self, fd: int, name: bytes, path: bytes, before: Leaf | Directory | None, at: _Place
     ) -> Leaf | Directory | None:
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         kind = KIND_OF_MODE.get(stat.S_IFMT(status.st_mode))
+        directory = kind is Kind.DIRECTORY
+        left_out = at.left_out or ignore.left_out(at.rules, path, directory=directory)
+        if left_out and path not in self._in_use:
+            self.ignored.append(path)
+            return None
         if kind is None:
-            self.skipped.append(Skipped(path, "sockets cannot be saved"))
+            self.skipped.append(Skipped(path, SOCKET))
             return None
         if kind is Kind.DIRECTORY:
-            if status.st_dev != self._device or depth >= _MAX_DEPTH:
-                why = "another file system" if depth < _MAX_DEPTH else "nested too deep"
+            if status.st_dev != self._device or at.depth >= _MAX_DEPTH:
+                why = "another file system" if at.depth < _MAX_DEPTH else "nested too deep"
                 self.skipped.append(Skipped(path, why))
                 return None
             inner = os.open(name, _DIRECTORY, dir_fd=fd)
             try:
                 known = before if isinstance(before, Directory) else None
-                return self.directory(inner, path, known, depth + 1)
+                return self.directory(inner, path, known, _Place(at.depth + 1, at.rules, left_out))
             finally:
                 os.close(inner)
         leaf = before if isinstance(before, Leaf) else None
@@ -237,7 +291,7 @@ class _Scanner:
         status: os.stat_result,
         before: Leaf | None,
     ) -> Leaf:
-        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        key = _key(status)
         linked = status.st_nlink > 1
         if linked and (seen := self._links.get(status.st_ino)) is not None:
             return seen
@@ -250,9 +304,9 @@ class _Scanner:
         ):
             leaf = before
         elif kind is Kind.FILE:
-            leaf = self._file(fd, name, key, before)
+            leaf = self._file(fd, name, path, before)
         else:
-            leaf = self._special(fd, name, kind, status, key)
+            leaf = self._special(fd, name, kind, status)
         if linked:
             if leaf.entry.link != status.st_ino:
                 entry = replace(leaf.entry, link=status.st_ino)
@@ -267,38 +321,49 @@ class _Scanner:
         """
         return self._writer.holds(segment.chunk for segment in leaf.entry.segments)
 
-    def _special(self, fd: int, name: bytes, kind: Kind, status: os.stat_result, key: Key) -> Leaf:
+    def _special(self, fd: int, name: bytes, kind: Kind, status: os.stat_result) -> Leaf:
         path = b"/proc/self/fd/%d/%s" % (fd, name)
         target = os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b""
         rdev = status.st_rdev if kind in (Kind.CHARACTER, Kind.BLOCK) else 0
-        entry = replace(Entry.of(status, kind), rdev=rdev, target=target, xattrs=_xattrs(path))
-        return Leaf(entry, settled(key, time.time_ns()))
+        entry = replace(Entry.of(status, kind), rdev=rdev, target=target, xattrs=xattrs_of(path))
+        return Leaf(entry, settled(_key(status), time.time_ns()))
 
-    def _file(self, directory: int, name: bytes, key: Key, before: Leaf | None) -> Leaf:
-        started = time.time_ns()
+    def _file(self, directory: int, name: bytes, path: bytes, before: Leaf | None) -> Leaf:
         fd = os.open(name, _FILE, dir_fd=directory)
         try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError  # replaced meanwhile
-            entry = replace(Entry.of(status, Kind.FILE), size=status.st_size, xattrs=_xattrs(fd))
-            leaf = Leaf(entry, None)
-            known = {}
-            if before is not None and status.st_size >= _COMPARE_BYTES:
-                known = {segment.offset: segment for segment in before.entry.segments}
-            segments = []
-            for offset, data in _pieces(fd, status):
-                self.read_bytes += len(data)
-                segment = self._segment(leaf, offset, data, known)
-                if segment is not None:
-                    segments.append(segment)
-            leaf.entry = replace(entry, segments=tuple(segments))
-            after = os.fstat(fd)
+            for _ in range(_ATTEMPTS):
+                leaf, still = self._read(fd, before)
+                if still:
+                    return leaf
+                if leaf.entry.size > _AGAIN_BYTES:
+                    break
         finally:
             os.close(fd)
-        if (after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns) == key:
-            leaf.key = settled(key, started)
+        self.torn.append(path)
         return leaf
+
+    def _read(self, fd: int, before: Leaf | None) -> tuple[Leaf, bool]:
+        """The open file, and whether it stood still meanwhile."""
+        started = time.time_ns()
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError  # replaced meanwhile
+        entry = replace(Entry.of(status, Kind.FILE), size=status.st_size, xattrs=xattrs_of(fd))
+        leaf = Leaf(entry, None)
+        known = {}
+        if before is not None and status.st_size >= _COMPARE_BYTES:
+            known = {segment.offset: segment for segment in before.entry.segments}
+        segments = []
+        for offset, data in pieces_of(fd, status):
+            self.read_bytes += len(data)
+            segment = self._segment(leaf, offset, data, known)
+            if segment is not None:
+                segments.append(segment)
+        leaf.entry = replace(entry, segments=tuple(segments))
+        still = _key(os.fstat(fd)) == _key(status)
+        if still:
+            leaf.key = settled(_key(status), started)
+        return leaf, still
 
     def _segment(
         self, leaf: Leaf, offset: int, data: bytes, known: dict[int, Segment]
@@ -316,40 +381,16 @@ class _Scanner:
         return None
 
 
+def _key(status: os.stat_result) -> Key:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories that `path` is in."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
 def settled(key: Key, read_ns: int) -> Key | None:
     """`key` if a later change is sure to alter it, else None."""
     return key if key[3] < read_ns - _TICK_NS else None
-
-
-def _xattrs(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Extended attributes of an open file, or of a path itself; none where there cannot be any."""
-    follow = isinstance(where, int)
-    try:
-        names = sorted(os.listxattr(where, follow_symlinks=follow))
-        return tuple(
-            (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow)) for name in names
-        )
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENODATA):
-            return ()
-        raise
-
-
-def _pieces(fd: int, status: os.stat_result) -> Iterator[tuple[int, bytes]]:
-    """The data of a file, without its holes, in pieces that end at multiples of `SEGMENT`."""
-    sparse = status.st_blocks * 512 < status.st_size
-    end = 0
-    while end < status.st_size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA) if sparse else end
-            end = os.lseek(fd, start, os.SEEK_HOLE) if sparse else status.st_size
-        except OSError:  # ENXIO: no data from here on
-            return
-        at = start
-        while at < min(end, status.st_size):
-            stop = min(end, status.st_size, (at // SEGMENT + 1) * SEGMENT)
-            data = os.pread(fd, stop - at, at)
-            if not data:
-                return  # cut short meanwhile
-            yield at, data
-            at += len(data)

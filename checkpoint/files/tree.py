@@ -35,6 +35,7 @@ _HEAD = struct.Struct("<BHIIqQQQHH")
 _XATTR = struct.Struct("<HI")
 _SEGMENT = struct.Struct(f"<QI{ID_BYTES}s")
 _U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
+_MAX_SIZE = 2**63 - 1
 _ELSEWHERE = 0xFFFF_FFFF
 _WHAT = "A directory of the file tree"
 
@@ -140,7 +141,8 @@ def encode_directory(entries: Iterable[tuple[bytes, Entry]]) -> bytes:
 def decode_directory(data: bytes) -> dict[bytes, Entry]:
     """The entries of a directory object by name. Raises `Damaged`, `UnknownFormat`.
 
-    Names are checked: never empty (but for the root's), never `.` or `..`, without `/`, each once.
+    Names are checked: never empty (but for the root's), never `.` or `..`, without `/`, each once;
+    so are sizes, links' targets and attributes' names: a file system could have them.
     """
     if data[:1] > bytes([VERSION]):
         raise UnknownFormat(_WHAT, data[0], VERSION)
@@ -185,6 +187,9 @@ def _decode_entry(data: bytes, at: int) -> tuple[bytes, Entry, int]:
             content = take.bytes(ID_BYTES)
         case Kind.SYMLINK:
             target = take.bytes(*take.fields(_U16))
+    names = [key for key, _ in xattrs] + [target] * (kind == Kind.SYMLINK)
+    if size > _MAX_SIZE or any(not word or b"\0" in word for word in names):
+        raise ValueError
     entry = Entry(
         Kind(kind),
         mode,

@@ -26,7 +26,8 @@ from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.savepoint import Savepoints, Staged
-from sessionkeeper.agent.tenancy import Tenancy, cpu_model
+from sessionkeeper.agent.tenancy import Tenancy
+from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -130,7 +131,7 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
-            "cpu": cpu_model(),
+            **this_cpu().json(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 

@@ -33,7 +33,10 @@ class ProxiedBlobs:
         # Only what is safe to ask twice is asked twice, and only when nothing was answered.
         retries = urllib3.Retry(connect=5, read=0, redirect=0, status=0, backoff_factor=0.1)
         self._pool = urllib3.PoolManager(
-            maxsize=connections, block=True, retries=retries, timeout=urllib3.Timeout(10, read=60)
+            maxsize=connections,
+            block=True,
+            retries=retries,
+            timeout=urllib3.Timeout(connect=10, read=60),
         )
 
     def renew(self, token: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.mappings import processes_of, written_through
+from sessionkeeper.agent.mappings import in_use, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
@@ -138,9 +138,13 @@ class ContainerPlace:
             self._node.runc.resume(self._name(slot))
 
     def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
-        return written_through(
-            pid for slot in slots for pid in processes_of(self._container(slot).cgroup)
-        )
+        return written_through(self._processes(slots))
+
+    def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
+        return in_use(self._processes(slots))
+
+    def _processes(self, slots: list[Slot]) -> list[int]:
+        return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)

@@ -1,4 +1,7 @@
-"""Which files processes have mapped to write into: such writes leave no time stamp for a while."""
+"""Which files processes have mapped to write into: such writes leave no time stamp for a while.
+
+And which they have in use at all: they cannot be restored without those.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,23 @@ def written_through(pids: Iterable[int]) -> frozenset[bytes]:
                 if len(fields) == 6 and fields[1][1:4:2] == b"ws" and fields[5].startswith(b"/"):
                     found.add(fields[5].lstrip(b"/"))
     return frozenset(found)
+
+
+def in_use(pids: Iterable[int]) -> frozenset[bytes]:
+    """Return the files that any of ``pids`` has open or mapped, and its working directory, as it
+    sees them and without the leading slash (proc_pid_fd(5), proc_pid_maps(5)).
+    """
+    found: set[bytes] = set()
+    for pid in pids:
+        process = b"/proc/%d" % pid
+        with contextlib.suppress(OSError):
+            links = [process + b"/cwd", *(e.path for e in os.scandir(process + b"/fd"))]
+            for link in links:
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(link))
+            for line in Path(os.fsdecode(process), "maps").read_bytes().splitlines():
+                found.add(line.split(None, 5)[-1])
+    return frozenset(path.lstrip(b"/") for path in found if path.startswith(b"/"))
 
 
 def below(paths: Iterable[bytes], directory: Path) -> frozenset[bytes]:

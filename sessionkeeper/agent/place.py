@@ -95,6 +95,12 @@ class Place(Protocol):
         """
         ...
 
+    def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
+        """Return the files and directories, relative to ``tree``, that the processes in ``slots``
+        have open, mapped, or as their working directory.
+        """
+        ...
+
     def dump(self, slot: Slot, images: Path) -> None:
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
 

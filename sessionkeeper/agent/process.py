@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
-from sessionkeeper.agent.mappings import below, written_through
+from sessionkeeper.agent.mappings import below, in_use, written_through
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.nodes.local import erase
 from sessionkeeper.nodes.processes import PART, end_all, parents
@@ -155,6 +155,9 @@ class ProcessPlace:
 
     def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
         return below(written_through(self._processes(*slots)), self.tree)
+
+    def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
+        return below(in_use(self._processes(*slots)), self.tree)
 
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")

@@ -76,6 +76,7 @@ class Savepoints:
         self._writer: Future[Writer] | None = None
         self._known: dict[str, Future[criu.Image]] = {}
         self._tree: files.Tree | None = None
+        self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
         images.mkdir(parents=True, exist_ok=True)
 
@@ -126,6 +127,8 @@ class Savepoints:
                 for k in kernels
                 if k.kernel_id in images
             ]
+            # Remembered, so that the next pass before a cut does not take them for left out.
+            self._in_use = self._place.in_use(slots)
             tree = self._scan(copy=True, reread=self._place.written_through(slots))
             clock.lap("files")
             for dump in dumps:
@@ -183,11 +186,16 @@ class Savepoints:
         with Reader(self._store, self._keys, manifest.packs) as reader:
             return self._materialize(reader, manifest, f"staged-{manifest.number}", None)
 
-    def restore_tree(self, manifest: Manifest) -> None:
-        """Put the file tree of ``manifest`` in its place. Raises ``CheckpointError``."""
-        if manifest.tree is not None:
-            with Reader(self._store, self._keys, manifest.packs) as reader:
-                self._tree = files.materialize(reader, manifest.tree, self._place.tree).tree
+    def restore_tree(self, manifest: Manifest) -> list[files.Skipped]:
+        """Put the file tree of ``manifest`` in its place; what of it could not be set, and why.
+        Raises ``CheckpointError``.
+        """
+        if manifest.tree is None:
+            return []
+        with Reader(self._store, self._keys, manifest.packs) as reader:
+            restored = files.materialize(reader, manifest.tree, self._place.tree)
+        self._tree = restored.tree
+        return restored.problems
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
         """Bring the images of ``manifest`` here, beside those that are. Raises
@@ -240,6 +248,7 @@ class Savepoints:
             copy=copy,
             exclude=self._place.excluded,
             reread=reread,
+            in_use=self._in_use,
             spill=self._images,
         )
 

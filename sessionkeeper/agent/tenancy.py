@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import logging
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -19,11 +18,12 @@ from typing import IO, Any
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, encode_body
-from sessionkeeper.agent import variables
+from sessionkeeper.agent import unsaved, variables
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
+from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
@@ -59,12 +59,14 @@ class Tenancy:
         """Bring the session up: files, then what was written to them since, then its kernels.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
-        ``refused`` says which writes could not be done.
+        ``refused`` says which writes could not be done, and what of the files could not be set.
         """
         clock = Stopwatch()
         place = self.hosted.place
+        await asyncio.to_thread(this_cpu)  # asks CRIU, once: not while kernels stand still
         opened: Manifest | None = None
         images: Staged | None = None
+        refused: list[str] = []
         if manifest is None:
             await asyncio.to_thread(place.create)
         else:
@@ -73,14 +75,14 @@ class Tenancy:
                 kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
             opened = _only(opened, wanted)
-            _, images = await asyncio.gather(
+            problems, images = await asyncio.gather(
                 asyncio.to_thread(self.savepoints.restore_tree, opened),
                 asyncio.to_thread(self.savepoints.restore_images, opened, staged),
             )
+            refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
             self.hosted.writes = int(opened.meta.get("writes", 0))
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
-        refused = []
         for write in writes:
             try:
                 await self._redo(write)
@@ -210,6 +212,8 @@ class Tenancy:
             "pause": saved.pause,
             "stored": saved.stored,
             "seconds": saved.seconds,
+            "unsaved": unsaved.told(cut.tree, self.hosted.place.home),
+            "ignored": unsaved.ignored(cut.tree, self.hosted.place.home),
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
 
@@ -297,7 +301,7 @@ class Tenancy:
     def _meta(self) -> dict[str, Any]:
         return {
             "writes": self.hosted.writes,
-            "cpu": cpu_model(),
+            **this_cpu().json(),
             "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }
@@ -313,14 +317,6 @@ class Tenancy:
             if found["type"] == "directory" and candidate:
                 return place.seen(f"{place.home}/{candidate.strip('/')}")
         return place.seen(place.home)
-
-
-def cpu_model() -> str:
-    """Return the CPU's name: process images are restored where it is the same."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _only(manifest: Manifest, kernels: Iterable[str]) -> Manifest:

@@ -92,7 +92,7 @@ async def dump(
                 "applied": stand["applied"],
                 "next_seq": stand["produced"] + 1,
                 "workspace": workspace,
-                "lost": named(report, "lost"),
+                "lost": ", ".join(filter(None, (named(report, "lost"), _beside(report)))),
             }
     return details
 
@@ -113,11 +113,10 @@ async def load(kernel: HostedKernel, tree: Path, moved: tuple[Path, Path]) -> st
         await _execute(relay, engine.load_code(dumped, path, moved=moved))
         report = engine.read_report(path)
     await relay.call("resume_input")
-    also = [f"{name} ({what['why']})" for name, what in report.also.items() if what["why"]]
     said = {
         "variables lost": named(report, "lost"),
         "degraded": named(report, "degraded"),
-        "not as it was": ", ".join(also),
+        "not as it was": _beside(report),
     }
     return "; ".join(f"{what}: {names}" for what, names in said.items() if names) or None
 
@@ -137,6 +136,13 @@ def named(report: engine.Report, state: engine.State) -> str:
         shown.append(f"{name} ({what})")
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(shown) + more
+
+
+def _beside(report: engine.Report) -> str:
+    """Return what else is not as it was: changes of modules, extensions, settings."""
+    told = [f"{name} ({what['why']})" for name, what in report.also.items() if what["why"]]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return ", ".join(told[:NAMED]) + more
 
 
 async def _stand(kernel: HostedKernel, until: float) -> Stand | None:

@@ -10,19 +10,20 @@ import tempfile
 
 from rich.console import Console
 
-from sessionkeeper.bench import latency, machine, recovery, report, start
+from sessionkeeper.bench import checkpoint, latency, machine, recovery, report, start
 from sessionkeeper.bench.figures import Figure
 from sessionkeeper.errors import DiskFull
 from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["main"]
 
-_BENCHES = ("latency", "start", "recovery")
+_BENCHES = ("latency", "start", "recovery", "checkpoint")
 _ROOM = 8
 """Times what a kernel holds: on two nodes, restored files and image files beside the store."""
 
 _EPILOG = """\
-Each starts a sessionkeeper of its own in a temporary directory (TMPDIR) and leaves nothing behind.
+Each starts a sessionkeeper of its own (`checkpoint`: one node and a store) in a temporary
+directory (TMPDIR) and leaves nothing behind.
 Root and CRIU are needed for the container runtime, which the required figures are for. Let the
 machine do nothing else meanwhile.
 
@@ -42,7 +43,9 @@ def main(arguments: list[str]) -> int:
         )
     benches = _BENCHES if found.bench == "all" else (found.bench,)
     if "recovery" in benches:
-        _require_room(max(found.sizes))
+        _require_room(_ROOM * max(found.sizes) * recovery.MB)
+    if "checkpoint" in benches:
+        _require_room(checkpoint.ROOM)
     figures, facts["runtime"] = asyncio.run(_interruptible(terminal, benches, found))
     if found.json:
         print(report.as_json(found.bench, facts, figures))
@@ -84,6 +87,8 @@ async def _measure(
                 measured, runtime = await latency.measure(terminal, found.runs)
             case "start":
                 measured, runtime = await start.measure(terminal, found.runs)
+            case "checkpoint":
+                measured, runtime = await checkpoint.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured
@@ -93,7 +98,7 @@ async def _measure(
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sessionkeeper bench",
-        description="Measure, beside stock Jupyter servers on the same machine.",
+        description="Measure, beside what else there is, on the same machine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -121,12 +126,11 @@ def _sizes(text: str) -> list[int]:
     return [_positive(word.strip()) for word in text.split(",")]
 
 
-def _require_room(size: int) -> None:
+def _require_room(needed: int) -> None:
     directory = tempfile.gettempdir()
-    needed, free = _ROOM * size * recovery.MB, shutil.disk_usage(directory).free
+    free = shutil.disk_usage(directory).free
     if free < needed:
         raise DiskFull(
-            f"{directory} has {free / 1e9:.1f} GB free; a kernel of {size} MB needs"
-            f" {needed / 1e9:.1f} GB",
+            f"{directory} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed",
             hint="set TMPDIR to a directory with more room, or give smaller --sizes",
         )

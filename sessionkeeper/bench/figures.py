@@ -19,9 +19,26 @@ REQUIRED: Mapping[str, float] = {
     "latency_p50_ms": 6.0,
     "latency_p99_ms": 15.0,
     "kernel_start_s": 1.0,
+    "stored_criu_total_mb": 300.0,
+    "stored_criu_cell_mb": 1.5,
+    "stored_namespace_total_mb": 210.0,
+    "stored_namespace_cell_kb": 50.0,
+    "array_element_namespace_kb": 300.0,
+    "pandas_columns_ratio": 1.3,
+    "pause_criu_ms": 250.0,
+    "pause_namespace_ms": 60.0,
+    "restore_criu_s": 0.6,
+    "restore_namespace_s": 1.2,
+    "big_pause_s": 2.0,
+    "big_commit_s": 6.0,
+    "big_restore_s": 3.0,
+    "big_lazy_restore_s": 1.0,
+    "store_mb_per_s": 400.0,
 }
-"""At most this, as the median on the reference machine with the container runtime; the unit is at
-the end of the name."""
+"""At most this (a rate: at least), as the median on the reference machine with the container
+runtime; the unit is at the end of the name."""
+
+_RATE = "_per_s"
 
 
 @dataclass
@@ -37,21 +54,33 @@ class Figure:
 
     @property
     def unit(self) -> str:
-        """`s` or `ms`."""
-        return self.name.rpartition("_")[2]
+        """`s`, `ms`, `mb` (10**6 bytes), `kb`, `mb_per_s`, or `ratio`."""
+        words = self.name.split("_")
+        return "_".join(words[-3:] if self.rate else words[-1:])
+
+    @property
+    def rate(self) -> bool:
+        """Whether more is better."""
+        return self.name.endswith(_RATE)
 
     @property
     def value(self) -> float | None:
         """The median, in which a failed run counts as one that took for ever. None when half of
         them failed, or when there is none."""
-        return median(self.runs)
+        if not self.rate:
+            return median(self.runs)
+        found = median([None if run is None else -run for run in self.runs])
+        return None if found is None else -found
 
     @property
     def verdict(self) -> str:
         """`ok`, `short`, or nothing where nothing is required."""
         if self.must is None:
             return ""
-        return "ok" if self.value is not None and self.value <= self.must else "short"
+        if self.value is None:
+            return "short"
+        good = self.value >= self.must if self.rate else self.value <= self.must
+        return "ok" if good else "short"
 
     def json(self) -> dict[str, Any]:
         """For programs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sessionkeeper.cli.store_parser import add_store
+
 __all__ = ["parse"]
 
 _TOP = """\
@@ -14,6 +16,7 @@ Notebook sessions that outlive the node they run on.
   sessionkeeper status                            where the session is, how old its checkpoint
   sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
   sessionkeeper node kill node-1                  a node is gone without a word
+  sessionkeeper store list                        sessions and checkpoints that are kept
   sessionkeeper doctor                            what this machine can do, and what it lacks
 
 `sessionkeeper COMMAND --help` explains a command.
@@ -86,6 +89,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    add_store(commands, _add)
     _add_machine(commands)
     _add_parts(commands)
     return parser
@@ -126,7 +130,11 @@ def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
 
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
-    "--store": ("URL", "blob store: a directory (in the state directory by default)"),
+    "--store": (
+        "URL",
+        "blob store: a directory, or s3://bucket/prefix?endpoint=URL&region=R&style=path"
+        " (a directory in the state directory)",
+    ),
     "--port": ("P", "port for the browser (8888); the gateway takes one above it"),
     "--host": ("ADDRESS", "address for the browser (127.0.0.1)"),
     "--runtime": ("R", "auto, container or process (auto: see `sessionkeeper doctor`)"),
@@ -147,7 +155,7 @@ _GATEWAY_FLAGS = {
     "--agent-host": ("ADDRESS", "another address to listen on, for agents"),
     "--token-file": ("FILE", "the token that clients show"),
     "--agent-token-file": ("FILE", "the token that agents show"),
-    "--store": ("URL", "blob store"),
+    "--store": ("URL", "blob store: a directory, or s3://bucket/prefix?endpoint=URL"),
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),

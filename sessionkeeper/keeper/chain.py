@@ -9,6 +9,7 @@ import time
 from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import Repository, Skipped
+from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import Needs
 
 
@@ -79,7 +80,7 @@ class Chain:
         if self.manifest is None:
             return Needs()
         engines = {part.engine for part in self.manifest.processes.values()}
-        cpu = self.manifest.meta.get("cpu") if "criu" in engines else None
+        cpu = Cpu.from_json(self.manifest.meta) if "criu" in engines else None
         # Of a checkpoint without kernels too: a file tree is another one in each runtime.
         return Needs(engine=self.manifest.meta.get("engine"), cpu=cpu)
 

@@ -101,6 +101,7 @@ class Checkpoints:
         self._cost = FIRST_COST
         self._retry_at = 0.0
         self._retry_delay = RETRY_AFTER[0]
+        self._told_ignored = False
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
@@ -182,6 +183,10 @@ class Checkpoints:
         self._status.warn(
             "variables", _not_in(manifest, taken.get("lost", {}), self._status.called)
         )
+        self._status.warn("files", taken.get("unsaved"))
+        if taken.get("ignored") and not self._told_ignored:
+            self._told_ignored = True
+            self._status.say(taken["ignored"])
         self.show(manifest, taken)
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import GatewayError
+from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.placement import NodeFacts
@@ -114,7 +115,7 @@ class Node:
             tier=str(self.hello.get("tier", "on-demand")),
             runtime=self.runtime,
             load=len(self.hosting),
-            cpu=str(self.hello.get("cpu", "")),
+            cpu=Cpu.from_json(self.hello),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:

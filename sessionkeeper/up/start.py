@@ -68,13 +68,14 @@ def namespaces_work() -> bool:
 
 
 def _check_store(url: str) -> None:
-    from checkpoint.blobs import open_store, probe
+    from checkpoint.blobs import Backoff, open_store, probe
     from checkpoint.errors import CheckpointError
 
     try:
-        probe(open_store(url))
+        probe(open_store(url, Backoff(limit=5)))  # somebody waits to be told
     except CheckpointError as error:
-        raise StoreUnusable(f"the store {url} cannot be used: {error}", hint=error.hint) from None
+        hint = None if error.retryable else error.hint  # no session runs yet that could go on
+        raise StoreUnusable(f"the store {url} cannot be used: {error}", hint=hint) from None
 
 
 def settle_runtime(settings: UpSettings, say: Callable[[str], None]) -> tuple[str, UpSettings]:

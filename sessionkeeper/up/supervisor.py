@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ _log = logging.getLogger("sessionkeeper.up")
 def restart_delay(failures: int) -> float:
     """Seconds to wait before a part is started again that ended `failures` times in a row."""
     return min(0.25 * 2 ** (failures - 1), 10.0) if failures > 0 else 0.0
+
+
+def _without_store_access(environ: Mapping[str, str]) -> dict[str, str]:
+    """What anyone but the gateway gets: the credentials of a bucket stay with it."""
+    return {name: value for name, value in environ.items() if not name.startswith("AWS_")}
 
 
 async def _together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -184,7 +189,8 @@ class Supervisor:
         return await self._start_child("ui", argv)
 
     async def _start_child(self, name: str, argv: list[str]) -> Child:
-        environ = {**os.environ, **part_of(self._state.id, name)}
+        given = os.environ if name == "gateway" else _without_store_access(os.environ)
+        environ = {**given, **part_of(self._state.id, name)}
         return await Child.start(name, argv, log=self._state.log(name), environ=environ)
 
     async def _launch_node(self, name: str) -> None:
@@ -199,7 +205,7 @@ class Supervisor:
             agent=self._commands.agent(
                 self._settings, self._runtime, self._state.id, name, data, self._places.agent_url
             ),
-            environ=os.environ,
+            environ=_without_store_access(os.environ),
             hide=self._state.path,
             keep=self._kept(),
             token=self._state.token("agent"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,12 +11,25 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from s3.service import new_bucket
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from checkpoint.blobs import BlobStore, LocalDirectory, Memory, Prefixed, probe
+from checkpoint.blobs import (
+    BandwidthLimited,
+    BlobStore,
+    ConcurrencyLimited,
+    LocalDirectory,
+    Memory,
+    Metered,
+    Prefixed,
+    Retrying,
+    open_store,
+    probe,
+)
 from checkpoint.errors import AlreadyExists, NotFound
+from checkpoint.stores.s3 import S3
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.keeper.blobs import BlobHandler, Grant, Grants
 
@@ -41,17 +55,48 @@ def proxied(store: BlobStore) -> BlobStore:
     return ProxiedBlobs(url, grants.issue(Grant(store, may_write=lambda key, only_new: True)))
 
 
+@cache
+def s3_store(url: str) -> BlobStore:
+    return S3(new_bucket(url), endpoint=url, style="path")
+
+
+@cache
+def s3_store_by_url(url: str) -> BlobStore:
+    return open_store(f"s3://{new_bucket(url)}/some/where?endpoint={url}&region=eu-west-1")
+
+
+def emptied(store: BlobStore) -> BlobStore:
+    """Making one takes longer than a test."""
+    for key in list(store.list("")):
+        store.delete(key)
+    return store
+
+
 # Name to a function that makes an empty store, given an empty directory.
 STORES: dict[str, Callable[[Path], BlobStore]] = {
     "memory": lambda _: Memory(),
     "local-directory": LocalDirectory,
     "prefixed": lambda path: Prefixed(LocalDirectory(path), "sessions/one/"),
+    "retrying": lambda _: Retrying(Memory()),
+    "bandwidth-limited": lambda _: BandwidthLimited(Memory(), read=1e9, write=1e9),
+    "concurrency-limited": lambda _: ConcurrencyLimited(Memory(), 2),
+    "metered": lambda _: Metered(Memory()),
     "proxied": lambda path: proxied(Prefixed(LocalDirectory(path), "sessions/one/")),
 }
 
 
-@pytest.fixture(params=STORES)
+# The same, given the URL of an S3 service.
+S3_STORES: dict[str, Callable[[str], BlobStore]] = {
+    "s3": lambda url: emptied(s3_store(url)),
+    "s3-by-url": lambda url: emptied(s3_store_by_url(url)),
+    "s3-proxied": lambda url: proxied(Prefixed(emptied(s3_store(url)), "sessions/one/")),
+}
+
+
+@pytest.fixture(params=[*STORES, *S3_STORES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param in S3_STORES:
+        return S3_STORES[request.param](request.getfixturevalue("s3_service"))
     return STORES[request.param](tmp_path)
 
 
@@ -156,6 +201,13 @@ def test_keys_cannot_leave_the_store(store: BlobStore) -> None:
     for key in ("", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".tmp/x", "a\0b", "ü", "a b"):
         with pytest.raises(ValueError, match="key"):
             store.put(key, b"x")
+
+
+def test_megabytes_pass_unchanged(store: BlobStore) -> None:
+    data = random.Random(7).randbytes(9 << 20)
+    store.create("large", memoryview(data))
+    assert store.get("large") == data
+    assert store.get("large", 4 << 20, 100) == data[4 << 20 :][:100]
 
 
 def test_probe_accepts_the_store_and_leaves_nothing(store: BlobStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -163,6 +164,27 @@ async def test_stop_ends_what_the_kernel_started_however_it_hid(place: Place, st
     assert not place.alive(kernel.slot)
     assert place.alive(other.slot)
     await other.run("1")
+
+
+async def test_what_a_kernel_has_in_use_is_known_by_its_place_in_the_tree(
+    place: Place, start: Start
+):
+    kernel = await start("one")
+    await kernel.run(
+        "import mmap, os\n"
+        "os.makedirs('venv/lib')\n"
+        "for name in ('opened', 'mapped', 'closed'):\n"
+        "    open(f'venv/lib/{name}', 'wb').write(b'x' * 4096)\n"
+        "opened = open('venv/lib/opened', 'rb')\n"
+        "with open('venv/lib/mapped', 'rb') as file:\n"
+        "    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "os.mkdir('inside'); os.chdir('inside')"
+    )
+    home = os.fsencode(place.home).strip(b"/")
+    found = {path for path in place.in_use([kernel.slot]) if path.startswith(home)}
+    wanted = {home + name for name in (b"/venv/lib/opened", b"/venv/lib/mapped", b"/inside")}
+    assert wanted <= found
+    assert home + b"/venv/lib/closed" not in found
 
 
 async def test_frozen_kernel_can_be_stopped(place: Place, start: Start):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import TIER_ORDER, Choice, Needs, NodeFacts, choose
 
 SPOT = NodeFacts("spot", ready=True, tier="spot", load=3)
@@ -34,19 +35,22 @@ def test_on_demand_is_taken_when_there_is_nothing_else() -> None:
 def test_process_images_are_restored_where_that_works_on_the_same_cpu() -> None:
     nodes = [
         replace(SPOT, runtime="process"),
-        replace(HOME, cpu="other"),
-        replace(PAID, cpu="same"),
+        replace(HOME, cpu=Cpu("other")),
+        replace(PAID, cpu=Cpu("same")),
     ]
-    assert choose(nodes, Needs(engine="criu", cpu="same")) == Choice(
+    assert choose(nodes, Needs(engine="criu", cpu=Cpu("same"))) == Choice(
         "paid",
-        {"spot": "cannot restore process images", "home": "has another CPU (other)"},
+        {
+            "spot": "cannot restore process images",
+            "home": "has a CPU (other) that lacks features of same",
+        },
     )
-    assert choose(nodes, Needs(engine="namespace", cpu="same")).node == "spot"
+    assert choose(nodes, Needs(engine="namespace", cpu=Cpu("same"))).node == "spot"
 
 
 def test_unknown_cpu_is_no_reason_to_refuse_a_node() -> None:
-    assert choose([SPOT], Needs(engine="criu", cpu="some")).node == "spot"
-    assert choose([replace(SPOT, cpu="some")], Needs(engine="criu")).node == "spot"
+    assert choose([SPOT], Needs(engine="criu", cpu=Cpu("some"))).node == "spot"
+    assert choose([replace(SPOT, cpu=Cpu("some"))], Needs(engine="criu")).node == "spot"
 
 
 def test_a_node_that_has_just_failed_is_avoided_and_that_is_said() -> None:
@@ -67,14 +71,14 @@ NODES = st.lists(
         tier=st.sampled_from(TIER_ORDER),
         runtime=st.sampled_from(("container", "process")),
         load=st.integers(0, 3),
-        cpu=st.sampled_from(("", "one", "two")),
+        cpu=st.sampled_from((Cpu(""), Cpu("one"), Cpu("two"))),
     ),
     unique_by=lambda node: node.name,
 )
 NEEDS = st.builds(
     Needs,
     engine=st.sampled_from((None, "criu", "namespace")),
-    cpu=st.sampled_from((None, "one")),
+    cpu=st.sampled_from((None, Cpu("one"))),
     avoid=st.frozensets(st.sampled_from("abcdef")),
 )
 

@@ -67,6 +67,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.memo = {id(seed): (i, seed) for i, seed in enumerate(seeds)}
         self.by_value: set[int] = set()  # ids of functions and classes saved whole
         self.private: dict[int, Any] = {}  # arrays whose memory nobody else is to see
+        # Storages of torch tensors by address.
+        self.storages: dict[int, Any] = known.setdefault("storages", {})
         self.notes: list[str] = []
         self.has_code = False
         self._rules: dict[type, reducers.Reducer | None] = known

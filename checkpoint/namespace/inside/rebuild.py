@@ -6,6 +6,7 @@ given another meaning, or older checkpoints would no longer load.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import stat
@@ -84,6 +85,8 @@ def make_class(meta: Any, name: str, bases: tuple[type, ...], namespace: dict[st
         if base.__module__ == "__main__" and "__init_subclass__" in base.__dict__
     }
     maker = next(kind for kind in meta.__mro__ if kind.__module__ != "__main__")
+    if maker.__name__ == "_TypedDictMeta":
+        maker = type  # it knows of fields and bases from the class statement only
     for base in hooks:
         type.__delattr__(base, "__init_subclass__")
     try:
@@ -152,6 +155,51 @@ def memmap(path: str, dtype: Any, mode: str, offset: int, shape: Any, order: str
     if size < need:
         raise LostError(f"{path!r} has {size} bytes, the mapped array needs {need}")
     return numpy.memmap(path, dtype=dtype, mode=mode, offset=offset, shape=shape, order=order)  # type: ignore[call-overload]
+
+
+def tensor_storage(data: Any) -> Any:
+    """Memory of a torch tensor, holding a copy of ``data``: torch's own, so that it can grow."""
+    torch: Any = importlib.import_module("torch")
+
+    whole = torch.empty(len(data), dtype=torch.uint8)
+    if len(data):
+        whole.copy_(torch.frombuffer(data, dtype=torch.uint8))
+    return whole.untyped_storage()
+
+
+def tensor(
+    parameter: bool,
+    storage: Any,
+    dtype: str,
+    offset: int,
+    shape: Any,
+    stride: Any,
+    requires_grad: bool,
+) -> Any:
+    """A torch tensor, or a parameter, over ``storage``; :func:`set_tensor` gives the rest."""
+    torch: Any = importlib.import_module("torch")
+
+    made = torch.empty(0, dtype=getattr(torch, dtype)).set_(storage, offset, shape, stride)
+    if parameter:
+        return torch.nn.Parameter(made, requires_grad)
+    return made.requires_grad_(requires_grad)
+
+
+def set_tensor(made: Any, state: dict[str, Any]) -> None:
+    made.__dict__.update(state["dict"])
+    made.grad = state["grad"]
+
+
+def polars_series(name: str, dtype: Any, numbers: Any) -> Any:
+    """A polars column of ``numbers``, a numpy array of what ``dtype`` is made of."""
+    polars: Any = importlib.import_module("polars")
+    series = polars.Series(name, numbers)
+    return series if series.dtype == dtype else series.cast(dtype)
+
+
+def polars_frame(columns: list[Any]) -> Any:
+    polars: Any = importlib.import_module("polars")
+    return polars.DataFrame(columns)
 
 
 def _open(path: Any, mode: str, text: dict[str, Any], buffering: int, opener: Any) -> Any:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from . import files, rebuild
+from . import files, frames, rebuild, tensors
 from .files import Unsaved
 
 Reducer = Callable[[Any, Any], Any]
@@ -75,12 +75,14 @@ def reducer_for(kind: type) -> Reducer | None:
         if kind is numpy.memmap:
             return _memmap
         return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
+    if numpy is not None and kind in (numpy.finfo, numpy.iinfo):
+        return _type_limits
     if kind.__module__.startswith("pandas.") and kind.__name__ in (
         "BlockManager",
         "SingleBlockManager",
     ):
         return _block_manager
-    return None
+    return tensors.reducer_for(kind) or frames.reducer_for(kind)
 
 
 def is_hopeless(obj: Any) -> bool:
@@ -261,6 +263,10 @@ def _array(pickler: Any, array: Any) -> Any:
         return NotImplemented
     args = (root, type(array), array.dtype, array.shape, array.strides, offset)
     return rebuild.array_view, (*args, array.flags.writeable)
+
+
+def _type_limits(_pickler: Any, limits: Any) -> Any:
+    return type(limits), (limits.dtype,)
 
 
 def _memmap(pickler: Any, array: Any) -> Any:

@@ -244,6 +244,9 @@ def capture_random() -> dict[str, Any]:
     numpy_random = sys.modules.get("numpy.random.mtrand")
     if numpy_random is not None:
         state["numpy.random"] = numpy_random.get_state(legacy=False)
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_rng_state"):
+        state["torch"] = bytes(torch.get_rng_state().tolist())
     return state
 
 
@@ -253,6 +256,9 @@ def restore_random(saved: dict[str, Any], also: Callable[[str, Exception | None]
         import numpy
 
         setters["numpy.random"] = numpy.random.set_state
+    if "torch" in saved:
+        torch: Any = importlib.import_module("torch")
+        setters["torch"] = lambda state: torch.set_rng_state(torch.ByteTensor(list(state)))
     for name, state in saved.items():
         try:
             setters[name](state)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import blocks, groups, moves, rebuild, session, settings
+from . import blocks, groups, moves, patches, rebuild, session, settings
 
 FORMAT = 1
 SESSION = "session.pickle"
@@ -54,6 +54,9 @@ def dump(
         also(f"settings of {name}", error)
     for name in process["extensions"]:
         also(f"extension {name}", RuntimeError("load it again with %load_ext"))
+    cells = shell.history_manager.input_hist_parsed
+    for name in patches.found(cells, shell.user_ns, set(modules.values()), seeds):
+        report["also"][f"change of {name}"] = {"state": "lost", "why": patches.TOLD}
     store.begin()
     store.write(SESSION, memoryview(pickle.dumps(process)))
     store.write(HISTORY, memoryview(pickle.dumps(session.capture_history(shell))))

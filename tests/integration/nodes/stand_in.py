@@ -41,6 +41,10 @@ def ready(given: dict[str, str]) -> None:
     os.write(int(given["ready-fd"]), b"ready\n")
 
 
+def credentials() -> list[str]:
+    return sorted(name for name in os.environ if name.startswith("AWS_"))
+
+
 def serve(role: str, given: dict[str, str]) -> None:
     hellos: list[dict[str, str]] = []
     changed = threading.Condition()
@@ -54,7 +58,8 @@ def serve(role: str, given: dict[str, str]) -> None:
             # /N answers when there were N hellos.
             with changed:
                 changed.wait_for(lambda: len(hellos) >= int(self.path[1:] or 0), 30)
-            self.answer({"role": role, "flags": given, "argv": sys.argv, "hellos": hellos})
+            told = {"role": role, "flags": given, "argv": sys.argv, "hellos": hellos}
+            self.answer({**told, "credentials": credentials()})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -97,6 +102,7 @@ def offer(given: dict[str, str]) -> None:
         "node": given["node"],
         "token": Path(given["token-file"]).read_text().strip(),
         "sees": sorted(os.listdir(Path(given["data"]).parent.parent.parent)),
+        "credentials": credentials(),
         "netns": os.readlink("/proc/self/ns/net"),
         "pid": os.getpid(),
     }

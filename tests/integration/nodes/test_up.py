@@ -60,6 +60,14 @@ def test_node_sees_neither_store_nor_keys_nor_other_nodes(up: MakeUp) -> None:
 
 
 @needs_root
+def test_credentials_of_a_bucket_stay_with_the_gateway(up: MakeUp) -> None:
+    secrets = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hush"}
+    running = up(environ=secrets).start()
+    assert set(secrets) <= {*running.ask_gateway()["credentials"]}
+    assert [hello["credentials"] for hello in running.hellos().values()] == [[], []]
+
+
+@needs_root
 def test_url_and_tokens_stay_over_a_restart_and_no_secret_is_in_an_argv(up: MakeUp) -> None:
     running = up().start()
     first = running.url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from checkpoint.blobs import BlobStore, Buffer, Memory
 from checkpoint.errors import StoreUnavailable
@@ -30,17 +30,20 @@ class DyingStore:
         return self.store.list(prefix)
 
     def put(self, key: str, data: Buffer) -> None:
-        raise NotImplementedError  # nothing of a repository is ever replaced
+        self._do(lambda: self.store.put(key, data))
 
     def create(self, key: str, data: Buffer) -> None:
-        dies = self._dies()
-        if not dies or (self.failed_is_done and self.left == -1):
-            self.store.create(key, data)
-        if dies:
-            raise StoreUnavailable("The store does not answer: it died.")
+        self._do(lambda: self.store.create(key, data))
 
     def delete(self, key: str) -> None:
-        raise NotImplementedError
+        self._do(lambda: self.store.delete(key))
+
+    def _do(self, write: Callable[[], None]) -> None:
+        dies = self._dies()
+        if not dies or (self.failed_is_done and self.left == -1):
+            write()
+        if dies:
+            raise StoreUnavailable("The store does not answer: it died.")
 
 
 class CountingStore(Memory):

@@ -13,6 +13,7 @@ from checkpoint.files import Entry, Kind
 from checkpoint.files.tree import Segment, decode_directory, encode_directory
 
 ids = st.binary(min_size=32, max_size=32)
+words = st.binary(min_size=1, max_size=50).filter(lambda word: b"\0" not in word)
 common = {
     "mode": st.integers(0, 0o7777),
     "uid": st.integers(0, 2**32 - 1),
@@ -20,7 +21,7 @@ common = {
     "mtime_ns": st.integers(-(2**63), 2**63 - 1),
     "link": st.integers(0, 2**64 - 1),
     "rdev": st.integers(0, 2**64 - 1),
-    "xattrs": st.lists(st.tuples(st.binary(), st.binary()), max_size=3).map(tuple),
+    "xattrs": st.lists(st.tuples(words, st.binary()), max_size=3).map(tuple),
 }
 
 
@@ -30,7 +31,7 @@ def _segments(lengths: list[int]) -> tuple[Segment, ...]:
 
 entries = st.one_of(
     st.builds(Entry, kind=st.just(Kind.DIRECTORY), content=ids, **common),
-    st.builds(Entry, kind=st.just(Kind.SYMLINK), target=st.binary(max_size=50), **common),
+    st.builds(Entry, kind=st.just(Kind.SYMLINK), target=words, **common),
     st.builds(
         Entry,
         kind=st.just(Kind.FILE),
@@ -62,6 +63,21 @@ def test_decoder_refuses_or_reads_but_never_trips(
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(Damaged, UnknownFormat):
         decode_directory(bytes(encoded[: data.draw(st.integers(0, len(encoded)))]))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry(Kind.SYMLINK, 0, 0, 0, 0),
+        Entry(Kind.SYMLINK, 0, 0, 0, 0, target=b"a\0b"),
+        Entry(Kind.FIFO, 0, 0, 0, 0, xattrs=((b"", b"x"),)),
+        Entry(Kind.FIFO, 0, 0, 0, 0, xattrs=((b"a\0b", b"x"),)),
+        Entry(Kind.FILE, 0, 0, 0, 0, size=2**63),
+    ],
+)
+def test_what_no_file_system_can_have_is_refused(entry: Entry) -> None:
+    with pytest.raises(Damaged):
+        decode_directory(encode_directory([(b"name", entry)]))
 
 
 @pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/etc", b"a\0"])

@@ -5,12 +5,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
+from faulty_stores import DyingStore
 
 from checkpoint.blobs import Memory
 from checkpoint.chunks import chunk_id
-from checkpoint.errors import CheckpointError, Damaged, UnknownFormat, WrongKey
-from checkpoint.keys import MasterKey, SessionKeys
+from checkpoint.errors import (
+    CheckpointError,
+    Damaged,
+    StoreUnavailable,
+    UnknownFormat,
+    WrongKey,
+)
+from checkpoint.keys import (
+    MasterKey,
+    SessionKeys,
+    add_master_key,
+    keep_first_master_key,
+    master_keys,
+    master_keys_of_environment,
+    unwrap_key,
+    wrap_key,
+)
 from checkpoint.repository import create_or_open_key
+from checkpoint.rotation import left_behind, rewrap
 
 SESSION_KEY = bytes(range(32))
 
@@ -21,8 +39,8 @@ def test_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
         keys = list(pool.map(lambda _: MasterKey.from_file(path), range(8)))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [item.name for item in tmp_path.iterdir()] == ["master.key"]
-    wrapped = keys[0].wrap(SESSION_KEY, "one")
-    assert all(key.unwrap(wrapped, "one") == SESSION_KEY for key in keys)
+    wrapped = wrap_key(keys[0], SESSION_KEY, "one", "one")
+    assert all(unwrap_key(wrapped, "one", key).session_key == SESSION_KEY for key in keys)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a key\n", b"ab" * 31, b"\xff" * 64])
@@ -36,26 +54,26 @@ def test_file_that_is_no_key_is_refused_and_kept(tmp_path: Path, content: bytes)
 
 def test_wrapped_key_opens_for_its_session_and_master_alone() -> None:
     master = MasterKey(b"m" * 32)
-    wrapped = master.wrap(SESSION_KEY, "one")
-    assert master.unwrap(wrapped, "one") == SESSION_KEY
+    wrapped = wrap_key(master, SESSION_KEY, "one", "pool")
+    assert unwrap_key(wrapped, "one", master)[:2] == (SESSION_KEY, "pool")
     assert SESSION_KEY not in wrapped
     with pytest.raises(Damaged, match="two"):
-        master.unwrap(wrapped, "two")
+        unwrap_key(wrapped, "two", master)
     with pytest.raises(WrongKey, match="another master key"):
-        MasterKey(b"n" * 32).unwrap(wrapped, "one")
+        unwrap_key(wrapped, "one", MasterKey(b"n" * 32))
 
 
 def test_every_flipped_bit_of_a_wrapped_key_is_found() -> None:
     master = MasterKey(b"m" * 32)
-    wrapped = master.wrap(SESSION_KEY, "one")
+    wrapped = wrap_key(master, SESSION_KEY, "one", "one")
     for bit in range(len(wrapped) * 8):
         damaged = bytearray(wrapped)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises((Damaged, UnknownFormat), match="'one'"):
-            master.unwrap(bytes(damaged), "one")
+            unwrap_key(bytes(damaged), "one", master)
     for end in range(len(wrapped)):
         with pytest.raises(Damaged):
-            master.unwrap(wrapped[:end], "one")
+            unwrap_key(wrapped[:end], "one", master)
 
 
 def test_all_who_open_a_session_at_once_get_the_same_key() -> None:
@@ -82,3 +100,83 @@ def test_session_id_cannot_leave_the_store() -> None:
     for session_id in ("", "..", "a/b", "../x", ".hidden", "x" * 200):
         with pytest.raises((ValueError, CheckpointError)):
             create_or_open_key(Memory(), session_id, MasterKey(b"m" * 32))
+
+
+def test_key_of_version_1_is_still_read() -> None:
+    """As it was written before there were forks."""
+    master = MasterKey(b"m" * 32)
+    body = b"SKKY\x01" + master.key_id + master.wrap(SESSION_KEY, b"one")
+    wrapped = body + blake3(body).digest()[:8]
+    assert unwrap_key(wrapped, "one", master) == (SESSION_KEY, "one", master.key_id)
+
+
+def test_key_of_a_newer_version_is_named() -> None:
+    master = MasterKey(b"m" * 32)
+    newer = bytearray(wrap_key(master, SESSION_KEY, "one", "one"))
+    newer[4] = 7
+    with pytest.raises(UnknownFormat, match="'one' has format version 7; this release reads up to"):
+        unwrap_key(bytes(newer), "one", master)
+
+
+class Service:
+    """A key management service: its key stays inside, its answers are longer than a key."""
+
+    key_id = b"service1"
+
+    def __init__(self) -> None:
+        self._inside = MasterKey(b"s" * 32)
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        return b"service blob " * 20 + self._inside.wrap(key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        return self._inside.unwrap(wrapped[260:], context)
+
+
+def test_key_service_can_take_the_place_of_a_master_key() -> None:
+    store, old, service = Memory(), MasterKey(b"m" * 32), Service()
+    before = create_or_open_key(store, "one", old).session_key
+    assert rewrap(store, service, old) == ["one"]
+    assert create_or_open_key(store, "one", service).session_key == before
+    with pytest.raises(WrongKey):
+        create_or_open_key(store, "one", old)
+
+
+def test_environment_gives_keys_and_never_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert master_keys_of_environment("NO_SUCH_KEY") == []
+    monkeypatch.setenv("KEYS", "ab" * 32 + " " + "cd" * 32)
+    first, second = master_keys_of_environment("KEYS")
+    assert first.key_id == MasterKey(b"\xab" * 32).key_id
+    assert second.key_id == MasterKey(b"\xcd" * 32).key_id
+    monkeypatch.setenv("KEYS", "5ecret")
+    with pytest.raises(WrongKey, match="KEYS does not hold") as caught:
+        master_keys_of_environment("KEYS")
+    assert "5ecret" not in str(caught.value)
+
+
+def test_rotation_goes_on_after_a_crash_at_any_write(tmp_path: Path) -> None:
+    """Old and new keys open every session at every moment; in the end the old one is not needed."""
+    sessions = ["one", "two", "three"]
+    for operations in range(len(sessions) + 1):
+        for failed_is_done in (False, True):
+            path = tmp_path / f"{operations}{failed_is_done}.key"
+            [old] = master_keys(path)
+            store = Memory()
+            before = {name: create_or_open_key(store, name, old)[:2] for name in sessions}
+            new = add_master_key(path)
+            assert [key.key_id for key in master_keys(path)] == [new.key_id, old.key_id]
+            dying = DyingStore(store, operations, failed_is_done=failed_is_done)
+            try:
+                rewrap(dying, *master_keys(path))
+                died = False
+            except StoreUnavailable:
+                died = True
+            assert died == (operations < len(sessions))
+            both = master_keys(path)
+            assert {name: create_or_open_key(store, name, *both)[:2] for name in sessions} == before
+            rewrap(store, *both)
+            assert list(left_behind(store, *both)) == []
+            keep_first_master_key(path)
+            [only] = master_keys(path)
+            assert only.key_id == new.key_id
+            assert {name: create_or_open_key(store, name, only)[:2] for name in sessions} == before

@@ -45,6 +45,18 @@ def test_a_new_column_leaves_the_other_columns_alone(
     assert _written(kernel, tmp_path / "dump") < 1_700_000
 
 
+def test_a_new_polars_column_leaves_the_other_columns_alone(
+    start_kernel: StartKernel, tmp_path: Path
+) -> None:
+    kernel = start_kernel()
+    kernel.run(
+        "import numpy as np, polars as pl\ndf = pl.DataFrame(np.random.random((200_000, 5)))"
+    )
+    assert _written(kernel, tmp_path / "dump") > 8_000_000
+    kernel.run("df = df.with_columns((pl.col('column_0') * 2).alias('new'))")
+    assert _written(kernel, tmp_path / "dump") < 1_700_000
+
+
 def test_objects_that_become_shared_between_dumps_stay_shared(
     start_kernel: StartKernel, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from keeper_rig import Channels, ScriptedAgent, Site, fails, remote
 
 from checkpoint.errors import StaleWriter, StoreFull
 from checkpoint.manifest import Manifest
+from sessionkeeper.cpu import Cpu
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import RETRY_AFTER, Checkpoints, Position
 from sessionkeeper.keeper.nodes import Node, NodeLost
@@ -173,4 +174,21 @@ async def test_chain_read_names_what_it_skipped(bench: Bench) -> None:
 async def test_chain_needs_what_its_checkpoint_was_made_with(bench: Bench) -> None:
     assert bench.chain.needs().engine is None
     assert await bench.take()
-    assert bench.chain.needs() == Needs(engine="criu", cpu="a CPU")
+    assert bench.chain.needs() == Needs(engine="criu", cpu=Cpu("a CPU"))
+
+
+async def test_what_is_ignored_is_said_once_and_what_cannot_be_saved_is_a_warning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_taken = bench.agent._session_checkpoint
+    more: dict[str, str | None] = {"ignored": "left out: cache", "unsaved": "not in: x"}
+    monkeypatch.setattr(
+        bench.agent, "_session_checkpoint", lambda **call: really_taken(**call) | more
+    )
+    assert await bench.take()
+    assert bench.status.warnings["files"] == "not in: x"
+    more["unsaved"] = None
+    assert await bench.take()
+    assert "files" not in bench.status.warnings
+    said = [event["text"] for event in bench.status.json()["events"]]
+    assert said.count("left out: cache") == 1

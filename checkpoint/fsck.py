@@ -1,0 +1,184 @@
+"""Checking a session and the forks that share its packs: every byte that a checkpoint or a tag
+reaches is read once. What is damaged is named, with the checkpoints it touches; nothing is changed
+(`checkpoint.repair` does that).
+
+Packs are read in ranges, a few at once: at most about 64 MiB are in memory, whatever there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+from checkpoint import garbage, tags
+from checkpoint.errors import CheckpointError, Damaged, NotFound, UnknownFormat
+from checkpoint.fork import check_marker, forks, marker_key
+from checkpoint.manifest import Manifest, decode_manifest
+from checkpoint.packs import PackRef, verify_pack
+from checkpoint.repository import Repository, manifest_key
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it is, and how much there is (objects, or bytes)."""
+
+Touched: TypeAlias = frozenset[tuple[str, int]]
+"""Checkpoints: the session's id, the number."""
+
+_READERS = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One damaged object: where it is in the store ("" when it is nowhere), what it is, what is
+    wrong (a sentence), and the checkpoints that cannot be restored whole because of it."""
+
+    key: str
+    what: str
+    why: str
+    touches: Touched = frozenset()
+
+
+@dataclass
+class Report:
+    """What was read (`size` in bytes of packs), and what was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    checkpoints: int = 0
+    packs: int = 0
+    size: int = 0
+    lost: dict[PackRef, frozenset[bytes] | None] = field(default_factory=dict)
+    """Packs with damage: the chunks that are; None when not even that can be read."""
+
+    @property
+    def intact(self) -> bool:
+        return not self.findings
+
+
+class _Checked(NamedTuple):
+    intact: set[bytes]
+    errors: list[CheckpointError]
+    lost: frozenset[bytes] | None
+
+
+def check(repository: Repository, progress: Progress = lambda what, done, total: None) -> Report:
+    """Check the whole pool of a session. Raises what the store raises, but for damage: that is in
+    the report. (A damaged session key is raised by `Repository.existing`.)"""
+    report = Report()
+    named: dict[PackRef, set[tuple[str, int]]] = {}
+    roots: dict[tuple[str, int], set[bytes]] = {}
+    for name in forks(repository):
+        _try(report, marker_key(repository.pool, name), partial(check_marker, repository, name))
+    for session in _sessions(repository, report):
+        _check_chain(session, report, named, roots, progress)
+    _try_garbage(repository, report)
+    _check_packs(repository, report, named, roots, progress)
+    return report
+
+
+def _sessions(repository: Repository, report: Report) -> Iterable[Repository]:
+    yield repository.sharing(repository.pool)
+    for name in forks(repository):
+        yield repository.sharing(name)
+
+
+def _check_chain(
+    session: Repository,
+    report: Report,
+    named: dict[PackRef, set[tuple[str, int]]],
+    roots: dict[tuple[str, int], set[bytes]],
+    progress: Progress,
+) -> None:
+    def note(manifest: Manifest) -> None:
+        which = (session.session_id, manifest.number)
+        report.checkpoints += which not in roots
+        roots[which] = set(manifest.body.roots())
+        for ref in manifest.packs:
+            named.setdefault(ref, set()).add(which)
+
+    numbers = session.numbers()
+    what = f"checkpoints of {session.session_id}"
+    for done, (number, found) in enumerate(session.load_all(numbers), 1):
+        if isinstance(found, Manifest):
+            note(found)
+        elif not isinstance(found, NotFound):
+            touched = frozenset({(session.session_id, number)})
+            key = session.blobs.prefix + manifest_key(number)
+            report.findings.append(Finding(key, found.what, str(found), touched))
+        progress(what, done, len(numbers))
+    for name in tags.names(session.blobs):
+
+        def check_tag(name: str = name) -> None:
+            tag = tags.load(session.blobs, session.keys, session.session_id, name)
+            note(decode_manifest(tag.stored, session.keys, session.session_id, tag.number))
+
+        _try(report, f"{session.blobs.prefix}tags/{name}", check_tag)
+
+
+def _try(report: Report, key: str, do: Callable[[], object]) -> None:
+    try:
+        do()
+    except (Damaged, UnknownFormat) as error:
+        report.findings.append(Finding(key, error.what, str(error)))
+    except NotFound:
+        pass  # removed meanwhile
+
+
+def _try_garbage(repository: Repository, report: Report) -> None:
+    pool, key = repository.pool, garbage.mark_key(repository.pool)
+    _try(report, key, lambda: garbage.decode(repository.store.get(key), repository.keys, pool))
+
+
+def _check_packs(
+    repository: Repository,
+    report: Report,
+    named: dict[PackRef, set[tuple[str, int]]],
+    roots: dict[tuple[str, int], set[bytes]],
+    progress: Progress,
+) -> None:
+    total = sum(ref.size for ref in named)
+
+    def check_one(ref: PackRef) -> _Checked:
+        errors: list[CheckpointError] = []
+        lost: set[bytes] = set()
+        whole = True
+
+        def bad(name: bytes | None, error: Damaged | UnknownFormat) -> None:
+            nonlocal whole
+            errors.append(error)
+            if name is None:
+                whole = False
+            else:
+                lost.add(name)
+
+        intact = verify_pack(repository.blobs, repository.keys, ref, bad)
+        known = whole or bool(intact)
+        return _Checked(intact, errors, frozenset(lost) if known else None)
+
+    with ThreadPoolExecutor(_READERS, "fsck") as pool:
+        refs = sorted(named)
+        for ref, (intact, errors, lost) in zip(refs, pool.map(check_one, refs), strict=True):
+            for which in named[ref]:
+                roots[which] -= intact
+            report.packs += 1
+            report.size += ref.size
+            if errors:
+                report.lost[ref] = lost
+                report.findings.append(
+                    Finding(
+                        f"sessions/{repository.pool}/{ref.key}",
+                        f"Pack {ref.id.hex()}",
+                        " ".join(map(str, errors[:3]))
+                        + (f" And {len(errors) - 3} more." if len(errors) > 3 else ""),
+                        frozenset(named[ref]),
+                    )
+                )
+            progress("bytes of packs", report.size, total)
+    touched = {which for finding in report.findings for which in finding.touches}
+    for (session_id, number), missing in sorted(roots.items()):
+        for root in missing if (session_id, number) not in touched else ():
+            touches = frozenset({(session_id, number)})
+            what = f"Chunk {root.hex()}"
+            why = f"{what} is damaged: no pack of checkpoint {number} holds it."
+            report.findings.append(Finding("", what, why, touches))
