@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 from gateway_rig import Client, Rig
@@ -43,8 +44,12 @@ async def test_a_kernel_answers_and_is_interrupted(
     sleeping = await client.ask(SLEEP[name])
     await client.until(lambda: client.text(sleeping))
     assert rig.kernels.model(kernel_id)["execution_state"] == "busy"
-    await rig.keeper.interrupt(kernel_id)
-    await client.until(lambda: client.is_done(sleeping), 20)
+    async with asyncio.timeout(30):
+        while not client.is_done(sleeping):
+            # A shell that is between two commands misses it: one presses the button again.
+            await rig.keeper.interrupt(kernel_id)
+            with suppress(TimeoutError):
+                await client.until(lambda: client.is_done(sleeping), 5)
     assert rig.kernels.model(kernel_id)["execution_state"] == "idle"
     await client.close()
 
@@ -287,9 +292,10 @@ async def test_shim_lets_nobody_in_without_the_token(rig: Rig) -> None:
     reader, writer = await asyncio.open_unix_connection(
         str(rig.agent.shims[kernel_id].folder / "shim.sock")
     )
-    for frame in (b"wrong", json.dumps({"id": 1, "call": "stop"}).encode()):
-        writer.write(len(frame).to_bytes(4, "big") + frame)
-    assert await reader.read() == b""
+    frames = (b"wrong", json.dumps({"id": 1, "call": "stop"}).encode())
+    writer.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
+    with suppress(ConnectionResetError):  # it was closed before all of it was read
+        assert await reader.read() == b""
     writer.close()
     # ... and whoever is in stays in.
     msg_id = await client.run("print('still here')")
