@@ -94,8 +94,9 @@ class SessionKeeper:
             await self._changes.watch()
         return self.node
 
-    async def drain(self, node: Node) -> bool:
-        """The node is leaving: wait until the session is elsewhere; False: it was not there.
+    async def drain(self, node: Node) -> str | None:
+        """The node is leaving: wait until the session is elsewhere. Returns what was lost on the
+        way, in words, ``""`` when nothing was; None when the session was not there.
 
         It stays there, secured by checkpoints, as long as no other node fits.
         """
@@ -103,9 +104,10 @@ class SessionKeeper:
         self.changed()
         while self._is_on(node) and not node.gone.done():
             await self._changes.watch()
-        if there:
-            await self.settled()
-        return there
+        if not there:
+            return None
+        await self.settled()
+        return self._opening.lost
 
     async def checkpointed(self) -> bool:
         """Wait for a checkpoint with everything up to now; False if it could not be made."""
@@ -337,7 +339,7 @@ class SessionKeeper:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
             if not await self._last_checkpoint(here):
-                self._recovery.planned = False
+                self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:

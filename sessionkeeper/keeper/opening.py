@@ -28,6 +28,8 @@ class Opening:
         self, chain: Chain, incarnations: Incarnations, checkpoints: Checkpoints, presence: Presence
     ) -> None:
         self.failed: set[str] = set()
+        self.lost = ""
+        """What the newest opening did not bring back, in words."""
         self._without_kernels = False
         self._chain = chain
         self._incarnations = incarnations
@@ -60,6 +62,14 @@ class Opening:
     def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
         """Tell the user that the session runs again, and what became of it."""
         self._status.kernels = opened["kernels"]
+        lost = [
+            f"{self._status.called(kernel_id)}: {outcome['why']}"
+            for kernel_id, outcome in opened["kernels"].items()
+            if outcome.get("why")
+        ]
+        if recovery is not None and not recovery.saved:
+            lost.insert(0, "there was no last checkpoint, what came after the newest one ran again")
+        self.lost = "; ".join(lost)
         log.info("session %s: opened on %s: %s", self._status.session, node.name, opened["seconds"])
         for text in opened["refused"]:
             self._status.say(text, "warning")
@@ -72,7 +82,7 @@ class Opening:
             self._status.say(f"runs on {node.name}{resumed}")
             return
         text = recovery.told(node.name, manifest)
-        self._status.say(text, "info" if recovery.planned else "warning")
+        self._status.say(text, "info" if recovery.planned and recovery.saved else "warning")
 
     def give_up_kernels(self) -> bool:
         """No node could restore the kernels: go on without them. False: that was so already."""

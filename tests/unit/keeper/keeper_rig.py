@@ -209,7 +209,7 @@ class Site:
     def lose(self, name: str) -> None:
         self.nodes.left(self.nodes.get(name))
 
-    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[bool]:
+    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[str | None]:
         node = self.nodes.get(name)
         node.draining = True
         node.leaves_at = asyncio.get_running_loop().time() + seconds
