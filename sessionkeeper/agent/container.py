@@ -21,7 +21,7 @@ from checkpoint import criu
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.held import let_go
-from sessionkeeper.agent.mappings import in_use, processes_of, written_through
+from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
@@ -151,6 +151,9 @@ class ContainerPlace:
 
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        return sum(own_memory(pid) for pid in self._processes(slots))
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)

@@ -159,6 +159,9 @@ class ProcessPlace:
     def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
         return below(in_use(self._processes(*slots)), self.tree)
 
+    def dump_size(self, slots: list[Slot]) -> int:
+        return 0
+
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
 

@@ -214,7 +214,7 @@ class Tenancy:
         raises :class:`KernelBusy` when it does not.
         """
         async with self._saving:
-            await asyncio.to_thread(self.savepoints.prepare)
+            await asyncio.to_thread(self.savepoints.prepare, self._running())
             cut = await self._cut(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
