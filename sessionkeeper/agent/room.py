@@ -40,9 +40,12 @@ class Room:
             )
         if size < WORTH_IT:
             return
-        with self._file.open("wb", buffering=0) as file:
-            for start in range(0, size, len(_PIECE)):
-                file.write(_PIECE[: min(len(_PIECE), size - start)])
+        try:
+            with self._file.open("wb", buffering=0) as file:
+                for start in range(0, size, len(_PIECE)):
+                    file.write(_PIECE[: min(len(_PIECE), size - start)])
+        except OSError:
+            self.release()  # it has become less meanwhile; a dump will tell if it is too little
 
     def release(self) -> None:
         """Give it back, for a dump to use."""
