@@ -65,7 +65,7 @@ class Opening:
         lost = [
             f"{self._status.called(kernel_id)}: {outcome['why']}"
             for kernel_id, outcome in opened["kernels"].items()
-            if outcome.get("why")
+            if outcome["state"] == "started" and outcome.get("why")
         ]
         if recovery is not None and not recovery.saved:
             lost.insert(0, "there was no last checkpoint, what came after the newest one ran again")
