@@ -151,3 +151,29 @@ def cgroup_of(pid: int) -> Path:
         if "sessionkeeper" in line:
             return Path(line.split(":", 2)[2])
     return Path("/")
+
+
+STATES = """
+def state(process):
+    with open(f"/proc/{process.pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+"""
+
+
+async def test_what_was_stopped_stays_stopped_and_what_ran_goes_on(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        await kernel.ask("import os, signal, subprocess\n" + STATES)
+        count = "while true; do echo x >> counted; sleep 0.01; done"
+        await kernel.ask(f"runs = subprocess.Popen(['sh', '-c', {count!r}])")
+        await kernel.ask("stands = subprocess.Popen(['sleep', '600'])")
+        await kernel.ask("os.kill(stands.pid, signal.SIGSTOP)\nwhile state(stands) != 'T': pass")
+        await system.drain((await system.running())["node"])
+        assert await kernel.ask("state(stands)") == "'T'"
+        size = "os.path.getsize('counted')"
+        assert await kernel.ask(f"before = {size}\nwhile {size} <= before: pass\n'goes on'") == (
+            "'goes on'"
+        )
+        # Nothing of how it was brought back is seen by who waits for a child.
+        assert await kernel.ask("runs.poll(), stands.poll()") == "(None, None)"
+        await kernel.ask("stands.send_signal(signal.SIGCONT)\nwhile state(stands) == 'T': pass")
+        await kernel.ask("runs.kill(); stands.kill(); runs.wait(), stands.wait()")
