@@ -27,7 +27,6 @@ from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.savepoint import Savepoints, Staged
 from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -131,7 +130,9 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
-            **this_cpu().json(),
+            **self._offer.cpu.offered().json(),
+            "cpu_level": self._offer.cpu.reaches,
+            "cpu_baseline": self._offer.cpu.level,
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -244,7 +245,7 @@ class Agent:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
         hosted = HostedSession(session, epoch, place, self._forward)
-        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
             opened = await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
@@ -369,7 +370,7 @@ class Agent:
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
-            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
             self._tenancies[session], self._stores[session] = tenancy, store
             self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
             try:

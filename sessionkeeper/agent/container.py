@@ -12,7 +12,8 @@ import stat
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,16 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel."""
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    is in the environment of all processes.
+    """
 
     runc: Runc
     shim: Path
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -204,6 +208,7 @@ class ContainerPlace:
                 # `%pip install` works: beside the packages of this Python, which are read-only.
                 "PIP_TARGET": OWN_PACKAGES,
                 "PYTHONPATH": OWN_PACKAGES,
+                **self._node.env,
             },
             binds=(
                 *(Bind(p, str(p)) for p in python_prefixes()),

@@ -23,7 +23,8 @@ from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
-from sessionkeeper.cpu import this_cpu
+from sessionkeeper.cpu import NodeCpu
+from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ class Tenancy:
         savepoints: Savepoints,
         store: BlobStore,
         kernelspecs: Kernelspecs,
+        cpu: NodeCpu,
     ) -> None:
         self.hosted = hosted
         self.savepoints = savepoints
         self._store = store
         self._kernelspecs = kernelspecs
+        self._cpu = cpu
         self._saving = asyncio.Lock()
 
     async def open(
@@ -63,7 +66,6 @@ class Tenancy:
         """
         clock = Stopwatch()
         place = self.hosted.place
-        await asyncio.to_thread(this_cpu)  # asks CRIU, once: not while kernels stand still
         opened: Manifest | None = None
         images: Staged | None = None
         refused: list[str] = []
@@ -188,6 +190,9 @@ class Tenancy:
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
         cwd = await self._directory(path or "")
         launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
+        if self._cpu.level:
+            env = held_to(self._cpu.level, launch["env"])
+            launch = {**launch, "env": env, "cpu": self._cpu.level}
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
     async def checkpoint(self, final: bool, within: float = 0.0) -> dict[str, Any]:
@@ -301,7 +306,7 @@ class Tenancy:
     def _meta(self) -> dict[str, Any]:
         return {
             "writes": self.hosted.writes,
-            **this_cpu().json(),
+            **self._cpu.needed(k.launch.get("cpu") for k in self.hosted.kernels.values()).json(),
             "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }

@@ -292,6 +292,9 @@ class Nodes:
                 "state": n.state,
                 "tier": n.hello.get("tier"),
                 "runtime": n.runtime,
+                "cpu": n.hello.get("cpu"),
+                "cpu_level": n.hello.get("cpu_level"),
+                "cpu_baseline": n.hello.get("cpu_baseline"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
             }
