@@ -324,13 +324,16 @@ class KernelChannel:
             self.execution_state = "idle"
             self.observer.started(self.kernel_id)
         elif event.get("event") == "exited":
-            ended = KernelExit(event.get("code"), event.get("signal"), event.get("stderr", ""))
-            comes_back = self.observer.exited(self.kernel_id, ended)
-            if comes_back is not None:
-                self.execution_state = "restarting"
-                self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
-            else:
-                self.end(str(ended))
+            self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
+
+    def exited(self, ended: KernelExit) -> None:
+        """The kernel process has ended: its shim says so, or it is gone with its shim."""
+        comes_back = self.observer.exited(self.kernel_id, ended)
+        if comes_back is not None:
+            self.execution_state = "restarting"
+            self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
+        else:
+            self.end(str(ended))
 
     def restarting(self) -> None:
         """The user restarts the kernel: what waits is answered, the node is heard no more."""

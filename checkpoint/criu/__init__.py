@@ -10,6 +10,7 @@ from checkpoint.criu.identity import note_open_files
 from checkpoint.criu.image import Image, load_image
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
+from checkpoint.criu.tasks import stopped_processes
 
 __all__ = [
     "Image",
@@ -20,4 +21,5 @@ __all__ = [
     "materialize",
     "materialize_delta",
     "note_open_files",
+    "stopped_processes",
 ]

@@ -18,8 +18,10 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+from checkpoint import criu
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.held import let_go
 from sessionkeeper.agent.mappings import in_use, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
@@ -79,6 +81,8 @@ class ContainerPlace:
         self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
+        self._held: dict[str, frozenset[int]] = {}
+        """Of restored slots that were not let go: which processes were stopped at the dump."""
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def seen(self, path: str) -> str:
@@ -135,11 +139,13 @@ class ContainerPlace:
 
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:
-            self._node.runc.pause(self._name(slot))
+            self._node.runc.pause(self._container(slot))
 
     def thaw(self, slots: list[Slot]) -> None:
         for slot in slots:
-            self._node.runc.resume(self._name(slot))
+            self._node.runc.resume(self._container(slot))
+            if (stopped := self._held.pop(slot.name, None)) is not None:
+                let_go(self._processes([slot]), stopped)
 
     def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
         return written_through(self._processes(slots))
@@ -166,6 +172,7 @@ class ContainerPlace:
                 os.chown(file, USER_ID, USER_ID)
                 file.chmod(0o600)
         self._node.runc.restore(self._container(slot), images)
+        self._held[slot.name] = criu.stopped_processes(images)
 
     def close(self) -> None:
         for name in self._node.runc.names():
@@ -202,7 +209,6 @@ class ContainerPlace:
             network=Path("/run/netns") / self._network,
             cgroup=f"{self._node.cgroup}/{self._name(slot)}",
             argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
-            criu_config=self._node.runc.criu_config,
             env={
                 "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
                 # `%pip install` works: beside the packages of this Python, which are read-only.

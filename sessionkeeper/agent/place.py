@@ -105,7 +105,9 @@ class Place(Protocol):
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
-        """Bring back what :meth:`dump` wrote, running, under ``epoch``."""
+        """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until
+        :meth:`thaw`.
+        """
 
     def close(self) -> None:
         """Kill everything and leave nothing of the session on the node."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,7 @@ class Savepoints:
         clock = Stopwatch()
         began = time.monotonic()
         done = False
+        dumps: list[Future[None]] = []
         try:
             self._place.freeze(slots)
             clock.lap("freeze")
@@ -140,6 +141,7 @@ class Savepoints:
             facts = meta()
             done = True
         finally:
+            wait(dumps)  # one has failed perhaps, and the others still read and write
             if not (final and done):
                 self._place.thaw(slots)
             if not done:
@@ -207,8 +209,8 @@ class Savepoints:
             return self._materialize(reader, manifest, f"opened-{manifest.number}", staged)
 
     def restore(self, slot: Slot, image: criu.Materialized, epoch: int) -> None:
-        """Bring a kernel's processes back, its file tree being in its place. Raises
-        ``RestoreFailed``, ``CheckpointError``.
+        """Bring a kernel's processes back, its file tree being in its place; they stand still
+        until the place lets them go on. Raises ``RestoreFailed``, ``CheckpointError``.
         """
         image.refer_to(self._place.root)
         self._place.restore(slot, image.directory, epoch)

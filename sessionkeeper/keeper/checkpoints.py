@@ -176,8 +176,8 @@ class Checkpoints:
         self._last, self._covered, self._changed = began, ended, None
         self._cost = float(taken["pause"])
         self._retry_delay = RETRY_AFTER[0]
-        for kernel_id, position in positions.items():
-            self._channels.release(kernel_id, position)
+        for kernel_id in positions.keys() & manifest.processes.keys():
+            self._channels.release(kernel_id, positions[kernel_id])
         self._journal.release(self.chain.writes)
         self._status.warn("checkpoint", None)
         self._status.warn(
