@@ -19,6 +19,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
+from sessionkeeper.agent.beside import Wanted
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Gone, HostedSession
@@ -135,6 +136,7 @@ class Agent:
             **self._offer.cpu.offered().json(),
             "cpu_level": self._offer.cpu.reaches,
             "cpu_baseline": self._offer.cpu.level,
+            "images": self._offer.cpu.needed([self._offer.cpu.level]).json(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -249,6 +251,7 @@ class Agent:
         kernels: list[dict[str, Any]],
         restore_kernels: bool,
         writes: list[dict[str, Any]],
+        no_images: str | None = None,
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
@@ -261,7 +264,9 @@ class Agent:
         tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
-            opened = await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
+            opened = await tenancy.open(
+                manifest, kernels, restore_kernels, writes, staged, no_images
+            )
         except BaseException:
             await self._close(session)
             raise
@@ -311,12 +316,17 @@ class Agent:
         return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
 
     async def _checkpoint(
-        self, session: str, epoch: int, final: bool, within: float = 0.0
+        self,
+        session: str,
+        epoch: int,
+        final: bool,
+        within: float = 0.0,
+        variables: Wanted = "no",
     ) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(final, within)
+        return await tenancy.checkpoint(final, within, variables)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
         async with self._turn(session):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
+from checkpoint.namespace.engine import INSIDE
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.held import let_go
@@ -33,7 +34,7 @@ from sessionkeeper.agent.oci import (
     Bind,
     Container,
 )
-from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
@@ -155,6 +156,14 @@ class ContainerPlace:
 
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
+
+    def exchange(self, slot: Slot) -> Exchange:
+        control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
+        inside = control / "namespace"
+        if not inside.exists():  # where this program is installed need not be visible there
+            shutil.copytree(INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))
+        seen = Path(CONTROL_DIR)
+        return Exchange(ipc, Path(IPC_DIR), control, seen, seen / "namespace")
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)

@@ -24,9 +24,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from checkpoint.namespace.engine import INSIDE
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
 from sessionkeeper.agent.mappings import below, in_use, written_through
-from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.nodes.local import erase
 from sessionkeeper.nodes.processes import PART, end_all, parents
 
@@ -158,6 +159,12 @@ class ProcessPlace:
 
     def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
         return below(in_use(self._processes(*slots)), self.tree)
+
+    def exchange(self, slot: Slot) -> Exchange:
+        directory, given = (self._slots / slot.name / name for name in ("exchange", "given"))
+        for one in (directory, given):
+            one.mkdir(parents=True, exist_ok=True)
+        return Exchange(directory, directory, given, given, INSIDE)
 
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, Part, encode_body
-from sessionkeeper.agent import unsaved, variables
+from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PIECE = 4 << 20
 LARGEST_IN_MEMORY = 64 << 20
+GIVEN = "variables"
+"""What a kernel loads, in the part of its exchange that it can only read."""
 
 
 class Tenancy:
@@ -58,8 +60,12 @@ class Tenancy:
         restore_kernels: bool,
         writes: list[dict[str, Any]],
         staged: Staged | None,
+        no_images: str | None = None,
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
+
+        ``no_images`` says why process images cannot be restored here, if they cannot: variables
+        that were saved beside them are loaded into fresh kernels.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
@@ -78,6 +84,8 @@ class Tenancy:
                 kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
             opened = _only(newest, wanted)
+            if no_images is not None:
+                opened = beside.fall_back(opened, no_images)
             problems, images = await asyncio.gather(
                 asyncio.to_thread(self.savepoints.restore_tree, opened),
                 asyncio.to_thread(self.savepoints.restore_images, opened, staged),
@@ -144,8 +152,9 @@ class Tenancy:
 
         async def start(kernel: dict[str, Any]) -> None:
             kernel_id = kernel["kernel_id"]
-            if opened is not None and (found := self._variables(opened, kernel)) is not None:
-                outcome[kernel_id] = await self._load(kernel, found)
+            part = _part(opened, kernel) if opened is not None else None
+            if opened is not None and part is not None and part.engine == "namespace":
+                outcome[kernel_id] = await self._load(opened, kernel, part)
                 return
             if kernel["since"] is not None:
                 # It began after the checkpoint, so all that it was asked can be asked again.
@@ -163,12 +172,8 @@ class Tenancy:
         await _all(start(kernel) for kernel in kernels)
         return outcome
 
-    def _variables(self, manifest: Manifest, kernel: dict[str, Any]) -> Mapping[str, Any] | None:
-        """Return what the checkpoint says of a kernel whose variables are in the tree."""
-        part = _part(manifest, kernel)
-        return part.detail if part is not None and part.engine == "namespace" else None
-
-    async def _load(self, kernel: dict[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    async def _load(self, manifest: Manifest, kernel: dict[str, Any], part: Part) -> dict[str, Any]:
+        detail = part.detail
         if "unsaved" in detail:
             await self._start(**kernel)
             return {
@@ -181,7 +186,16 @@ class Tenancy:
         moved = Path(detail["workspace"]), Path(place.seen(place.home))
         hosted = self.hosted.kernels[kernel["kernel_id"]]
         try:
-            why = await variables.load(hosted, place.tree, moved)
+            exchange = await asyncio.to_thread(place.exchange, hosted.slot)
+            if part.root is None:
+                dumped = place.tree / variables.DIRECTORY / hosted.kernel_id
+                why = await beside.load(hosted, exchange, dumped, moved)
+            else:
+                given = exchange.given / GIVEN
+                load = self.savepoints.restore_variables
+                await asyncio.to_thread(load, manifest, part.root, given)
+                why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
+                await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
@@ -211,16 +225,21 @@ class Tenancy:
             launch = {**launch, "env": env, "cpu": self._cpu.level}
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
-    async def checkpoint(self, final: bool, within: float = 0.0) -> dict[str, Any]:
+    async def checkpoint(
+        self, final: bool, within: float = 0.0, wanted: beside.Wanted = "no"
+    ) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
         Where that can be done between two cells only, a running one has ``within`` seconds to end;
-        raises :class:`KernelBusy` when it does not.
+        raises :class:`KernelBusy` when it does not. ``wanted``: variables beside process images.
         """
         async with self._saving:
             await asyncio.to_thread(self.savepoints.prepare)
-            cut = await self._cut(final, within)
+            if self.hosted.place.engine == "criu":
+                cut = await self._cut_processes(final, within, wanted)
+            else:
+                cut = await self._cut_variables(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
@@ -238,12 +257,28 @@ class Tenancy:
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
 
-    async def _cut(self, final: bool, within: float) -> Cut:
-        place = self.hosted.place
-        if place.engine == "criu":
+    async def _cut_processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
+        held, done = self._running(), False
+        try:
+            found, stands = await beside.hold(held, wanted, within)
+            began = time.monotonic()
             async with self.hosted.changing:
                 kernels = self._running()
-                return await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
+                dumped = await beside.dump(kernels, stands, self.hosted.place)
+                took = time.monotonic() - began
+                cut = await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
+            done = True
+        finally:
+            if wanted != "no" and not (final and done):
+                await variables.release(held)
+        if wanted == "no":
+            return cut
+        seconds = {**cut.seconds, "variables": round(took, 4)}
+        meta = {**cut.meta, "variables": found}
+        return replace(cut, pause=cut.pause + took, seconds=seconds, meta=meta, beside=dumped)
+
+    async def _cut_variables(self, final: bool, within: float) -> Cut:
+        place = self.hosted.place
         kernels, done = self._running(), False
         try:
             stands = await variables.hold(kernels, within)

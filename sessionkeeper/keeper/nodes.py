@@ -116,6 +116,7 @@ class Node:
             runtime=self.runtime,
             load=len(self.hosting),
             cpu=Cpu.from_json(self.hello),
+            images=Cpu.from_json(self.hello.get("images") or {}),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
