@@ -77,16 +77,17 @@ class Opening:
         self.failed.clear()
         self._without_images = self._without_kernels = False
         if why is not None:
-            self._say_without_images(why, newest)
+            self._say_without_images(node, why, newest)
         return opened
 
-    def _say_without_images(self, why: str, newest: Manifest | None) -> None:
+    def _say_without_images(self, node: Node, why: str, newest: Manifest | None) -> None:
         """What it means that variables were loaded, beside what each kernel's loss is."""
         manifest = self._chain.manifest
         assert manifest is not None
         assert newest is not None
+        files = "files" if node.runtime == "container" else "files of the workspace"
         text = (
-            f"{why}: of checkpoint {manifest.number} the files were taken, and the variables of"
+            f"{why}: of checkpoint {manifest.number} the {files} were taken, and the variables of"
             " Python kernels. Threads, connections and child processes are not there any more"
         )
         if newest is not manifest:
