@@ -28,6 +28,9 @@ LIMIT = 16 << 30  # bytes one dump may hold
 INSIDE = Path(__file__).with_name("inside")
 """What runs in the kernel: a directory of modules. A kernel that cannot see it gets a copy."""
 
+LENT = "lent"
+"""In `INSIDE`: what user code may import, if it is on the kernel's path."""
+
 _NAME = "_sessionkeeper_namespace"
 # One expression: a statement would leave a name in the user's namespace, and names that the user
 # may have given another meaning (`open`, `exec`, `id`) are not used.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
-from checkpoint.namespace.engine import INSIDE
+from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.held import let_go
@@ -159,11 +159,9 @@ class ContainerPlace:
 
     def exchange(self, slot: Slot) -> Exchange:
         control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
-        inside = control / "namespace"
-        if not inside.exists():  # where this program is installed need not be visible there
-            shutil.copytree(INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))
-        seen = Path(CONTROL_DIR)
-        return Exchange(ipc, Path(IPC_DIR), control, seen, seen / "namespace")
+        return Exchange(
+            ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
+        )
 
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)
@@ -208,6 +206,9 @@ class ContainerPlace:
         # Same size for every epoch: CRIU compares the size of open files at restore.
         (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
         shutil.copyfile(self._node.shim, control / "shim.pyz")
+        # Where this program is installed need not be visible in the container.
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(INSIDE, control / INSIDE.name, ignore=without, dirs_exist_ok=True)
         return control
 
     def _container(self, slot: Slot) -> Container:
@@ -222,7 +223,7 @@ class ContainerPlace:
                 "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
                 # `%pip install` works: beside the packages of this Python, which are read-only.
                 "PIP_TARGET": OWN_PACKAGES,
-                "PYTHONPATH": OWN_PACKAGES,
+                "PYTHONPATH": f"{OWN_PACKAGES}:{CONTROL_DIR}/{INSIDE.name}/{LENT}",
                 **self._node.env,
             },
             binds=(

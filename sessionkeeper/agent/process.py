@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from checkpoint.namespace.engine import INSIDE
+from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
 from sessionkeeper.agent.mappings import below, in_use, written_through
 from sessionkeeper.agent.place import Exchange, Slot
@@ -101,6 +101,7 @@ class ProcessPlace:
         )
         workspace = self.seen(HOME)
         kept = {k: v for k, v in os.environ.items() if k == PART or not k.startswith(OURS)}
+        lent = os.pathsep.join([*filter(None, [kept.get("PYTHONPATH")]), str(INSIDE / LENT)])
         try:
             with (directory / "shim.log").open("ab") as words:
                 child = subprocess.Popen(
@@ -110,7 +111,7 @@ class ProcessPlace:
                     stdout=subprocess.DEVNULL,
                     stderr=words,
                     start_new_session=True,
-                    env={**kept, "HOME": workspace, MARK: self._mark(slot)},
+                    env={**kept, "HOME": workspace, "PYTHONPATH": lent, MARK: self._mark(slot)},
                 )
         except OSError as error:
             raise KernelStartFailed(f"the shim did not start: {error}") from error

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.container,
     pytest.mark.skipif(this_level() is None, reason="levels are those of x86-64"),
 ]
-ONE = ("--nodes", "1")
+ONE = ("--nodes", "1", "--runtime", "container")
 POORER = ("--cpu-most", "x86-64-v2")
 MEMORY = """
 import random, threading
@@ -37,9 +37,24 @@ diary.write("one\\n")
 gen = (n for n in range(9))
 next(gen)
 """
+ALLOWED = """
+import os, time
+from sessionkeeper_replay import replayable
+
+@replayable
+def squares(upto):
+    for n in range(upto):
+        yield n * n
+
+numbers, kept = squares(9), [1]
+first = [next(numbers), next(numbers)]
+os.makedirs("deep", exist_ok=True)
+open("deep/file.txt", "w").write("here")
+os.chdir("deep")
+"""
 LONG = """
 print("runs", flush=True)
-while not os.path.exists("go"):
+while not os.path.exists("../go"):
     time.sleep(0.01)
 kept.append(2)
 """
@@ -112,13 +127,13 @@ async def test_on_a_poorer_cpu_python_goes_on_with_its_variables_and_the_rest_is
         assert await python.ask("worker.is_alive(), event.set()") == "(True, None)"
 
 
-async def test_a_planned_move_to_a_poorer_cpu_waits_for_the_cell(
+async def test_a_planned_move_to_a_node_without_images_waits_for_the_cell(
     fresh: Callable[..., System],
 ) -> None:
     system = fresh(*ONE)
     async with system.kernel() as python:
-        await python.ask("import os, time; kept = [1]")
-        await system.command("node", "start", "node-2", *POORER)
+        await python.ask(ALLOWED)
+        await system.command("node", "start", "node-2", "--runtime", "process")
         await system.save(python)
         running = await python.send(LONG)
         await running.until(lambda cell: "runs" in cell.text)
@@ -129,8 +144,13 @@ async def test_a_planned_move_to_a_poorer_cpu_waits_for_the_cell(
         await running.end()
         await drain
         await moved_to(system, "node-2")
-        assert await python.ask("kept") == "[1, 2]"
-        assert "ran again" not in said(await system.running())
+        assert await python.ask("kept, open('file.txt').read()") == "([1, 2], 'here')"
+        told = said(await system.running())
+        assert "ran again" not in told
+        assert "the files of the workspace were taken, and the variables of Python kernels" in told
+        assert "numbers (it is run again when it is used next, and its first 2 items are" in told
+        assert "lost" not in told
+        assert (await python.ask("list(numbers)")).endswith("[4, 9, 16, 25, 36, 49, 64]")
 
 
 async def test_kernels_held_to_a_baseline_move_to_whatever_reaches_it(
