@@ -126,6 +126,15 @@ class NodeCpu:
         """The highest level that is offered here; None: none, or another architecture."""
         return self.most or cpu_levels.level_of(self.flags)
 
+    def json(self) -> dict[str, Any]:
+        """What a node's greeting says; `images` is what those need of kernels started here."""
+        return {
+            **self.offered().json(),
+            "cpu_level": self.reaches,
+            "cpu_baseline": self.level,
+            "images": self.needed([self.level]).json(),
+        }
+
     def offered(self) -> Cpu:
         """What process images are compared with that might come here."""
         if self.most is None:

@@ -38,6 +38,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
+LEAST_MEMORY = 128 << 20
+"""Bytes: an idle Python kernel with its shim takes about half of it."""
+
+
 def parse_duration(text: object) -> float:
     """Seconds of `5s`, `500ms`, `1m`, `2h`, `5`; ValueError for anything else, negatives too."""
     match = _DURATION.fullmatch(str(text).strip())
@@ -85,6 +89,13 @@ def _positive_duration(value: object) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
     return seconds
+
+
+def _memory(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_MEMORY:
+        raise ValueError("is too little for a kernel; it takes 128M at least")
+    return size
 
 
 def _path(value: object) -> Path:
@@ -139,7 +150,7 @@ FilePath = Annotated[Path, _Parser(_path)]
 OptionalPath = Annotated[Path | None, _Parser(_path)]
 OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
 Seconds = Annotated[float, _Parser(_positive_duration)]
-Size = Annotated[int | None, _Parser(parse_size)]
+Size = Annotated[int | None, _Parser(_memory)]
 Boolean = Annotated[bool, _Parser(_boolean)]
 NodeName = Annotated[str, _Parser(_node_name)]
 Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]

@@ -10,7 +10,7 @@ from checkpoint.criu.identity import note_open_files
 from checkpoint.criu.image import Image, load_image
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
-from checkpoint.criu.tasks import stopped_processes
+from checkpoint.criu.tasks import note_stopped, stopped_processes
 
 __all__ = [
     "Image",
@@ -21,5 +21,6 @@ __all__ = [
     "materialize",
     "materialize_delta",
     "note_open_files",
+    "note_stopped",
     "stopped_processes",
 ]

@@ -19,7 +19,6 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
-from sessionkeeper.agent.beside import Wanted
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Gone, HostedSession
@@ -133,10 +132,7 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
-            **self._offer.cpu.offered().json(),
-            "cpu_level": self._offer.cpu.reaches,
-            "cpu_baseline": self._offer.cpu.level,
-            "images": self._offer.cpu.needed([self._offer.cpu.level]).json(),
+            **self._offer.cpu.json(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -242,16 +238,7 @@ class Agent:
         return opened
 
     async def _open_here(
-        self,
-        session: str,
-        key: str,
-        blobs: str,
-        epoch: int,
-        manifest: int | None,
-        kernels: list[dict[str, Any]],
-        restore_kernels: bool,
-        writes: list[dict[str, Any]],
-        no_images: str | None = None,
+        self, session: str, key: str, blobs: str, epoch: int, **what: Any
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
@@ -264,9 +251,7 @@ class Agent:
         tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
-            opened = await tenancy.open(
-                manifest, kernels, restore_kernels, writes, staged, no_images
-            )
+            opened = await tenancy.open(staged=staged, **what)
         except BaseException:
             await self._close(session)
             raise
@@ -315,18 +300,11 @@ class Agent:
         kernels = sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone)
         return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
 
-    async def _checkpoint(
-        self,
-        session: str,
-        epoch: int,
-        final: bool,
-        within: float = 0.0,
-        variables: Wanted = "no",
-    ) -> dict[str, Any]:
+    async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(final, within, variables)
+        return await tenancy.checkpoint(**how)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
         async with self._turn(session):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -22,8 +23,8 @@ from checkpoint import criu
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.held import let_go
-from sessionkeeper.agent.mappings import in_use, processes_of, written_through
+from sessionkeeper.agent.held import let_go, send, stopped_by_signal
+from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
@@ -82,6 +83,8 @@ class ContainerPlace:
         self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
+        self._stopped: dict[str, dict[int, int]] = {}
+        """Of frozen slots: the processes that a signal had stopped."""
         self._held: dict[str, frozenset[int]] = {}
         """Of restored slots that were not let go: which processes were stopped at the dump."""
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
@@ -141,9 +144,12 @@ class ContainerPlace:
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:
             self._node.runc.pause(self._container(slot))
+            self._stopped[slot.name] = stopped_by_signal(self._processes([slot]))
+            send(signal.SIGCONT, self._stopped[slot.name])
 
     def thaw(self, slots: list[Slot]) -> None:
         for slot in slots:
+            send(signal.SIGSTOP, self._stopped.pop(slot.name, ()))
             self._node.runc.resume(self._container(slot))
             if (stopped := self._held.pop(slot.name, None)) is not None:
                 let_go(self._processes([slot]), stopped)
@@ -163,8 +169,12 @@ class ContainerPlace:
             ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
         )
 
+    def dump_size(self, slots: list[Slot]) -> int:
+        return sum(own_memory(pid) for pid in self._processes(slots))
+
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)
+        criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)
             if content is not None:

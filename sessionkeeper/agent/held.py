@@ -1,7 +1,11 @@
-"""Processes that CRIU left stopped at a restore (`--leave-stopped`), and how they go on.
+"""Processes that are stopped, by a signal or by CRIU, and stand still for another reason as well.
 
-Kernels of one session share files, locks and ports. If one ran while another is still being
-restored, it could change what the other's image refers to.
+* CRIU leaves all processes of a restored kernel stopped (`leave-stopped`). Kernels of one session
+  share files, locks and ports: if one ran while another is still being restored, it could change
+  what the other's image refers to.
+* A process that a signal has stopped cannot be traced while it is frozen: PTRACE_SEIZE would wait
+  for it to stop in another way, without end (seen with Linux 6.18, control groups version 1). A
+  SIGCONT while it is frozen, and a SIGSTOP before it thaws, are seen by nobody.
 """
 
 from __future__ import annotations
@@ -11,6 +15,22 @@ import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+
+_STOPPED_IN = "do_signal_stop"
+
+
+def stopped_by_signal(pids: Iterable[int]) -> dict[int, int]:
+    """Return which of ``pids``, frozen or not, a signal has stopped, each with its id as it sees it
+    itself.
+    """
+    return {pid: inner for pid in pids if _stopped(pid) and (inner := _inner(pid)) is not None}
+
+
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Send a signal to those of ``pids`` that are there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def let_go(pids: Iterable[int], stopped: frozenset[int]) -> None:
@@ -27,10 +47,14 @@ def let_go(pids: Iterable[int], stopped: frozenset[int]) -> None:
             steps += 1
         return steps
 
-    for pid in sorted(parents, key=depth, reverse=True):
-        if _inner(pid) not in stopped:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+    innermost_first = sorted(parents, key=depth, reverse=True)
+    send(signal.SIGCONT, [pid for pid in innermost_first if _inner(pid) not in stopped])
+
+
+def _stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/wchan").read_text() == _STOPPED_IN
+    return False
 
 
 def _parent(pid: int) -> int | None:

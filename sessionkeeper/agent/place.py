@@ -121,6 +121,10 @@ class Place(Protocol):
         """Return where the kernel in ``slot`` and this program leave files for each other."""
         ...
 
+    def dump_size(self, slots: list[Slot]) -> int:
+        """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
+        ...
+
     def dump(self, slot: Slot, images: Path) -> None:
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
 

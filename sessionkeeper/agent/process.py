@@ -167,6 +167,9 @@ class ProcessPlace:
             one.mkdir(parents=True, exist_ok=True)
         return Exchange(directory, directory, given, given, INSIDE)
 
+    def dump_size(self, slots: list[Slot]) -> int:
+        return 0
+
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
 

@@ -26,6 +26,7 @@ from checkpoint.writer import Writer
 from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
+from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.variables import DUMPED
 
 
@@ -77,6 +78,7 @@ class Savepoints:
         self._store = store
         self._keys = keys
         self._images = images
+        self._room = Room(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._known: dict[str, Future[criu.Image]] = {}
@@ -98,9 +100,18 @@ class Savepoints:
 
     # -- taking one ------------------------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """Read and store what changed in the file tree, while everything runs."""
-        self._tree = self._scan(copy=False)
+    def prepare(self, kernels: Iterable[HostedKernel]) -> None:
+        """Do what can be done before a cut of ``kernels``, while everything runs: read and store
+        what changed in the file tree, and have memory at hand for the dump.
+
+        Raises ``DumpFailed`` when there is too little of that.
+        """
+        size = self._place.dump_size([kernel.slot for kernel in kernels])
+        reserving = self._pool.submit(self._room.reserve, size)
+        try:
+            self._tree = self._scan(copy=False)
+        finally:
+            reserving.result()
 
     def cut(
         self,
@@ -126,6 +137,7 @@ class Savepoints:
         began = time.monotonic()
         done = False
         dumps: list[Future[None]] = []
+        self._room.release()
         try:
             self._place.freeze(slots)
             clock.lap("freeze")

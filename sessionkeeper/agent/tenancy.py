@@ -7,7 +7,6 @@ import base64
 import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -19,10 +18,11 @@ from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, Part, encode_body
 from sessionkeeper.agent import beside, unsaved, variables
+from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
+from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
 from sessionkeeper.cpu import NodeCpu
 from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
@@ -51,6 +51,7 @@ class Tenancy:
         self._store = store
         self._kernelspecs = kernelspecs
         self._cpu = cpu
+        self._cuts = Cuts(hosted, savepoints, self._meta)
         self._saving = asyncio.Lock()
 
     async def open(
@@ -235,11 +236,11 @@ class Tenancy:
         raises :class:`KernelBusy` when it does not. ``wanted``: variables beside process images.
         """
         async with self._saving:
-            await asyncio.to_thread(self.savepoints.prepare)
+            await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
             if self.hosted.place.engine == "criu":
-                cut = await self._cut_processes(final, within, wanted)
+                cut = await self._cuts.processes(final, within, wanted)
             else:
-                cut = await self._cut_variables(final, within)
+                cut = await self._cuts.variables(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
@@ -256,51 +257,6 @@ class Tenancy:
             "ignored": unsaved.ignored(cut.tree, self.hosted.place.home),
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
-
-    async def _cut_processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
-        held, done = self._running(), False
-        try:
-            found, stands = await beside.hold(held, wanted, within)
-            began = time.monotonic()
-            async with self.hosted.changing:
-                kernels = self._running()
-                dumped = await beside.dump(kernels, stands, self.hosted.place)
-                took = time.monotonic() - began
-                cut = await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
-            done = True
-        finally:
-            if wanted != "no" and not (final and done):
-                await variables.release(held)
-        if wanted == "no":
-            return cut
-        seconds = {**cut.seconds, "variables": round(took, 4)}
-        meta = {**cut.meta, "variables": found}
-        return replace(cut, pause=cut.pause + took, seconds=seconds, meta=meta, beside=dumped)
-
-    async def _cut_variables(self, final: bool, within: float) -> Cut:
-        place = self.hosted.place
-        kernels, done = self._running(), False
-        try:
-            stands = await variables.hold(kernels, within)
-            began = time.monotonic()
-            async with self.hosted.changing:
-                there = self._running()
-                kernels = [kernel for kernel in kernels if kernel in there]
-                namespaces = await variables.dump(
-                    kernels, stands, place.tree, place.seen(place.home)
-                )
-                cut = await asyncio.to_thread(
-                    self.savepoints.cut, kernels, self._meta, final, namespaces
-                )
-            done = True
-        finally:
-            if not (final and done):
-                await variables.release(kernels)
-        return replace(cut, pause=time.monotonic() - began)
-
-    def _running(self) -> list[HostedKernel]:
-        """The kernels that there is something to save of."""
-        return [kernel for kernel in self.hosted.kernels.values() if kernel.running]
 
     async def _redo(self, write: dict[str, Any]) -> None:
         """Do what was done before on another node, also in directories that the checkpoint has not:

@@ -137,6 +137,7 @@ class Stand:
         self._attach()
         began = time.perf_counter()
         await asyncio.to_thread(place.restore, kernel.slot, directory, self.epoch)
+        await asyncio.to_thread(place.thaw, [kernel.slot])
         await hosted.adopt(kernel)
         self._say()
         await self.run("z = x[0]")

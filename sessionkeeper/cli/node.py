@@ -54,6 +54,9 @@ def drain(arguments: Namespace) -> int:
         return 1
     moved = ", ".join(done["moved"]) or "nothing"
     print(f"{arguments.name} is drained: moved {moved} in {done['seconds']:.1f} s")
+    if done.get("lost"):
+        print(f"not all of it: {done['lost']}")
+        return 1
     return 0
 
 

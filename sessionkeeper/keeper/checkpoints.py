@@ -169,7 +169,7 @@ class Checkpoints:
                 "epoch": epoch,
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
-                "variables": variables,
+                "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))

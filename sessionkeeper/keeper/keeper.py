@@ -29,7 +29,7 @@ from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.status import State, Status
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import Choice, choose, differ
+from sessionkeeper.placement import Choice, choose
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ class SessionKeeper:
             await self._changes.watch()
         return self.node
 
-    async def drain(self, node: Node) -> bool:
-        """The node is leaving: wait until the session is elsewhere; False: it was not there.
+    async def drain(self, node: Node) -> str | None:
+        """The node is leaving: wait until the session is elsewhere. Returns what was lost on the
+        way, in words, ``""`` when nothing was; None when the session was not there.
 
         It stays there, secured by checkpoints, as long as no other node fits.
         """
@@ -103,9 +104,10 @@ class SessionKeeper:
         self.changed()
         while self._is_on(node) and not node.gone.done():
             await self._changes.watch()
-        if there:
-            await self.settled()
-        return there
+        if not there:
+            return None
+        await self.settled()
+        return self._opening.lost
 
     async def checkpointed(self) -> bool:
         """Wait for a checkpoint with everything up to now; False if it could not be made."""
@@ -286,7 +288,7 @@ class SessionKeeper:
 
     async def _serve(self, here: Incarnation) -> None:
         tier = str(here.node.hello.get("tier", "on-demand"))
-        variables = self._variables(here.node)
+        variables = self._opening.variables(self._nodes, here.node)
         pause = self._checkpoints.due(tier, here.node.engine, variables)
         self._show("running")
         if pause is None or pause > 0:
@@ -294,23 +296,14 @@ class SessionKeeper:
         else:
             await self._checkpoints.take(here.node, here.epoch, variables=variables)
 
-    def _variables(self, node: Node, target: Node | None = None) -> Variables:
-        """Whether variables are to be beside the images of ``node``, which ``target`` is to take,
-        or some node may have to.
-        """
-        facts, needs = node.facts(), self.chain.needs()
-        if target is not None and differ(facts, [target.facts()], needs):
-            return "needed"
-        return "if idle" if differ(facts, [n.facts() for n in self._nodes], needs) else "no"
-
     def _warn_leaving(self, node: Node, why: Choice) -> None:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
 
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._checkpoints.take(
-                here.node, here.epoch, final=True, variables=self._variables(here.node)
+            if here is not None and await self._last_checkpoint(
+                here, self._opening.variables(self._nodes, here.node)
             ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
@@ -344,13 +337,13 @@ class SessionKeeper:
         except NodeLost:
             self._recovery = None
             return
-        variables = self._variables(source, target)
-        staging = asyncio.create_task(self._stage(target))
+        variables = self._opening.variables(self._nodes, source, target)
+        staging = asyncio.create_task(self._opening.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
             if not await self._last_checkpoint(here, variables):
-                self._recovery.planned = False
+                self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:
@@ -386,11 +379,7 @@ class SessionKeeper:
     async def _stage_elsewhere(self, suspect: Node) -> None:
         choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
-            await self._stage(self._nodes.get(choice.node))
-
-    async def _stage(self, target: Node) -> None:
-        if self._opening.no_images(target) is None:
-            await self._incarnations.stage(target)
+            await self._opening.stage(self._nodes.get(choice.node))
 
     # -- small things --------------------------------------------------------------------------
 

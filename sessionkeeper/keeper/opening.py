@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from checkpoint.manifest import Manifest
 from gateway.errors import GatewayError
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Checkpoints
+from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
-from sessionkeeper.placement import Needs, no_images
+from sessionkeeper.placement import Needs, differ, no_images
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class Opening:
     ) -> None:
         self.failed: set[str] = set()
         self._without_images = False
+        self.lost = ""
+        """What the newest opening did not bring back, in words."""
         self._without_kernels = False
         self._chain = chain
         self._incarnations = incarnations
@@ -52,6 +55,20 @@ class Opening:
             return "no node could restore its process images"
         why = no_images(node.facts(), self._chain.needs())
         return f"{node.name} {why}" if why else None
+
+    def variables(self, nodes: Iterable[Node], node: Node, target: Node | None = None) -> Variables:
+        """Whether variables are to be beside the images of ``node``, which ``target`` is to take,
+        or any of ``nodes`` may have to.
+        """
+        facts, needs = node.facts(), self._chain.needs()
+        if target is not None and differ(facts, [target.facts()], needs):
+            return "needed"
+        return "if idle" if differ(facts, [n.facts() for n in nodes], needs) else "no"
+
+    async def stage(self, target: Node) -> None:
+        """Have the process images brought to ``target``, if it can do something with them."""
+        if self.no_images(target) is None:
+            await self._incarnations.stage(target)
 
     async def open(self, node: Node, epoch: int) -> tuple[Incarnation, dict[str, Any]] | None:
         """Bring it up on ``node``; also returns what :meth:`say` says of it.
@@ -100,6 +117,14 @@ class Opening:
     def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
         """Tell the user that the session runs again, and what became of it."""
         self._status.kernels = opened["kernels"]
+        lost = [
+            f"{self._status.called(kernel_id)}: {outcome['why']}"
+            for kernel_id, outcome in opened["kernels"].items()
+            if outcome["state"] == "started" and outcome.get("why")
+        ]
+        if recovery is not None and not recovery.saved:
+            lost.insert(0, "there was no last checkpoint, what came after the newest one ran again")
+        self.lost = "; ".join(lost)
         log.info("session %s: opened on %s: %s", self._status.session, node.name, opened["seconds"])
         for text in opened["refused"]:
             self._status.say(text, "warning")
@@ -112,7 +137,7 @@ class Opening:
             self._status.say(f"runs on {node.name}{resumed}")
             return
         text = recovery.told(node.name, manifest)
-        self._status.say(text, "info" if recovery.planned else "warning")
+        self._status.say(text, "info" if recovery.planned and recovery.saved else "warning")
 
     def give_up_kernels(self) -> bool:
         """No node could restore the kernels: go on without them. False: that was so already."""

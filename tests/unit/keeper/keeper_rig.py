@@ -125,14 +125,14 @@ class ScriptedAgent:
             raise remote("not_hosted")
         return {}
 
-    def _session_checkpoint(self, epoch: int, variables: str = "no", **_: Any) -> dict[str, Any]:
+    def _session_checkpoint(self, epoch: int, wanted: str = "no", **_: Any) -> dict[str, Any]:
         if self.epoch != epoch:
             raise remote("not_hosted")
-        if self.busy and variables == "needed":
+        if self.busy and wanted == "needed":
             raise remote("kernel_busy", "the kernel runs a cell")
         found = "busy" if self.busy else "saved"
         parts = {kernel: Part("criu", None, {}) for kernel in self.kernels}
-        said = {} if variables == "no" else {"variables": found}
+        said = {} if wanted == "no" else {"variables": found}
         body = Body(processes=parts, meta={**self._meta(), **said})
         encoded = base64.b64encode(encode_body(body)).decode()
         return {"body": encoded, "pause": 0.01, "stored": 10, "seconds": {}, "lost": {}}
@@ -214,7 +214,7 @@ class Site:
     def lose(self, name: str) -> None:
         self.nodes.left(self.nodes.get(name))
 
-    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[bool]:
+    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[str | None]:
         node = self.nodes.get(name)
         node.draining = True
         node.leaves_at = asyncio.get_running_loop().time() + seconds

@@ -23,7 +23,7 @@ async def test_where_all_nodes_match_no_variables_are_saved(site: Site) -> None:
     agent = await site.runs_on("a")
     join(site, "b", RICHER)
     await site.checkpointed()
-    assert [call["variables"] for call in agent.asked("session.checkpoint")] == ["no"]
+    assert [call["wanted"] for call in agent.asked("session.checkpoint")] == ["no"]
 
 
 async def test_a_poorer_cpu_may_hand_on_what_it_has_to_a_richer_one(site: Site) -> None:
@@ -31,7 +31,7 @@ async def test_a_poorer_cpu_may_hand_on_what_it_has_to_a_richer_one(site: Site) 
     agent = await site.runs_on("a")
     join(site, "b", RICHER)
     await site.checkpointed()
-    assert [call["variables"] for call in agent.asked("session.checkpoint")] == ["no"]
+    assert [call["wanted"] for call in agent.asked("session.checkpoint")] == ["no"]
 
 
 @pytest.mark.parametrize("other", [POORER, PLAIN])
@@ -43,7 +43,7 @@ async def test_a_node_that_joins_and_could_not_take_over_makes_a_checkpoint_due(
     first = await site.checkpointed()
     site.join("b", **other)
     await site.until(lambda: site.keeper.chain.manifest != first)
-    assert [call["variables"] for call in agent.asked("session.checkpoint")] == ["no", "if idle"]
+    assert [call["wanted"] for call in agent.asked("session.checkpoint")] == ["no", "if idle"]
     await site.checkpointed()
     assert len(agent.asked("session.checkpoint")) == 3  # it was due once
 
@@ -148,7 +148,7 @@ async def test_a_move_to_a_poorer_node_needs_the_variables(site: Site) -> None:
     assert await site.drain("a")
     target = await site.runs_on("b")
     last = source.asked("session.checkpoint")[-1]
-    assert (last["final"], last["variables"]) == (True, "needed")
+    assert (last["final"], last["wanted"]) == (True, "needed")
     assert last["within"] > 20
     assert target.asked("session.open")[0]["no_images"]
 
