@@ -31,6 +31,7 @@ class Opening:
     ) -> None:
         self.failed: set[str] = set()
         self._without_images = False
+        self._instead = ""
         self.lost = ""
         """What the newest opening did not bring back, in words."""
         self._without_kernels = False
@@ -93,15 +94,13 @@ class Opening:
             raise
         self.failed.clear()
         self._without_images = self._without_kernels = False
-        if why is not None:
-            self._say_without_images(node, why, newest)
+        self._instead = self._told_instead(node, why, newest) if why and newest else ""
         return opened
 
-    def _say_without_images(self, node: Node, why: str, newest: Manifest | None) -> None:
-        """What it means that variables were loaded, beside what each kernel's loss is."""
+    def _told_instead(self, node: Node, why: str, newest: Manifest) -> str:
+        """What it means that variables were loaded, beside what each kernel lost."""
         manifest = self._chain.manifest
         assert manifest is not None
-        assert newest is not None
         files = "files" if node.runtime == "container" else "files of the workspace"
         text = (
             f"{why}: of checkpoint {manifest.number} the {files} were taken, and the variables of"
@@ -112,7 +111,7 @@ class Opening:
                 f"; checkpoint {newest.number} is newer and was made in the middle of a cell,"
                 " without variables: what came in between is run again"
             )
-        self._status.say(text, "warning")
+        return text
 
     def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
         """Tell the user that the session runs again, and what became of it."""
@@ -122,6 +121,9 @@ class Opening:
             for kernel_id, outcome in opened["kernels"].items()
             if outcome["state"] == "started" and outcome.get("why")
         ]
+        if self._instead:
+            lost.insert(0, self._instead)
+            self._status.say(self._instead, "warning")
         if recovery is not None and not recovery.saved:
             lost.insert(0, "there was no last checkpoint, what came after the newest one ran again")
         self.lost = "; ".join(lost)
