@@ -137,12 +137,13 @@ async def test_a_planned_move_to_a_node_without_images_waits_for_the_cell(
         await system.save(python)
         running = await python.send(LONG)
         await running.until(lambda cell: "runs" in cell.text)
-        drain = asyncio.create_task(system.drain("node-1", "30s"))
+        drain = asyncio.create_task(system.attempt("node", "drain", "node-1", "--deadline", "30s"))
         await system.until(lambda s: s["state"] == "moving")
         file = {"type": "file", "format": "text", "content": "go"}
         await system.call("PUT", "/api/contents/go", file)
         await running.end()
-        await drain
+        code, words, _ = await drain
+        assert (code, "not all of it: node-2 cannot restore process images" in words) == (1, True)
         await moved_to(system, "node-2")
         assert await python.ask("kept, open('file.txt').read()") == "([1, 2], 'here')"
         told = said(await system.running())
