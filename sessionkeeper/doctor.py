@@ -65,6 +65,7 @@ def rows(facts: Facts) -> list[Row]:
         _criu(facts),
         *_trial(facts),
         _dirty_tracking(facts),
+        _cpu(facts),
         *_kernels(facts),
         *_room(facts),
     ]
@@ -176,6 +177,12 @@ def _dirty_tracking(facts: Facts) -> Row:
     if facts.dirty_tracking:
         return Row("page tracking", "ok", "memory is copied ahead of a dump")
     return Row("page tracking", "missing", "not needed: a dump copies all memory at once")
+
+
+def _cpu(facts: Facts) -> Row:
+    if facts.cpu_level:
+        return Row("CPU", "ok", f"{facts.cpu}: {facts.cpu_level}; no higher --cpu-baseline here")
+    return Row("CPU", "low", f"{facts.cpu}: below x86-64-v2; --cpu-baseline cannot be used here")
 
 
 def _kernels(facts: Facts) -> Iterator[Row]:

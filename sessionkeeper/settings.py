@@ -16,6 +16,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.errors import UsageError
 
 __all__ = [
@@ -77,6 +78,10 @@ def _one_of(*choices: str) -> Callable[[object], str]:
         return str(value)
 
     return parse
+
+
+def _cpu_level(value: object) -> str | None:
+    return None if value == "native" else _one_of("native", *LEVELS)(value)
 
 
 def _positive_duration(value: object) -> float:
@@ -151,6 +156,7 @@ NodeName = Annotated[str, _Parser(_node_name)]
 Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
 Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
+CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
 
 
@@ -176,6 +182,8 @@ class UpSettings:
     memory: Size = None
     """Bytes of memory that one kernel may use; None: no limit."""
     criu: OptionalPath = None
+    cpu_baseline: CpuLevel = None
+    """What the nodes' kernels use at most; None (`native`): all that their CPU has."""
     ui: Boolean = True
 
 
@@ -219,6 +227,10 @@ class AgentSettings:
     """Memory that one kernel may use; None: no limit."""
     cgroup: OptionalText = None
     """Parent of the kernels' cgroups, an absolute path below the root of each hierarchy."""
+    cpu_baseline: CpuLevel = None
+    """What kernels use at most, on all nodes of the pool; None (`native`): all that the CPU has."""
+    cpu_most: CpuLevel = None
+    """Treat this node as if its CPU had that level and nothing more; None (`native`): as it is."""
     ready_fd: Descriptor = None
     """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
 

@@ -27,7 +27,6 @@ from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.savepoint import Savepoints, Staged
 from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -133,7 +132,7 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
-            **this_cpu().json(),
+            **self._offer.cpu.json(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -239,15 +238,7 @@ class Agent:
         return opened
 
     async def _open_here(
-        self,
-        session: str,
-        key: str,
-        blobs: str,
-        epoch: int,
-        manifest: int | None,
-        kernels: list[dict[str, Any]],
-        restore_kernels: bool,
-        writes: list[dict[str, Any]],
+        self, session: str, key: str, blobs: str, epoch: int, **what: Any
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
@@ -257,10 +248,10 @@ class Agent:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
         hosted = HostedSession(session, epoch, place, self._forward, self._gone(session, epoch))
-        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
-            opened = await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
+            opened = await tenancy.open(staged=staged, **what)
         except BaseException:
             await self._close(session)
             raise
@@ -309,13 +300,11 @@ class Agent:
         kernels = sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone)
         return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
 
-    async def _checkpoint(
-        self, session: str, epoch: int, final: bool, within: float = 0.0
-    ) -> dict[str, Any]:
+    async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(final, within)
+        return await tenancy.checkpoint(**how)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
         async with self._turn(session):
@@ -384,7 +373,7 @@ class Agent:
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
-            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
             self._tenancies[session], self._stores[session] = tenancy, store
             self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
             try:

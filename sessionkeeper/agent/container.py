@@ -13,12 +13,14 @@ import stat
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
+from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.held import let_go, send, stopped_by_signal
@@ -33,7 +35,7 @@ from sessionkeeper.agent.oci import (
     Bind,
     Container,
 )
-from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
@@ -47,13 +49,16 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel."""
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    is in the environment of all processes.
+    """
 
     runc: Runc
     shim: Path
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -158,6 +163,12 @@ class ContainerPlace:
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
 
+    def exchange(self, slot: Slot) -> Exchange:
+        control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
+        return Exchange(
+            ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
+        )
+
     def dump_size(self, slots: list[Slot]) -> int:
         return sum(own_memory(pid) for pid in self._processes(slots))
 
@@ -205,6 +216,9 @@ class ContainerPlace:
         # Same size for every epoch: CRIU compares the size of open files at restore.
         (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
         shutil.copyfile(self._node.shim, control / "shim.pyz")
+        # Where this program is installed need not be visible in the container.
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(INSIDE, control / INSIDE.name, ignore=without, dirs_exist_ok=True)
         return control
 
     def _container(self, slot: Slot) -> Container:
@@ -219,7 +233,8 @@ class ContainerPlace:
                 "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
                 # `%pip install` works: beside the packages of this Python, which are read-only.
                 "PIP_TARGET": OWN_PACKAGES,
-                "PYTHONPATH": OWN_PACKAGES,
+                "PYTHONPATH": f"{OWN_PACKAGES}:{CONTROL_DIR}/{INSIDE.name}/{LENT}",
+                **self._node.env,
             },
             binds=(
                 *(Bind(p, str(p)) for p in python_prefixes()),

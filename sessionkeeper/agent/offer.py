@@ -14,6 +14,8 @@ from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.cpu import NodeCpu, this_node
+from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.settings import AgentSettings
@@ -30,6 +32,7 @@ class Offer(Protocol):
     """Makes places for sessions on this node."""
 
     engine: str
+    cpu: NodeCpu
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -46,6 +49,7 @@ class ContainerOffer:
     engine = "criu"
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         data = settings.data
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(0o711)  # the kernels' user passes through it to its root file system
@@ -59,6 +63,7 @@ class ContainerOffer:
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
+            env=knobs(self.cpu.level) if self.cpu.level else {},
         )
 
     def place(self, session: str, epoch: int) -> Place:
@@ -74,6 +79,7 @@ class ProcessOffer:
     engine = "namespace"
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data = settings.data
         self._shim = build_shim(settings.data / "shim.pyz")

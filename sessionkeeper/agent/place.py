@@ -24,6 +24,22 @@ class Slot:
     port: int
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Where a kernel and this program find each other's files.
+
+    ``directory`` is the kernel's to write, and ``given`` to read only: as the node sees them; for
+    the kernel they are ``seen`` and ``seen_given``. ``inside`` is where the kernel finds
+    ``checkpoint.namespace.engine.INSIDE``.
+    """
+
+    directory: Path
+    seen: Path
+    given: Path
+    seen_given: Path
+    inside: Path
+
+
 class Place(Protocol):
     """Where one session's kernels run on this node. All calls block; all may raise
     ``SessionkeeperError``.
@@ -99,6 +115,10 @@ class Place(Protocol):
         """Return the files and directories, relative to ``tree``, that the processes in ``slots``
         have open, mapped, or as their working directory.
         """
+        ...
+
+    def exchange(self, slot: Slot) -> Exchange:
+        """Return where the kernel in ``slot`` and this program leave files for each other."""
         ...
 
     def dump_size(self, slots: list[Slot]) -> int:

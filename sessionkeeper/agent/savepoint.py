@@ -7,6 +7,7 @@ Every call here blocks.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +23,11 @@ from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
+from sessionkeeper.agent.variables import DUMPED
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Cut:
     pause: float
     seconds: dict[str, float]
     namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, Dumped] = field(default_factory=dict)
+    """Variables of kernels that are in ``images`` too."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Savepoints:
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._known: dict[str, Future[criu.Image]] = {}
+        self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
@@ -174,6 +180,10 @@ class Savepoints:
             }
             clock.lap("encode")
             root = cut.tree.store(writer)
+            beside = {
+                kernel_id: dumped.store(writer, self._beside.get(kernel_id))
+                for kernel_id, dumped in cut.beside.items()
+            }
             packs = writer.finish()
             clock.lap("upload")
         except BaseException:
@@ -183,8 +193,10 @@ class Savepoints:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
         self._tree = cut.tree
+        self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
+        others = {kernel_id: part for kernel_id, (_, part) in beside.items()}
         processes = {
-            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record())
+            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record(), others.get(k.kernel_id))
             for k in cut.kernels
             if k.kernel_id in images
         }
@@ -207,9 +219,22 @@ class Savepoints:
         if manifest.tree is None:
             return []
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            restored = files.materialize(reader, manifest.tree, self._place.tree)
-        self._tree = restored.tree
-        return restored.problems
+            if manifest.meta.get("engine", self._place.engine) == self._place.engine:
+                restored = files.materialize(reader, manifest.tree, self._place.tree)
+                self._tree = restored.tree
+                return restored.problems
+            # Of another runtime's tree only the workspace means something here.
+            home = os.fsencode(str(manifest.meta["workspace"]).strip("/"))
+            there = self._place.tree / self._place.home.strip("/")
+            return files.materialize(reader, manifest.tree, there, home).problems
+
+    def restore_variables(self, manifest: Manifest, root: bytes, directory: Path) -> None:
+        """Put variables that were saved beside a process image into ``directory``, which is
+        emptied. Raises ``CheckpointError``.
+        """
+        shutil.rmtree(directory, ignore_errors=True)
+        with Reader(self._store, self._keys, manifest.packs) as reader:
+            files.materialize(reader, root, directory, DUMPED)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
         """Bring the images of ``manifest`` here, beside those that are. Raises

@@ -7,8 +7,7 @@ import base64
 import contextlib
 import logging
 import shutil
-import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,22 @@ from typing import IO, Any
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, Part, encode_body
-from sessionkeeper.agent import unsaved, variables
+from sessionkeeper.agent import beside, unsaved, variables
+from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
-from sessionkeeper.cpu import this_cpu
+from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
+from sessionkeeper.cpu import NodeCpu
+from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
 
 PIECE = 4 << 20
 LARGEST_IN_MEMORY = 64 << 20
+GIVEN = "variables"
+"""What a kernel loads, in the part of its exchange that it can only read."""
 
 
 class Tenancy:
@@ -41,11 +44,14 @@ class Tenancy:
         savepoints: Savepoints,
         store: BlobStore,
         kernelspecs: Kernelspecs,
+        cpu: NodeCpu,
     ) -> None:
         self.hosted = hosted
         self.savepoints = savepoints
         self._store = store
         self._kernelspecs = kernelspecs
+        self._cpu = cpu
+        self._cuts = Cuts(hosted, savepoints, self._meta)
         self._saving = asyncio.Lock()
 
     async def open(
@@ -55,15 +61,18 @@ class Tenancy:
         restore_kernels: bool,
         writes: list[dict[str, Any]],
         staged: Staged | None,
+        no_images: str | None = None,
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
+
+        ``no_images`` says why process images cannot be restored here, if they cannot: variables
+        that were saved beside them are loaded into fresh kernels.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
         """
         clock = Stopwatch()
         place = self.hosted.place
-        await asyncio.to_thread(this_cpu)  # asks CRIU, once: not while kernels stand still
         newest: Manifest | None = None
         opened: Manifest | None = None
         images: Staged | None = None
@@ -76,6 +85,8 @@ class Tenancy:
                 kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
             opened = _only(newest, wanted)
+            if no_images is not None:
+                opened = beside.fall_back(opened, no_images)
             problems, images = await asyncio.gather(
                 asyncio.to_thread(self.savepoints.restore_tree, opened),
                 asyncio.to_thread(self.savepoints.restore_images, opened, staged),
@@ -142,8 +153,9 @@ class Tenancy:
 
         async def start(kernel: dict[str, Any]) -> None:
             kernel_id = kernel["kernel_id"]
-            if opened is not None and (found := self._variables(opened, kernel)) is not None:
-                outcome[kernel_id] = await self._load(kernel, found)
+            part = _part(opened, kernel) if opened is not None else None
+            if opened is not None and part is not None and part.engine == "namespace":
+                outcome[kernel_id] = await self._load(opened, kernel, part)
                 return
             if kernel["since"] is not None:
                 # It began after the checkpoint, so all that it was asked can be asked again.
@@ -161,12 +173,8 @@ class Tenancy:
         await _all(start(kernel) for kernel in kernels)
         return outcome
 
-    def _variables(self, manifest: Manifest, kernel: dict[str, Any]) -> Mapping[str, Any] | None:
-        """Return what the checkpoint says of a kernel whose variables are in the tree."""
-        part = _part(manifest, kernel)
-        return part.detail if part is not None and part.engine == "namespace" else None
-
-    async def _load(self, kernel: dict[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    async def _load(self, manifest: Manifest, kernel: dict[str, Any], part: Part) -> dict[str, Any]:
+        detail = part.detail
         if "unsaved" in detail:
             await self._start(**kernel)
             return {
@@ -179,7 +187,16 @@ class Tenancy:
         moved = Path(detail["workspace"]), Path(place.seen(place.home))
         hosted = self.hosted.kernels[kernel["kernel_id"]]
         try:
-            why = await variables.load(hosted, place.tree, moved)
+            exchange = await asyncio.to_thread(place.exchange, hosted.slot)
+            if part.root is None:
+                dumped = place.tree / variables.DIRECTORY / hosted.kernel_id
+                why = await beside.load(hosted, exchange, dumped, moved)
+            else:
+                given = exchange.given / GIVEN
+                load = self.savepoints.restore_variables
+                await asyncio.to_thread(load, manifest, part.root, given)
+                why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
+                await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
@@ -204,18 +221,26 @@ class Tenancy:
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
         cwd = await self._directory(path or "")
         launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
+        if self._cpu.level:
+            env = held_to(self._cpu.level, launch["env"])
+            launch = {**launch, "env": env, "cpu": self._cpu.level}
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
-    async def checkpoint(self, final: bool, within: float = 0.0) -> dict[str, Any]:
+    async def checkpoint(
+        self, final: bool, within: float = 0.0, wanted: beside.Wanted = "no"
+    ) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
         Where that can be done between two cells only, a running one has ``within`` seconds to end;
-        raises :class:`KernelBusy` when it does not.
+        raises :class:`KernelBusy` when it does not. ``wanted``: variables beside process images.
         """
         async with self._saving:
-            await asyncio.to_thread(self.savepoints.prepare, self._running())
-            cut = await self._cut(final, within)
+            await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
+            if self.hosted.place.engine == "criu":
+                cut = await self._cuts.processes(final, within, wanted)
+            else:
+                cut = await self._cuts.variables(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
@@ -232,35 +257,6 @@ class Tenancy:
             "ignored": unsaved.ignored(cut.tree, self.hosted.place.home),
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
-
-    async def _cut(self, final: bool, within: float) -> Cut:
-        place = self.hosted.place
-        if place.engine == "criu":
-            async with self.hosted.changing:
-                kernels = self._running()
-                return await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
-        kernels, done = self._running(), False
-        try:
-            stands = await variables.hold(kernels, within)
-            began = time.monotonic()
-            async with self.hosted.changing:
-                there = self._running()
-                kernels = [kernel for kernel in kernels if kernel in there]
-                namespaces = await variables.dump(
-                    kernels, stands, place.tree, place.seen(place.home)
-                )
-                cut = await asyncio.to_thread(
-                    self.savepoints.cut, kernels, self._meta, final, namespaces
-                )
-            done = True
-        finally:
-            if not (final and done):
-                await variables.release(kernels)
-        return replace(cut, pause=time.monotonic() - began)
-
-    def _running(self) -> list[HostedKernel]:
-        """The kernels that there is something to save of."""
-        return [kernel for kernel in self.hosted.kernels.values() if kernel.running]
 
     async def _redo(self, write: dict[str, Any]) -> None:
         """Do what was done before on another node, also in directories that the checkpoint has not:
@@ -323,7 +319,7 @@ class Tenancy:
     def _meta(self) -> dict[str, Any]:
         return {
             "writes": self.hosted.writes,
-            **this_cpu().json(),
+            **self._cpu.needed(k.launch.get("cpu") for k in self.hosted.kernels.values()).json(),
             "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }

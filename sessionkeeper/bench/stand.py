@@ -71,7 +71,7 @@ class Stand:
         savepoints = Savepoints(blobs, keys, self.offer.images(self.session, self.epoch))
         savepoints.settle(place, blobs)
         hosted = HostedSession(self.session, self.epoch, place, self._hear, warm=False)
-        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs())
+        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs(), self.offer.cpu)
         kernel = {
             "kernel_id": KERNEL,
             "name": "python3",

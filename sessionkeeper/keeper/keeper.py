@@ -19,7 +19,7 @@ from gateway.errors import GatewayError
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.checkpoints import Channels, Checkpoints, Variables
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
@@ -288,12 +288,13 @@ class SessionKeeper:
 
     async def _serve(self, here: Incarnation) -> None:
         tier = str(here.node.hello.get("tier", "on-demand"))
-        pause = self._checkpoints.due(tier, here.node.engine)
+        variables = self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(tier, here.node.engine, variables)
         self._show("running")
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
-            await self._checkpoints.take(here.node, here.epoch)
+            await self._checkpoints.take(here.node, here.epoch, variables=variables)
 
     def _warn_leaving(self, node: Node, why: Choice) -> None:
         self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
@@ -301,7 +302,9 @@ class SessionKeeper:
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._checkpoints.take(here.node, here.epoch, final=True):
+            if here is not None and await self._last_checkpoint(
+                here, self._opening.variables(self._nodes, here.node)
+            ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
         finally:
@@ -334,11 +337,12 @@ class SessionKeeper:
         except NodeLost:
             self._recovery = None
             return
-        staging = asyncio.create_task(self._incarnations.stage(target))
+        variables = self._opening.variables(self._nodes, source, target)
+        staging = asyncio.create_task(self._opening.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
-            if not await self._last_checkpoint(here):
+            if not await self._last_checkpoint(here, variables):
                 self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
@@ -346,9 +350,10 @@ class SessionKeeper:
             staging.cancel()
         self._leave()
 
-    async def _last_checkpoint(self, here: Incarnation) -> bool:
+    async def _last_checkpoint(self, here: Incarnation, variables: Variables) -> bool:
         """Take it. What fails, a full disk say, may work a moment later: the kernels run on."""
-        while not await self._checkpoints.take(here.node, here.epoch, final=True):
+        node, epoch = here.node, here.epoch
+        while not await self._checkpoints.take(node, epoch, final=True, variables=variables):
             if self._checkpoints.patience(here.node) < PAUSE_AFTER_ERROR:
                 return False
             await here.node.while_there(asyncio.sleep(PAUSE_AFTER_ERROR))
@@ -374,7 +379,7 @@ class SessionKeeper:
     async def _stage_elsewhere(self, suspect: Node) -> None:
         choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
-            await self._incarnations.stage(self._nodes.get(choice.node))
+            await self._opening.stage(self._nodes.get(choice.node))
 
     # -- small things --------------------------------------------------------------------------
 
