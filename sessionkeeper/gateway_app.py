@@ -31,6 +31,7 @@ from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.stored_files import StoredFiles
+from sessionkeeper.keeper.upkeep import Upkeep
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.settings import GatewaySettings
@@ -96,7 +97,8 @@ class Gateway:
         self.compute = SessionCompute(self.kernels, channels, self.keeper, self.nodes)
         self.kernels.observer = self.compute
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
-        shared = Shared(settings.token, self.keeper, self.nodes, self.workspace)
+        self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, settings.keep)
+        shared = Shared(settings.token, self.keeper, self.nodes, self.workspace, self.upkeep)
         agents = {"agents": NodeAgents(self.nodes, self.kernels), "token": settings.agent_token}
         self.app = make_app(
             self.kernels,
@@ -119,7 +121,7 @@ class Gateway:
             seed(self.journal, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        keeping = asyncio.create_task(self.keeper.run())
+        keeping = asyncio.gather(self.keeper.run(), self.upkeep.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -16,7 +16,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+from checkpoint.retention import Retention
 from sessionkeeper.errors import UsageError
+from sessionkeeper.retention import DEFAULT, parse_retention
 
 __all__ = [
     "AgentSettings",
@@ -141,6 +143,7 @@ Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
 Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
+Keep = Annotated[Retention, _Parser(parse_retention)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,8 @@ class UpSettings:
     lease_seconds: Seconds = 2.0
     """A node that was not heard for so long is lost."""
     on_rollback: OnRollback = "replay"
+    keep: Keep = DEFAULT
+    """Which checkpoints are kept."""
     tier: Tier = "on-demand"
     workspace: OptionalDirectory = None
     """A directory whose content a new session's workspace begins with."""
@@ -185,6 +190,7 @@ class GatewaySettings:
     master_key: FilePath
     lease_seconds: Seconds = 2.0
     on_rollback: OnRollback = "replay"
+    keep: Keep = DEFAULT
     session: Text = "default"
     seed: OptionalDirectory = None
     ready_fd: Descriptor = None

@@ -143,6 +143,11 @@ _UP_FLAGS = {
     "--memory": ("SIZE", "memory that one kernel may use, such as 2G (no limit)"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop: cells that a lost node took with it (replay)"),
+    "--keep": (
+        "WHAT",
+        "checkpoints that are kept: all=AGE,hourly=AGE,daily=AGE, or forever"
+        " (all=1h,hourly=24h,daily=30d)",
+    ),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
     "--config": ("FILE", "settings as TOML, in the table [up]"),
@@ -159,6 +164,7 @@ _GATEWAY_FLAGS = {
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
+    "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),

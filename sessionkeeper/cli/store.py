@@ -25,7 +25,7 @@ from checkpoint.retention import Retention
 from checkpoint.rotation import left_behind, rewrap
 from sessionkeeper.cli.store_place import Place, steps
 from sessionkeeper.errors import UsageError
-from sessionkeeper.settings import parse_duration
+from sessionkeeper.retention import parse_age
 
 __all__ = ["fork", "gc", "list_sessions", "prune", "rotate_key", "show", "tag", "untag"]
 
@@ -131,10 +131,7 @@ def fork(arguments: Namespace) -> int:
 
 def prune(arguments: Namespace) -> int:
     """Delete checkpoints that are not to be kept."""
-    try:
-        policy = Retention(*(_seconds(arguments, each) for each in ("all", "hourly", "daily")))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    policy = Retention(*(_age(arguments, each) for each in ("all", "hourly", "daily")))
     gone = {}
     with steps(arguments, "deleting checkpoints"):
         for repository in Place(arguments).sessions(arguments.session):
@@ -215,13 +212,12 @@ def _which(at: str | None) -> tuple[int | None, str | None]:
     return (int(at), None) if at.isdecimal() else (None, at)
 
 
-def _seconds(arguments: Namespace, name: str) -> float:
+def _age(arguments: Namespace, name: str) -> float:
     text: str = getattr(arguments, name)
-    days = text.removesuffix("d")
     try:
-        return parse_duration(days) * 86400 if days != text else parse_duration(text)
+        return parse_age(text)
     except ValueError as error:
-        raise ValueError(f"--{name}: {text!r} {error}") from None
+        raise UsageError(f"--{name}: {text!r} {error}") from None
 
 
 def _size(manifest: Manifest) -> int:

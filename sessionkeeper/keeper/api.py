@@ -24,6 +24,7 @@ from gateway.auth import ErrorsInWords, check_token
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.upkeep import Upkeep
 from sessionkeeper.keeper.workspace import Workspace
 
 STATUS = {
@@ -52,6 +53,7 @@ class Shared:
     keeper: SessionKeeper
     nodes: Nodes
     workspace: Workspace
+    upkeep: Upkeep
 
 
 class Handler(ErrorsInWords, RequestHandler):

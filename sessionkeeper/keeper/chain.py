@@ -29,6 +29,11 @@ class Chain:
         """The last recorded workspace write that the checkpoint contains."""
         return int(self.manifest.meta.get("writes", 0)) if self.manifest else 0
 
+    @property
+    def at_newest(self) -> bool:
+        """Whether the checkpoint to go on from is the newest there is."""
+        return self.manifest is not None and self.manifest.number == self._last
+
     async def read(self) -> list[Skipped]:
         """Find the newest intact checkpoint; returns those that were passed over for it."""
         self.manifest, skipped = await asyncio.to_thread(self.repository.newest_intact)

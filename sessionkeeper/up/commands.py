@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sessionkeeper.nodes.local import cgroup_of
+from sessionkeeper.retention import spelled
 from sessionkeeper.settings import UpSettings
 from sessionkeeper.up.state import StateDirectory
 
@@ -59,6 +60,7 @@ class Commands:
             *("--master-key", str(state.master_key)),
             *("--lease-seconds", str(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
+            *("--keep", spelled(settings.keep)),
             *_given("--seed", settings.workspace),
             *("--ready-fd", "{ready_fd}"),
         ]
