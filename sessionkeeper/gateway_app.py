@@ -21,10 +21,12 @@ from checkpoint.reader import Reader
 from checkpoint.repository import Repository
 from gateway.app import listen, make_app
 from gateway.kernels import Kernels
+from gateway.rollback import Mode
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
+from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
@@ -76,9 +78,8 @@ class Gateway:
         self.new = not base.exists()
         base.mkdir(parents=True, exist_ok=True)
         self.journal = WriteJournal(base / "writes")
-        self.kernels = Kernels(
-            state / "kernels", on_rollback="stop" if settings.on_rollback == "stop" else "replay"
-        )
+        on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
+        self.kernels = Kernels(_kernels(state, base), on_rollback=on_rollback)
         self.nodes = Nodes(
             settings.lease_seconds,
             lambda node: self.keeper.node_changed(node),
@@ -98,7 +99,10 @@ class Gateway:
         self.kernels.observer = self.compute
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
         self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, settings.keep)
-        shared = Shared(settings.token, self.keeper, self.nodes, self.workspace, self.upkeep)
+        masters = find_master_keys(settings.master_key)
+        shared = Shared(
+            settings.token, self.keeper, self.nodes, self.workspace, self.upkeep, masters
+        )
         agents = {"agents": NodeAgents(self.nodes, self.kernels), "token": settings.agent_token}
         self.app = make_app(
             self.kernels,
@@ -108,6 +112,7 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": self.grants}),
                 *routes(shared),
+                *checkpoint_routes(shared),
             ],
         )
 
@@ -137,6 +142,16 @@ class Gateway:
             server.stop()
         self.kernels.close()
         self.journal.close()
+
+
+def _kernels(state: Path, base: Path) -> Path:
+    """Where a session's kernels are recorded. Those of the one session that a state directory used
+    to have were beside it.
+    """
+    place, before = base / "kernels", state / "kernels"
+    if before.exists() and base.name == "default" and not place.exists():
+        before.rename(place)
+    return place
 
 
 def run(settings: GatewaySettings) -> None:

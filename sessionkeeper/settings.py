@@ -36,6 +36,7 @@ ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -97,6 +98,19 @@ def _directory(value: object) -> Path:
     return path
 
 
+def _file(value: object) -> Path:
+    path = _path(value)
+    if not path.is_file():
+        raise ValueError("is not a file")
+    return path
+
+
+def _session_id(value: object) -> str:
+    if not _SESSION_ID.fullmatch(str(value)):
+        raise ValueError("is no session: letters, digits, '.', '_' and '-', at most 128")
+    return str(value)
+
+
 def _text(value: object) -> str:
     text = str(value).strip()
     if not text:
@@ -134,7 +148,9 @@ OptionalText = Annotated[str | None, _Parser(_text)]
 Secret = Annotated[str, _Parser(_text, secret=True)]
 FilePath = Annotated[Path, _Parser(_path)]
 OptionalPath = Annotated[Path | None, _Parser(_path)]
+OptionalFile = Annotated[Path | None, _Parser(_file)]
 OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
+SessionId = Annotated[str, _Parser(_session_id)]
 Seconds = Annotated[float, _Parser(_positive_duration)]
 Size = Annotated[int | None, _Parser(parse_size)]
 Boolean = Annotated[bool, _Parser(_boolean)]
@@ -155,6 +171,9 @@ class UpSettings:
     """Nodes to begin with."""
     store: Text = ""
     """Path or URL of the blob store; when not given, `store` in the state directory."""
+    session: SessionId = "default"
+    master_key: OptionalFile = None
+    """Key file of the store, when that is not the state directory's own."""
     host: Text = "127.0.0.1"
     port: Port = 8888
     """Where the browser goes. The gateway takes a free port above it."""
@@ -191,7 +210,7 @@ class GatewaySettings:
     lease_seconds: Seconds = 2.0
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
-    session: Text = "default"
+    session: SessionId = "default"
     seed: OptionalDirectory = None
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -20,6 +20,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords, check_token
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.keeper.keeper import SessionKeeper
@@ -30,6 +31,10 @@ from sessionkeeper.keeper.workspace import Workspace
 STATUS = {
     "not_found": 404,
     "unknown_node": 404,
+    "unknown_checkpoint": 404,
+    "unknown_tag": 404,
+    "session_exists": 409,
+    "not_saved": 409,
     "exists": 409,
     "not_empty": 409,
     "is_a_directory": 409,
@@ -54,6 +59,8 @@ class Shared:
     nodes: Nodes
     workspace: Workspace
     upkeep: Upkeep
+    masters: Sequence[KeyWrapper] = ()
+    """What wraps the keys of sessions that are forked from this one."""
 
 
 class Handler(ErrorsInWords, RequestHandler):
@@ -64,6 +71,7 @@ class Handler(ErrorsInWords, RequestHandler):
         self.keeper = shared.keeper
         self.nodes = shared.nodes
         self.workspace = shared.workspace
+        self.shared = shared
 
     def prepare(self) -> Any:
         check_token(self.request, self._token)

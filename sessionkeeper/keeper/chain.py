@@ -12,6 +12,11 @@ from checkpoint.repository import Repository, Skipped
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import Needs
 
+WENT_BACK = "went_back"
+"""In ``meta`` of a checkpoint that is an earlier one once more: ``{"to", "saved"}``, numbers; what
+was before is in ``saved`` (None: nowhere).
+"""
+
 
 class Chain:
     """``manifest`` is the checkpoint to go on from: the newest one, unless that was found
@@ -30,6 +35,12 @@ class Chain:
         return int(self.manifest.meta.get("writes", 0)) if self.manifest else 0
 
     @property
+    def over(self) -> int:
+        """Incarnations up to this epoch ended when the user went back to the checkpoint."""
+        went_back = self.manifest is not None and WENT_BACK in self.manifest.meta
+        return self.manifest.epoch if self.manifest is not None and went_back else 0
+
+    @property
     def at_newest(self) -> bool:
         """Whether the checkpoint to go on from is the newest there is."""
         return self.manifest is not None and self.manifest.number == self._last
@@ -41,13 +52,17 @@ class Chain:
         self._last = numbers[-1] if numbers else 0
         return skipped
 
-    async def commit(self, body: Body, epoch: int) -> Manifest:
-        """Make ``body`` the next checkpoint. Raises ``StaleWriter``, and what the store raises."""
+    async def commit(self, body: Body, epoch: int, parent: int | None = None) -> Manifest:
+        """Make ``body`` the next checkpoint, which goes on from ``parent`` (the one before).
+
+        Raises ``StaleWriter``, and what the store raises.
+        """
         await self.settle()
+        before = self.manifest.number if self.manifest else None
         manifest = Manifest(
             number=self._last + 1,
             epoch=epoch,
-            parent=self.manifest.number if self.manifest else None,
+            parent=before if parent is None else parent,
             created=time.time(),
             body=body,
         )
@@ -69,7 +84,10 @@ class Chain:
         if unsure.number in numbers:
             with contextlib.suppress(Damaged, UnknownFormat):
                 if await asyncio.to_thread(self.repository.load, unsure.number) == unsure:
-                    self.manifest, self._last = unsure, unsure.number
+                    self._last = unsure.number
+                    if WENT_BACK not in unsure.meta:
+                        self.manifest = unsure
+                    # Else those who asked for it were told that it failed, and went on.
         self._unsure = None
 
     async def step_back(self) -> Manifest | None:
