@@ -284,8 +284,10 @@ class Repository:
                 return
         except (Damaged, UnknownFormat, NotFound):
             pass  # NotFound: it was pruned, long after others went on
-        newest = self.numbers()[-1]
-        raise StaleWriter(self.session_id, newest, self._epoch(newest))
+        numbers = self.numbers()
+        if not numbers:
+            raise SessionDeleted(self.session_id)
+        raise StaleWriter(self.session_id, numbers[-1], self._epoch(numbers[-1]))
 
     def _epoch(self, number: int) -> int | None:
         """The epoch of a manifest; None when it cannot be read."""

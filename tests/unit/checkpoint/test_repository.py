@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from checkpoint.blobs import BlobStore, LocalDirectory, Memory
-from checkpoint.errors import Damaged, NotFound, StaleWriter, StoreFull, StoreUnavailable
+from checkpoint.errors import (
+    Damaged,
+    NotFound,
+    SessionDeleted,
+    StaleWriter,
+    StoreFull,
+    StoreUnavailable,
+)
 from checkpoint.keys import MasterKey, SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_body, encode_body
 from checkpoint.objects import load_object, store_object
@@ -268,6 +275,9 @@ class Chain(RuleBasedStateMachine):
         manifest = _manifest(number, epoch, mark=mark)
         try:
             self.repository.commit(manifest)
+        except SessionDeleted:
+            assert not self.model
+            assert number > 1
         except StaleWriter as stale:
             self.refused(stale, manifest)
         except ValueError:
