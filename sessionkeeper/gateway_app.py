@@ -14,7 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from checkpoint.blobs import open_store, probe
-from checkpoint.errors import CheckpointError, StoreError
+from checkpoint.errors import CheckpointError, SessionDeleted, StoreError
 from checkpoint.files import TreeView
 from checkpoint.keys import find_master_keys
 from checkpoint.reader import Reader
@@ -28,6 +28,7 @@ from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
+from sessionkeeper.keeper.holding import hold, let_go
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
@@ -121,6 +122,8 @@ class Gateway:
         settings = self._settings
         for file in self.kernels.damaged:
             self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
+        repository = self.keeper.chain.repository
+        holding = asyncio.create_task(hold(repository))
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
             seed(self.journal, settings.seed)
@@ -138,6 +141,9 @@ class Gateway:
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest()
         keeping.cancel()
+        holding.cancel()
+        if not self.keeper.placed:
+            await let_go(repository)
         for server in servers:
             server.stop()
         self.kernels.close()
@@ -170,7 +176,12 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
     try:
         store = open_store(store_url)
         probe(store)
-        return Repository.open(store, session, *find_master_keys(master_key))
+        repository = Repository.open(store, session, *find_master_keys(master_key))
+        if repository.is_closed():
+            raise SessionDeleted(session)
+        return repository
+    except SessionDeleted as error:
+        raise StoreUnusable(str(error), hint=error.hint) from error
     except StoreError as error:
         raise StoreUnusable(str(error), hint=None if error.retryable else error.hint) from error
     except CheckpointError as error:

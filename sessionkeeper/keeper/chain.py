@@ -8,7 +8,7 @@ import time
 
 from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
 from checkpoint.manifest import Body, Manifest
-from checkpoint.repository import Repository, Skipped
+from checkpoint.repository import DELETED, Repository, Skipped
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import Needs
 
@@ -39,6 +39,11 @@ class Chain:
         """Incarnations up to this epoch ended when the user went back to the checkpoint."""
         went_back = self.manifest is not None and WENT_BACK in self.manifest.meta
         return self.manifest.epoch if self.manifest is not None and went_back else 0
+
+    @property
+    def deleted(self) -> bool:
+        """Nothing can be added to it any more."""
+        return self.manifest is not None and DELETED in self.manifest.meta
 
     @property
     def at_newest(self) -> bool:

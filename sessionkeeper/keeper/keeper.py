@@ -85,9 +85,10 @@ class SessionKeeper:
         """The node that has the session, up and running; None while there is none."""
         return self._presence.node
 
-    async def up(self) -> Node:
-        """Wait until the session runs somewhere, and return where."""
-        return (await self._presence.up()).node
+    @property
+    def placed(self) -> bool:
+        """Whether there may be something of the session on a node, running or not."""
+        return self._epochs.placed is not None
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
@@ -186,7 +187,7 @@ class SessionKeeper:
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
         return steps.Facts(
-            wanted=bool(self._channels.wanted()),
+            wanted=bool(self._channels.wanted()) and not self.chain.deleted,
             placed=self._epochs.placed,
             nodes=tuple(n.facts() for n in nodes),
             lost=frozenset(n.name for n in nodes if n.gone.done()),
@@ -385,8 +386,6 @@ class SessionKeeper:
         choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
             await self._incarnations.stage(self._nodes.get(choice.node))
-
-    # -- small things --------------------------------------------------------------------------
 
     def _is_on(self, node: Node) -> bool:
         placed = self._epochs.placed

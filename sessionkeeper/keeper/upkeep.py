@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from checkpoint import holder
 from checkpoint.blobs import ConcurrencyLimited, Pausable
 from checkpoint.collect import COMMITS, collect
 from checkpoint.repository import Repository
@@ -195,7 +196,9 @@ class Upkeep:
 
         progress("looking for old checkpoints", 0, 1)
         gone = self._repository.prune(self._policy)
-        found = collect(self._repository, progress=progress)
+        # Of this session the commits tell; of others of its pool, that nobody runs them.
+        idle = set(holder.idle(self._repository)) - {self._repository.session_id}
+        found = collect(self._repository, idle=idle, progress=progress)
         return Done(
             at=time.time(),
             seconds=round(time.monotonic() - began, 3),
