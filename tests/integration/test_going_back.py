@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -88,4 +89,77 @@ async def test_session_goes_back_with_kernels_and_files_and_forth_into_a_running
     await system.save(kernel)
     await system.lose()
     assert await kernel.ask(look) == "2 two True"
+    await kernel.close()
+
+
+async def test_old_checkpoints_go_beside_a_running_session_by_itself_and_by_hand(
+    fresh: Callable[..., System],
+) -> None:
+    system = fresh("--no-ui", "--keep", "all=0,hourly=0,daily=0")
+    kernel = await notebook(system, "work.ipynb")
+    await kernel.ask("import random; kept = random.randbytes(200_000); n = 0")
+    await system.command("checkpoint", "tag", "good")
+    for _ in range(3):
+        await kernel.ask("n += 1; large = random.randbytes(20_000_000)")
+        await system.save(kernel)
+    place = system.state.path / "store/sessions/default/packs"
+    before = set(place.iterdir())
+
+    said = await system.command("checkpoint", "prune")
+    assert "deleted 2 checkpoints and 0 packs;" in said  # a writer may be about to name them
+    assert [one["tags"] for one in (await listed(system)).values()] == [["good"], []]
+    for _ in range(2):
+        await kernel.ask("n += 1")
+        await system.save(kernel)
+        # By hand at the same time: neither minds the other.
+        hand = "store", "prune", "--all", "0", "--hourly", "0", "--daily", "0"
+        await asyncio.gather(system.command(*hand), system.command("store", "gc"))
+    await system.command("checkpoint", "prune")
+    assert before - set(place.iterdir())
+    assert (await system.until(lambda s: "last" in s["upkeep"]))["warnings"] == []
+    assert "all of it is intact" in await system.command("store", "fsck")
+
+    # What is left is enough to come back from, now and then.
+    await system.lose()
+    assert await kernel.ask("print(n, len(kept))") == "5 200000"
+    await restored(system, "good")
+    assert await kernel.ask("print(n, len(kept))") == "0 200000"
+    await kernel.close()
+
+
+async def test_fork_is_run_beside_the_session_and_deleted_when_it_has_ended(
+    system: System, fresh: Callable[..., System]
+) -> None:
+    kernel = await notebook(system, "forked.ipynb")
+    await kernel.ask("x = 1; open('mine.txt', 'w').write('one')")
+    await system.command("checkpoint", "tag", "here")
+    await kernel.ask("x = 2; open('mine.txt', 'w').write('two')")
+    await system.command("checkpoint", "fork", "here", "--as", "experiment")
+
+    store, key = system.state.path / "store", system.state.master_key
+    other = fresh(
+        "--no-ui", "--session", "experiment", "--store", str(store), "--master-key", str(key)
+    )
+    sessions = await other.call("GET", "/api/sessions", server="gateway")
+    [twin] = [one["kernel"]["id"] for one in sessions if one["path"] == "forked.ipynb"]
+    assert twin == kernel.id
+    there = await other.client(twin, "gateway").open()
+    look = "print(x, open('mine.txt').read())"
+    assert await there.ask(look) == "1 one"
+    await there.ask("x = 3")
+    await other.save(there)
+    await other.lose()
+    assert await there.ask(look) == "3 one"
+    assert await kernel.ask(look) == "2 two"
+
+    code, _, said = await system.attempt("store", "delete", "experiment", "--yes")
+    assert (code, "is run by a gateway on" in said) == (3, True)
+    await there.close()
+    other.stop()
+    await system.command("store", "delete", "experiment", "--yes")
+    assert "experiment" not in await system.command("store", "list")
+    await system.save(kernel)
+    await system.lose()
+    assert await kernel.ask(look) == "2 two"
+    assert "all of it is intact" in await system.command("store", "fsck")
     await kernel.close()
