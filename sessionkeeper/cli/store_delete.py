@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 
 from checkpoint.deletion import delete as delete_session
+from checkpoint.errors import SessionInUse
 from checkpoint.repository import Repository
 from sessionkeeper.cli.store_place import Place, steps
 from sessionkeeper.errors import UsageError
@@ -21,6 +22,12 @@ def delete(arguments: Namespace) -> int:
     """Delete a session for good."""
     place = Place(arguments)
     repository = place.session(arguments.session)
+    runs = place.state.read_record() or {}
+    if place.state.is_locked() and (runs.get("session"), runs.get("store")) == (
+        arguments.session,
+        place.url,
+    ):
+        raise SessionInUse(arguments.session, "this machine")  # sooner than its word would tell
     if not arguments.yes and not _confirmed(repository):
         print("nothing was deleted")
         return NOT_CONFIRMED

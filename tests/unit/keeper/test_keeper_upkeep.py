@@ -17,6 +17,7 @@ from checkpoint.keys import MasterKey
 from checkpoint.manifest import Body
 from checkpoint.repository import Repository
 from checkpoint.retention import Retention
+from sessionkeeper.keeper import upkeep
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.status import Status
 from sessionkeeper.keeper.upkeep import EVERY, FIRST, LATEST, QUIET, Situation, Upkeep, due
@@ -161,6 +162,28 @@ async def test_checkpoint_that_a_session_went_back_to_stays(kept: Kept) -> None:
     kept.status.update(checkpointing=True)
     kept.status.update(checkpointing=False)
     assert (await doing).checkpoints == 5
+
+
+async def test_it_is_done_by_itself(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST", "EVERY", "QUIET"):
+        monkeypatch.setattr(upkeep, name, 0.0)
+    done = asyncio.Event()
+    kept.status.listen(lambda status: done.set() if list(status["upkeep"]) == ["last"] else None)
+    kept.status.update(state="moving")
+    kept.status.update(state="running")
+    await done.wait()
+    assert kept.repository.numbers() == [5]
+    done.clear()
+    await kept.commit()
+    kept.status.update(checkpointing=True)
+    kept.status.update(checkpointing=False)
+    assert kept.repository.numbers() == [5, 6]  # nothing that was listed may go before another
+    await kept.commit()
+    kept.status.update(checkpointing=True)
+    kept.status.update(checkpointing=False)
+    await done.wait()
+    assert kept.repository.numbers() == [6, 7]
+    assert kept.packs() == 3
 
 
 async def test_its_thread_has_the_lowest_priority(kept: Kept) -> None:
