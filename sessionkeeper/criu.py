@@ -20,7 +20,16 @@ from pathlib import Path
 
 from sessionkeeper.errors import CriuMissing, CriuTooOld, CriuUnusable
 
-__all__ = ["MINIMUM", "Criu", "bundle_directory", "check", "find", "has_feature", "require"]
+__all__ = [
+    "MINIMUM",
+    "Criu",
+    "bundle_directory",
+    "check",
+    "find",
+    "has_feature",
+    "require",
+    "restores_lazily",
+]
 
 MINIMUM = (4, 2)
 
@@ -138,6 +147,13 @@ def has_feature(criu: Criu, feature: str) -> bool:
         return _run(criu.path, "check", "--feature", feature).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def restores_lazily(criu: Criu) -> bool:
+    """Whether this kernel lets processes run before their memory is there (userfaultfd, with word
+    of what they do to their mappings).
+    """
+    return all(has_feature(criu, feature) for feature in ("uffd", "uffd-noncoop"))
 
 
 def _run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
