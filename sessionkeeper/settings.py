@@ -135,6 +135,7 @@ OptionalPath = Annotated[Path | None, _Parser(_path)]
 OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
 Seconds = Annotated[float, _Parser(_positive_duration)]
 Size = Annotated[int | None, _Parser(parse_size)]
+Bytes = Annotated[int, _Parser(parse_size)]
 Boolean = Annotated[bool, _Parser(_boolean)]
 NodeName = Annotated[str, _Parser(_node_name)]
 Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
@@ -206,6 +207,9 @@ class AgentSettings:
     criu: OptionalPath = None
     memory_bytes: Size = None
     """Memory that one kernel may use; None: no limit."""
+    lazy_above: Bytes = 256 << 20
+    """A kernel with more memory than so many bytes answers before it has arrived, where that
+    works: below that it would be no sooner."""
     cgroup: OptionalText = None
     """Parent of the kernels' cgroups, an absolute path below the root of each hierarchy."""
     ready_fd: Descriptor = None

@@ -55,7 +55,7 @@ def _criu() -> str:
 
 def _lazy() -> str:
     found = criu.find()
-    return "" if found and criu.restores_lazily(found) else "no userfaultfd for CRIU"
+    return "" if found and criu.restores_lazily(found.path) else "no userfaultfd for CRIU"
 
 
 def _system_python() -> str:

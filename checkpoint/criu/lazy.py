@@ -60,7 +60,7 @@ def materialize_lazily(
 ) -> Materialized:
     """Write the image `root` to `directory` without the memory that can come later, if that is at
     least `least` bytes; else as `materialize` does, or `materialize_delta` where there is a
-    `parent`, which must be whole.
+    `parent`, which must be whole (and is returned where it is that image).
 
     Of a `Lazy`, `reader` is closed with its `pages`. Raises as `materialize`.
     """
@@ -68,6 +68,8 @@ def materialize_lazily(
     noted = stored.files.get(OPEN_FILES)
     later = may_come_later(stored.image, OpenFiles.decode(noted).marks if noted else ())
     if sum(int(mask.sum()) for mask in later.values()) * PAGE < least:
+        if parent is not None and parent.loaded.root == root:
+            return parent
         own = write_image(reader, stored, directory, parent)
         return Materialized(directory, stored.image, parent, own)
     own = write_image(reader, stored, directory, parent, later)

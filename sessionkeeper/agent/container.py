@@ -17,7 +17,9 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+from checkpoint.criu import Lazy
 from sessionkeeper.agent import rootfs
+from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.mappings import in_use, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
@@ -32,6 +34,7 @@ from sessionkeeper.agent.oci import (
 )
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
 EPOCH_DIGITS = 10
@@ -44,13 +47,16 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel."""
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel; one
+    with more than ``lazy_above`` (bytes) is restored lazily.
+    """
 
     runc: Runc
     shim: Path
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
+    lazy_above: int | None = None
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -75,6 +81,7 @@ class ContainerPlace:
         self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
+        self.lazy_above = node.lazy_above
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def seen(self, path: str) -> str:
@@ -154,6 +161,22 @@ class ContainerPlace:
                 (images / f"ipc-{name}").write_bytes(content)
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
+        self._prepare_restore(slot, images, epoch)
+        self._node.runc.restore(self._container(slot), images)
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        self._prepare_restore(slot, image.directory, epoch)
+        container, runc = self._container(slot), self._node.runc
+        groups = [str(root / container.cgroup.strip("/")) for root in hierarchies()]
+        arrival = Arrival(slot.name, image, runc.work(image.directory), groups)
+        try:
+            runc.restore(container, image.directory, lazy=True)
+        except BaseException:
+            arrival.give_up()
+            raise
+        return arrival
+
+    def _prepare_restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare(slot, epoch)
         for name in STARTUP_FILES:
             if (images / f"ipc-{name}").exists():
@@ -161,7 +184,6 @@ class ContainerPlace:
                 shutil.copyfile(images / f"ipc-{name}", file)
                 os.chown(file, USER_ID, USER_ID)
                 file.chmod(0o600)
-        self._node.runc.restore(self._container(slot), images)
 
     def close(self) -> None:
         for name in self._node.runc.names():

@@ -14,7 +14,7 @@ from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
-from sessionkeeper.criu import find
+from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.settings import AgentSettings
 
@@ -53,12 +53,14 @@ class ContainerOffer:
         self._sessions = data / "sessions"
         self._images = data / "images"
         _mount_tmpfs(self._images)
+        lazily = restores_lazily(criu)
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
+            lazy_above=settings.lazy_above if lazily else None,
         )
 
     def place(self, session: str, epoch: int) -> Place:

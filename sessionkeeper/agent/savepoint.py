@@ -7,6 +7,7 @@ Every call here blocks.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,10 +21,15 @@ from checkpoint import criu, files
 from checkpoint.blobs import BlobStore
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_manifest
+from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent.arrival import Arrival
+from sessionkeeper.agent.errors import RestoreFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Savepoints:
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
+        self._packs: tuple[PackRef, ...] = ()
+        self._arrivals: list[Arrival] = []
         images.mkdir(parents=True, exist_ok=True)
 
     def settle(self, place: Place, store: BlobStore) -> None:
@@ -184,7 +192,7 @@ class Savepoints:
         """Bring the images of a checkpoint here. Raises ``CheckpointError``."""
         manifest = self.load(session, number)
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            return self._materialize(reader, manifest, f"staged-{manifest.number}", None)
+            return self._materialize(reader, manifest, f"staged-{manifest.number}", None, None)
 
     def restore_tree(self, manifest: Manifest) -> list[files.Skipped]:
         """Put the file tree of ``manifest`` in its place; what of it could not be set, and why.
@@ -198,20 +206,48 @@ class Savepoints:
         return restored.problems
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
-        """Bring the images of ``manifest`` here, beside those that are. Raises
-        ``CheckpointError``.
+        """Bring the images of ``manifest`` here, beside those that are; without the memory of
+        kernels that are better restored lazily. Raises ``CheckpointError``.
         """
-        if staged is not None and staged.number == manifest.number:
+        lazy_above = self._place.lazy_above
+        if staged is not None and staged.number == manifest.number and lazy_above is None:
             return staged
+        self._packs = manifest.packs
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            return self._materialize(reader, manifest, f"opened-{manifest.number}", staged)
+            name = f"opened-{manifest.number}"
+            return self._materialize(reader, manifest, name, staged, lazy_above)
 
     def restore(self, slot: Slot, image: criu.Materialized, epoch: int) -> None:
-        """Bring a kernel's processes back, its file tree being in its place. Raises
-        ``RestoreFailed``, ``CheckpointError``.
+        """Bring a kernel's processes back, its file tree being in its place. Of a lazy image the
+        memory comes later: see :meth:`arrived`. Raises ``RestoreFailed``, ``CheckpointError``.
         """
         image.refer_to(self._place.root)
+        if isinstance(image, criu.Lazy):
+            try:
+                self._arrivals.append(self._place.restore_lazily(slot, image, epoch))
+                return
+            except RestoreFailed as error:
+                log.warning("kernel %s is restored with all of its memory: %s", slot.name, error)
+            root, directory = image.loaded.root, image.directory
+            with Reader(self._store, self._keys, self._packs) as reader:
+                image = criu.materialize(reader, root, directory.with_name(f"{slot.name}.whole"))
+            image.refer_to(self._place.root)
         self._place.restore(slot, image.directory, epoch)
+
+    def arrived(self, within: float) -> bool:
+        """Return whether all memory of the kernels is there, after ``within`` seconds at most.
+
+        Before that they must not be dumped. Raises ``MemoryLost`` for one that is dead because its
+        memory did not come.
+        """
+        until = time.monotonic() + within
+        for arrival in list(self._arrivals):
+            if not arrival.wait(max(0.0, until - time.monotonic())):
+                return False
+            self._arrivals.remove(arrival)
+            if arrival.lost is not None:
+                raise arrival.lost
+        return True
 
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
@@ -232,6 +268,8 @@ class Savepoints:
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""
+        for arrival in self._arrivals:
+            arrival.give_up()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None and not self._writer.cancelled():
             with suppress(Exception):
@@ -253,7 +291,12 @@ class Savepoints:
         )
 
     def _materialize(
-        self, reader: Reader, manifest: Manifest, name: str, parent: Staged | None
+        self,
+        reader: Reader,
+        manifest: Manifest,
+        name: str,
+        parent: Staged | None,
+        lazy_above: int | None,
     ) -> Staged:
         kernels: dict[str, criu.Materialized] = {}
         for kernel_id, part in manifest.processes.items():
@@ -261,12 +304,32 @@ class Savepoints:
                 continue
             directory = self._images / name / kernel_id
             before = parent.kernels.get(kernel_id) if parent is not None else None
-            kernels[kernel_id] = (
-                criu.materialize(reader, part.root, directory)
-                if before is None
-                else criu.materialize_delta(reader, part.root, directory, before)
-            )
+            if lazy_above is not None:
+                image = self._lazily(reader, manifest, part.root, directory, before, lazy_above)
+            elif before is not None:
+                image = criu.materialize_delta(reader, part.root, directory, before)
+            else:
+                image = criu.materialize(reader, part.root, directory)
+            kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
+
+    def _lazily(
+        self,
+        reader: Reader,
+        manifest: Manifest,
+        root: bytes,
+        directory: Path,
+        before: criu.Materialized | None,
+        least: int,
+    ) -> criu.Materialized:
+        own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
+        image = None
+        try:
+            image = criu.materialize_lazily(own, root, directory, before, least)
+        finally:
+            if not isinstance(image, criu.Lazy):
+                own.close()
+        return image
 
     def _open_writer(self) -> Writer:
         if self._writer is None:

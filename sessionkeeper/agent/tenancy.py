@@ -19,7 +19,7 @@ from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, encode_body
 from sessionkeeper.agent import unsaved, variables
-from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
@@ -194,10 +194,13 @@ class Tenancy:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
-        Where that can be done between two cells only, a running one has ``within`` seconds to end;
-        raises :class:`KernelBusy` when it does not.
+        Where that can be done between two cells only, a running one has ``within`` seconds to end,
+        and the memory of a kernel that was restored lazily as long to arrive; raises
+        :class:`KernelBusy` when that is not enough.
         """
         async with self._saving:
+            if not await asyncio.to_thread(self.savepoints.arrived, within):
+                raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
             await asyncio.to_thread(self.savepoints.prepare)
             cut = await self._cut(final, within)
             try:

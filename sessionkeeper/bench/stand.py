@@ -56,6 +56,8 @@ class Stand:
     epoch: int = 0
     opening: dict[str, float] = field(default_factory=dict)
     """Seconds of each part of the newest `begin`."""
+    lazy: bool = False
+    """Whether the node can restore lazily."""
     _tenancy: Tenancy | None = field(default=None, repr=False)
     _link: GatewayLink | None = field(default=None, repr=False)
 
@@ -63,10 +65,14 @@ class Stand:
         """Bytes of all objects in the store."""
         return _size(self.store)
 
-    async def begin(self) -> None:
-        """Open the session and its kernel: anew, or as the newest checkpoint has them."""
+    async def begin(self, *, lazily: bool = True) -> None:
+        """Open the session and its kernel: anew, or as the newest checkpoint has them; `lazily`
+        where the node would do that."""
         self._attach()
         place = self.offer.place(self.session, self.epoch)
+        self.lazy = place.lazy_above is not None
+        if not lazily:
+            place.lazy_above = None
         blobs, keys = self.repository.blobs, self.repository.keys
         savepoints = Savepoints(blobs, keys, self.offer.images(self.session, self.epoch))
         savepoints.settle(place, blobs)
