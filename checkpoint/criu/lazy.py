@@ -22,9 +22,6 @@ from checkpoint.criu.pagemap import PAGE, Mask
 from checkpoint.criu.pages import AtHand, Pages, may_come_later
 from checkpoint.reader import Reader
 
-LEAST = 256 << 20
-"""Bytes of memory to come later that make it worth while."""
-
 
 @dataclass
 class Lazy(Materialized):
@@ -55,8 +52,8 @@ def materialize_lazily(
     reader: Reader,
     root: bytes,
     directory: str | os.PathLike[str],
-    parent: Materialized | None = None,
-    least: int = LEAST,
+    parent: Materialized | None,
+    least: int,
 ) -> Materialized:
     """Write the image `root` to `directory` without the memory that can come later, if that is at
     least `least` bytes; else as `materialize` does, or `materialize_delta` where there is a

@@ -97,15 +97,15 @@ class Pager:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wake, selectors.EVENT_READ, self._awake)
         self._pool = ThreadPoolExecutor(_URGENT, "page-fault")
+        self._background = threading.Thread(target=self._fetch, name="pages", daemon=True)
 
     def serve(self) -> None:
         """Return when all memory has arrived, or is not wanted any more.
 
         Raises `MemoryLost` when that cannot be, or `stop` was called: the processes must be
-        ended then, before `close`; until that they wait where they miss something.
+        ended then, before `let_go`; until that they wait where they miss something.
         """
-        background = threading.Thread(target=self._fetch, name="pages", daemon=True)
-        background.start()
+        self._background.start()
         try:
             while not (self._finished and not self._spaces):
                 busy = self._urgent or (self._finished and self._ahead)
@@ -122,15 +122,16 @@ class Pager:
         finally:
             self._stopped.set()
             self._room.release(_AHEAD)
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            background.join()
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Let `serve` end, from another thread."""
         self._fail(MemoryLost("the restore was given up"))
 
-    def close(self) -> None:
-        """Close all descriptors. What is missing in a process that is still there becomes zero."""
+    def let_go(self) -> None:
+        """Close all descriptors, `serve` having ended or never begun. What is missing in a process
+        that is still there becomes zero.
+        """
         for space in self._spaces:
             os.close(space.descriptor)
         self._spaces.clear()
@@ -138,8 +139,15 @@ class Pager:
         self._listener.close()
         if self._connection is not None:
             self._connection.close()
-        os.close(self._wake)
+
+    def close(self) -> None:
+        """`let_go`; and wait for the store to answer what it was asked."""
+        self.let_go()
+        self._pool.shutdown(wait=True)
+        if self._background.ident is not None:
+            self._background.join()
         self._pages.close()
+        os.close(self._wake)
 
     # -- threads that fetch ----------------------------------------------------------------------
 

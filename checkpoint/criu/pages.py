@@ -68,9 +68,9 @@ def may_come_later(image: Image, marks: Iterable[Mark]) -> dict[str, Mask]:
     and would each get their own.
     """
     later = {name: _in_large_stretches(pagemap) for name, pagemap in image.pagemaps.items()}
-    large = [image.tables[name].pages[mask] for name, mask in later.items()]
-    together = np.concatenate(large) if large else np.empty(0, dtype=np.uint64)
-    if len(np.unique(together)) != len(together):
+    large = [image.tables[name].pages[mask] for name, mask in later.items() if mask.any()]
+    together = np.sort(np.concatenate(large)) if len(large) > 1 else np.empty(0, dtype=np.uint64)
+    if np.any(together[1:] == together[:-1]):
         return {name: np.zeros_like(mask) for name, mask in later.items()}
     for mark in marks:
         if mark.table in later:

@@ -48,7 +48,9 @@ class Arrival:
         return self._over.wait(seconds)
 
     def give_up(self) -> None:
-        """End the kernel if its memory is not there yet; nothing of this is left in the end."""
+        """End the kernel if its memory is not there yet. Nothing is left of this then but threads
+        that wait for the store's answer.
+        """
         self._pager.stop()
         self._over.wait()
 
@@ -61,12 +63,13 @@ class Arrival:
             log.warning("kernel %s is ended: %s", self.name, error)
             end_group(self._groups)
         finally:
+            self._pager.let_go()
             self._guard.end()
-            self._pager.close()
-            self._image.arrived.set()
             with suppress(OSError):
                 (self._work / SOCKET).unlink()
+            self._image.arrived.set()
             self._over.set()
+            self._pager.close()
 
 
 def _listen(directory: Path) -> socket.socket:

@@ -136,7 +136,7 @@ async def _cell(one: Stand, code: str) -> Any:
     return await one.checkpoint()
 
 
-async def _restore(one: Stand, figure: str, *, lazily: bool = False) -> None:
+async def _restore(one: Stand, figure: str, *, lazily: bool = True) -> None:
     wanted = await one.run("", CHECK)
     await one.kill()
     began = time.perf_counter()
@@ -159,7 +159,7 @@ async def _big(bench: Bench) -> None:
                 _value("big_pause_s", first.pause)
                 _value("big_commit_s", first.committed)
                 _say(f"big {number + 1}: {first.seconds}")
-                await _restore(one, "big_restore_s")
+                await _restore(one, "big_restore_s", lazily=False)
                 if not number:
                     pause, _, restore = await one.plain(bench.scratch / "plain")
                     _emit(figure="big_pause_s", peer="runc", value=pause)
@@ -167,7 +167,7 @@ async def _big(bench: Bench) -> None:
             with _failures("big_lazy_restore_s"):
                 if not one.lazy:
                     raise RunFailed("this machine has no userfaultfd for CRIU")
-                await _restore(one, "big_lazy_restore_s", lazily=True)
+                await _restore(one, "big_lazy_restore_s")
         shutil.rmtree(one.store)
 
 
