@@ -114,11 +114,12 @@ class Stand:
             raise RunFailed(f"{expression!r} failed: {value.get('evalue')}")
         return ast.literal_eval(value["data"]["text/plain"])
 
-    async def checkpoint(self) -> Checkpoint:
-        """Take one, as the keeper has it taken between two cells, and commit it."""
+    async def checkpoint(self, within: float = READY_SECONDS) -> Checkpoint:
+        """Take one, as the keeper has it taken between two cells, and commit it. `within` seconds
+        what it has to wait for must have happened."""
         assert self._tenancy is not None
         before, began = self.stored(), time.perf_counter()
-        taken = await self._tenancy.checkpoint(False, within=READY_SECONDS)
+        taken = await self._tenancy.checkpoint(False, within=within)
         body = decode_body(base64.b64decode(taken["body"]))
         manifest = Manifest(self.number + 1, self.epoch, self.number or None, time.time(), body)
         await asyncio.to_thread(self.repository.commit, manifest)
