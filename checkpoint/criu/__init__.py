@@ -9,7 +9,7 @@ them to the processes while they run.
 from checkpoint.criu.encode import encode
 from checkpoint.criu.identity import note_open_files
 from checkpoint.criu.image import Image, load_image
-from checkpoint.criu.lazy import Lazy, materialize_lazily
+from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 from checkpoint.criu.pager import Pager
@@ -21,6 +21,7 @@ __all__ = [
     "Pager",
     "encode",
     "keep_locks",
+    "lazy_bytes",
     "load_image",
     "materialize",
     "materialize_delta",

@@ -16,7 +16,7 @@ import numpy as np
 
 from checkpoint.criu.encode import map_pages
 from checkpoint.criu.identity import OPEN_FILES, OpenFiles
-from checkpoint.criu.image import Image, Table, load_whole
+from checkpoint.criu.image import Image, Stored, Table, load_whole
 from checkpoint.criu.materialize import Materialized, own_pages, write_image
 from checkpoint.criu.pagemap import PAGE, Mask
 from checkpoint.criu.pages import AtHand, Pages, may_come_later
@@ -62,9 +62,8 @@ def materialize_lazily(
     Of a `Lazy`, `reader` is closed with its `pages`. Raises as `materialize`.
     """
     stored, directory = load_whole(reader, root), Path(directory)
-    noted = stored.files.get(OPEN_FILES)
-    later = may_come_later(stored.image, OpenFiles.decode(noted).marks if noted else ())
-    if sum(int(mask.sum()) for mask in later.values()) * PAGE < least:
+    later = _later(stored)
+    if _bytes(later) < least:
         if parent is not None and parent.loaded.root == root:
             return parent
         own = write_image(reader, stored, directory, parent)
@@ -73,6 +72,20 @@ def materialize_lazily(
     at_hand = _at_hand(stored.image, parent) if parent is not None else {}
     pages = Pages(reader, stored.image, later, at_hand)
     return Lazy(directory, stored.image, parent, own, later=later, pages=pages)
+
+
+def lazy_bytes(reader: Reader, root: bytes) -> int:
+    """How much of the image `root` can come later. Raises `Damaged`, and what the store raises."""
+    return _bytes(_later(load_whole(reader, root)))
+
+
+def _later(stored: Stored) -> dict[str, Mask]:
+    noted = stored.files.get(OPEN_FILES)
+    return may_come_later(stored.image, OpenFiles.decode(noted).marks if noted else ())
+
+
+def _bytes(later: dict[str, Mask]) -> int:
+    return sum(int(mask.sum()) for mask in later.values()) * PAGE
 
 
 def _at_hand(image: Image, parent: Materialized) -> dict[str, AtHand]:

@@ -30,6 +30,8 @@ class Offer(Protocol):
     """Makes places for sessions on this node."""
 
     engine: str
+    lazy_above: int | None
+    """As of its places."""
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -53,14 +55,14 @@ class ContainerOffer:
         self._sessions = data / "sessions"
         self._images = data / "images"
         _mount_tmpfs(self._images)
-        lazily = restores_lazily(criu)
+        self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
-            lazy_above=settings.lazy_above if lazily else None,
+            lazy_above=self.lazy_above,
         )
 
     def place(self, session: str, epoch: int) -> Place:
@@ -74,6 +76,7 @@ class ProcessOffer:
     """Plain processes."""
 
     engine = "namespace"
+    lazy_above: int | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
         settings.data.mkdir(parents=True, exist_ok=True)

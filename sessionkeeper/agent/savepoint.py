@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import RestoreFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
+from sessionkeeper.agent.staging import Staged, images_of, stage
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +62,6 @@ class Saved:
     seconds: dict[str, float]
 
 
-@dataclass
-class Staged:
-    """Images of a checkpoint that lie on this node, ready to be restored or to be completed."""
-
-    number: int
-    kernels: dict[str, criu.Materialized]
-
-
 class Savepoints:
     """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its
     own.
@@ -86,6 +80,7 @@ class Savepoints:
         self._round = 0
         self._packs: tuple[PackRef, ...] = ()
         self._arrivals: list[Arrival] = []
+        self._hurried = threading.Event()
         images.mkdir(parents=True, exist_ok=True)
 
     def settle(self, place: Place, store: BlobStore) -> None:
@@ -188,11 +183,18 @@ class Savepoints:
 
     # -- bringing one back -----------------------------------------------------------------------
 
-    def stage(self, session: str, number: int) -> Staged:
-        """Bring the images of a checkpoint here. Raises ``CheckpointError``."""
+    def stage(self, session: str, number: int, lazy_above: int | None = None) -> Staged:
+        """Bring the images of a checkpoint here, whole. Those above ``lazy_above`` bytes, which can
+        be restored lazily as well, are left out from when :meth:`hurry` is called. Raises
+        ``CheckpointError``.
+        """
         manifest = self.load(session, number)
-        with Reader(self._store, self._keys, manifest.packs) as reader:
-            return self._materialize(reader, manifest, f"staged-{manifest.number}", None, None)
+        where = self._images / f"staged-{number}"
+        return stage(self._store, self._keys, manifest, where, lazy_above, self._hurried)
+
+    def hurry(self) -> None:
+        """The images that are being staged are wanted now."""
+        self._hurried.set()
 
     def restore_tree(self, manifest: Manifest) -> list[files.Skipped]:
         """Put the file tree of ``manifest`` in its place; what of it could not be set, and why.
@@ -299,17 +301,15 @@ class Savepoints:
         lazy_above: int | None,
     ) -> Staged:
         kernels: dict[str, criu.Materialized] = {}
-        for kernel_id, part in manifest.processes.items():
-            if part.engine != "criu" or part.root is None:
-                continue
+        for kernel_id, root in images_of(manifest).items():
             directory = self._images / name / kernel_id
             before = parent.kernels.get(kernel_id) if parent is not None else None
             if lazy_above is not None:
-                image = self._lazily(reader, manifest, part.root, directory, before, lazy_above)
+                image = self._lazily(reader, manifest, root, directory, before, lazy_above)
             elif before is not None:
-                image = criu.materialize_delta(reader, part.root, directory, before)
+                image = criu.materialize_delta(reader, root, directory, before)
             else:
-                image = criu.materialize(reader, part.root, directory)
+                image = criu.materialize(reader, root, directory)
             kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
 

@@ -22,7 +22,8 @@ from sessionkeeper.agent import unsaved, variables
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
+from sessionkeeper.agent.savepoint import Cut, Savepoints, Stopwatch
+from sessionkeeper.agent.staging import Staged
 from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 
