@@ -61,6 +61,7 @@ class _Space:
     descriptor: int
     name: str
     missing: Missing
+    kept: bool = False
 
 
 class Pager:
@@ -224,12 +225,14 @@ class Pager:
         self._selector.register(space.descriptor, selectors.EVENT_READ, lambda: self._hear(space))
         if space.missing:
             self._keep(space.descriptor)
+            space.kept = True
 
     def _end_if_complete(self, space: _Space) -> None:
         if self._finished and not space.missing and space in self._spaces:
             self._spaces.remove(space)
             self._selector.unregister(space.descriptor)
-            self._release(space.descriptor)
+            if space.kept:
+                self._release(space.descriptor)
             os.close(space.descriptor)
 
     def _hear(self, space: _Space) -> None:

@@ -34,6 +34,7 @@ class Arrival:
         self._work = work
         self._groups = tuple(groups)
         self._over = threading.Event()
+        self._given_up = False
         self._guard = Guard(self._groups)
         self._pager = Pager(
             _listen(work), image.pages, keep=self._guard.keep, release=self._guard.release
@@ -51,6 +52,7 @@ class Arrival:
         """End the kernel if its memory is not there yet. Nothing is left of this then but threads
         that wait for the store's answer.
         """
+        self._given_up = True
         self._pager.stop()
         self._over.wait()
 
@@ -60,7 +62,8 @@ class Arrival:
             log.info("all memory of kernel %s has arrived", self.name)
         except MemoryLost as error:
             self.lost = error
-            log.warning("kernel %s is ended: %s", self.name, error)
+            if not self._given_up:
+                log.warning("kernel %s is ended: %s", self.name, error)
             end_group(self._groups)
         finally:
             self._pager.let_go()

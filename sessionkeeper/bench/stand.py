@@ -131,6 +131,7 @@ class Stand:
         """What `runc checkpoint` and `runc restore` do by themselves: seconds of the one, bytes in
         `directory`, and seconds from SIGKILL until the first cell has run again."""
         assert self._tenancy is not None
+        await asyncio.to_thread(self._tenancy.savepoints.arrived, READY_SECONDS)
         hosted = self._tenancy.hosted
         kernel, place = hosted.kernels[KERNEL], hosted.place
         began = time.perf_counter()

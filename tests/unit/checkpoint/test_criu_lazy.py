@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint.blobs import Memory
+from checkpoint.blobs import BandwidthLimited, Memory
 from checkpoint.criu import Lazy, Pager, encode, materialize, materialize_lazily
 from checkpoint.criu.pager import SOCKET
 from checkpoint.errors import MemoryLost, NotFound, StoreUnavailable
@@ -60,6 +60,45 @@ def child(do):
         said = answer.read()
     assert os.waitpid(pid, 0)[1] == 0
     return said
+
+
+def churn(seed, steps):
+    # Random changes to the 64 blocks of `data`; what is wrong with them, if anything.
+    chance = random.Random(seed)
+    libc.mmap.restype = ctypes.c_void_p
+    anywhere = lambda size: libc.mmap(None, ctypes.c_size_t(size), 3, 34, -1, ctypes.c_size_t(0))
+    nothing = hashlib.sha256(bytes(MB)).hexdigest()
+    blocks = [[address + at * MB, before[at]] for at in range(64)]
+    for step in range(steps):
+        number = chance.randrange(64)
+        base, expected = blocks[number]
+        place = ctypes.c_void_p(base)
+        what = chance.choice("look look write move discard renew protect fork run".split())
+        if what == "look" and block(0, base=base) != expected:
+            return f"{step}: block {number} is wrong"
+        elif what == "write":
+            ctypes.memset(base + chance.randrange(255) * 4096 + 100, step & 255, 2000)
+            blocks[number][1] = block(0, base=base)
+        elif what == "move":
+            blocks[number][0] = libc.mremap(base, MB, MB, 3, anywhere(MB))
+        elif what == "discard":
+            assert libc.madvise(place, MB, 4) == 0
+            blocks[number][1] = nothing
+        elif what == "renew":
+            assert libc.munmap(place, MB) == 0
+            blocks[number] = [anywhere(MB), nothing]
+        elif what == "protect":
+            piece = ctypes.c_void_p(base + 4096 * chance.randrange(256))
+            assert libc.mprotect(piece, 4096, 1) == 0
+            assert libc.mprotect(piece, 4096, 3) == 0
+        elif what == "fork":
+            some = chance.sample(range(64), 5)
+            wrong = lambda: str([n for n in some if block(0, base=blocks[n][0]) != blocks[n][1]])
+            if child(wrong) != "[]":
+                return f"{step}: a child's blocks are wrong"
+        elif what == "run":
+            assert os.spawnl(os.P_WAIT, "/usr/bin/env", "env", "true") == 0
+    return [n for n, (base, expected) in enumerate(blocks) if block(0, base=base) != expected]
 
 
 where = sys.argv[1]
@@ -128,6 +167,12 @@ class Process:
             os.waitpid(self.pid, 0)
             self.pid = None
 
+    def forget(self) -> None:
+        """What was asked or said and has not been read."""
+        for pipe in (self.requests, self.answers):
+            while select.select([pipe], [], [], 0)[0]:
+                os.read(pipe, 1 << 16)
+
     def close(self) -> None:
         self.end()
         os.close(self.requests)
@@ -160,31 +205,46 @@ class Gate(Memory):
         return super().get(key, start, length)
 
 
-class Session:
-    """A store with one checkpoint of a process, and the process restored from it."""
+class Dumped:
+    """A process that is no more, and a store that has it."""
 
-    def __init__(self, process: Process, directory: Path) -> None:
-        self.process, self.directory = process, directory
+    def __init__(self, directory: Path) -> None:
+        self.process = Process(directory)
+        self.before = self.process.ask("whole()")
+        self.process.ask("before = [block(at * MB) for at in range(64)];;all = whole();;0")
+        assert self.process.pid is not None
+        self.pid = self.process.pid
         self.store, self.keys = Gate(), SessionKeys.generate()
+        with Writer(self.store, self.keys) as writer:
+            self.root = encode(writer, self.process.dump(directory / "dump"), None).root
+            self.packs = writer.finish()
+        self.process.end()
+
+
+class Session:
+    """The process as it is restored lazily, in `directory`."""
+
+    def __init__(self, dumped: Dumped, directory: Path) -> None:
+        self.process, self.directory, self.pid = dumped.process, directory, dumped.pid
+        self.keys, self.root, self.packs = dumped.keys, dumped.root, dumped.packs
+        self.store = Gate()
+        self.store.objects.update(dumped.store.objects)
         self.kept: list[int] = []
         self.trouble: list[BaseException] = []
-        self.pid = process.pid
-        writer = Writer(self.store, self.keys)
-        self.root = encode(writer, process.dump(directory / "dump"), None).root
-        self.packs = writer.finish()
-        process.end()
 
-    def reader(self) -> Reader:
-        return Reader(self.store, self.keys, self.packs)
+    def reader(self, rate: float | None = None) -> Reader:
+        store = BandwidthLimited(self.store, read=rate) if rate else self.store
+        return Reader(store, self.keys, self.packs)
 
-    def restore(self, *, staged: bool = False) -> None:
-        """Restore it lazily; of the store comes nothing before its gate is opened."""
+    def restore(self, *, staged: bool = False, rate: float | None = None) -> None:
+        """Restore it lazily. Of the store comes nothing before its gate is opened; or, with
+        `rate`, so many bytes per second."""
         parent = None
         if staged:
             with self.reader() as reader:
                 parent = materialize(reader, self.root, self.directory / "staged")
         image = materialize_lazily(
-            self.reader(), self.root, self.directory / "lazy", parent, 16 * MB
+            self.reader(rate), self.root, self.directory / "lazy", parent, 16 * MB
         )
         assert isinstance(image, Lazy)
         self.image = image
@@ -193,7 +253,8 @@ class Session:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(work / SOCKET))
         listener.listen(1)
-        self.store.open.clear()
+        if rate is None:
+            self.store.open.clear()
         self.pager = Pager(listener, image.pages, self.kept.append, self.kept.remove)
         self.serving = threading.Thread(target=self._serve)
         self.serving.start()
@@ -222,36 +283,38 @@ class Session:
         self.pager.stop()
         self.serving.join()
         self.process.end()
+        self.process.forget()
         self.pager.close()
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    process.close()
-
-
-def test_process_answers_before_its_memory_has_arrived(process: Process, tmp_path: Path) -> None:
-    before = process.ask("whole()")
-    session = Session(process, tmp_path)
-    session.restore()
-    try:
-        assert process.ask("6 * 7") == "42"
-        process.tell("whole()")
-        session.complete()
-        assert process.answer() == before
-    finally:
-        session.close()
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dumped]:
+    dumped = Dumped(tmp_path_factory.mktemp("dumped"))
+    yield dumped
+    dumped.process.close()
 
 
 @pytest.fixture
-def session(process: Process, tmp_path: Path) -> Iterator[Session]:
+def session(dumped: Dumped, tmp_path: Path) -> Iterator[Session]:
     """Dumped; `restore` brings it back."""
-    process.ask("before = [block(at * MB) for at in range(64)];;all = whole();;0")
-    session = Session(process, tmp_path)
+    session = Session(dumped, tmp_path)
     yield session
     session.close()
+
+
+@pytest.fixture
+def process(session: Session) -> Process:
+    return session.process
+
+
+def test_process_answers_before_its_memory_has_arrived(
+    process: Process, session: Session, dumped: Dumped
+) -> None:
+    session.restore()
+    assert process.ask("6 * 7") == "42"
+    process.tell("whole()")
+    session.complete()
+    assert process.answer() == dumped.before
 
 
 def test_many_threads_wait_for_different_pages(process: Process, session: Session) -> None:
@@ -354,6 +417,15 @@ def test_memory_is_protected_and_unmapped_in_pieces(process: Process, session: S
     process.ask("content = random.Random(7).randbytes(64 * MB);;0")
     wanted = f"[hashlib.sha256(content[at:at + 4096]).hexdigest() for at in {pages}]"
     assert process.ask(f"found == {wanted}") == "True"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_is_right_whatever_is_done_to_it_while_it_arrives(
+    process: Process, session: Session, seed: int
+) -> None:
+    session.restore(rate=50 * MB)
+    assert process.ask(f"churn({seed}, 250)") == "[]"
+    session.complete()
 
 
 def test_pages_at_hand_are_not_fetched_again(process: Process, session: Session) -> None:
