@@ -210,6 +210,7 @@ _AGENT_FLAGS = {
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
     "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--lazy-above": ("SIZE", "a kernel with more memory answers before it has arrived (128M)"),
     "--cgroup": ("PATH", "parent of the kernels' control groups"),
     "--cpu-baseline": (
         "LEVEL",
