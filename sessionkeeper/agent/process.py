@@ -186,10 +186,11 @@ class ProcessPlace:
         raise NotImplementedError("plain processes are not restored: `lazy_above` is None")
 
     def close(self) -> None:
+        children = list(self._children.items())  # one may just be started: see the next close
         end_all(lambda: _descending(f"{self._slots}/"))
-        for child in self._children.values():
+        for name, child in children:
             child.wait()
-        self._children.clear()
+            self._children.pop(name, None)
         shutil.rmtree(self._sockets, ignore_errors=True)
         with contextlib.suppress(OSError):
             erase(self._base)

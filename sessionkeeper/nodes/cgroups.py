@@ -12,6 +12,12 @@ from pathlib import Path
 
 __all__ = ["freeze", "hierarchies", "remove", "thaw"]
 
+_FREEZERS = (
+    ("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN"),
+    ("cgroup.freeze", "1", "0", "cgroup.events", "frozen 1"),
+)
+"""Of versions 1 and 2: what is written where, and which file says when it is so."""
+
 
 def hierarchies() -> list[Path]:
     """Where the hierarchies are mounted."""
@@ -21,26 +27,34 @@ def hierarchies() -> list[Path]:
 
 def freeze(name: str, timeout: float = 10.0) -> None:
     """Freeze everything below a group. Returns when it stands still; raises `TimeoutError` when
-    that took more than `timeout` (seconds), and `FileNotFoundError` when there is no such group.
+    that took more than `timeout` (seconds), it goes on then, and `FileNotFoundError` when there is
+    no such group.
     """
     tops = [root / name.strip("/") for root in hierarchies()]
-    found = [top for top in tops if (top / "freezer.state").exists()]
-    if found:
-        file, word, done = found[0] / "freezer.state", "FROZEN", "FROZEN\n"
-        state = file
-    else:
-        found = [top for top in tops if (top / "cgroup.freeze").exists()]
-        if not found:
-            raise FileNotFoundError(f"there is no control group {name} that can be frozen")
-        file, word, done = found[0] / "cgroup.freeze", "1", "frozen 1"
-        state = found[0] / "cgroup.events"
-    deadline = time.monotonic() + timeout
+    for top in tops:
+        for file, on, off, told, done in _FREEZERS:
+            if (top / file).exists():
+                deadline = time.monotonic() + timeout
+                while not _stands(top / file, on, top / told, done):
+                    # One that has called exec waits for its other threads to end, and these are
+                    # frozen: let it have that, and try again.
+                    (top / file).write_text(off)
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"it took more than {timeout:.0f} s")
+                    time.sleep(0.002)
+                return
+    raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+
+
+def _stands(file: Path, word: str, told: Path, done: str) -> bool:
+    """Whether a group is frozen a moment after it was asked to be."""
     file.write_text(word)
-    while done not in state.read_text():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the control group {name} did not freeze within {timeout:.0f} s")
-        time.sleep(0.001)
-        file.write_text(word)  # version 1 may need to be told again: a process was just being made
+    patience = time.monotonic() + 0.05
+    while done not in told.read_text():
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.0005)
+    return True
 
 
 def thaw(name: str) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from sessionkeeper.agent.hosted import kernelspec_launch
+from sessionkeeper.agent.hosted import HostedSession, kernelspec_launch
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.offer import Offer, offer
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.relay import ShimRelay
 from sessionkeeper.agent.workspace import LiveWorkspace
+from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.settings import AgentSettings
 
 PATIENCE = 30.0
@@ -233,3 +234,26 @@ async def test_close_leaves_nothing_behind(place: Place, start: Start):
     assert running_with(mark) == []
     assert not place.alive(kernel.slot)
     assert not place.tree.exists()
+
+
+async def test_session_that_is_closed_while_its_spare_is_started_leaves_nothing(place: Place):
+    hosted = HostedSession("contract", 1, place, lambda kernel, frame: None)
+    started, start = asyncio.Event(), place.start
+    loop = asyncio.get_running_loop()
+
+    def slowly(slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(started.set)
+        start(slot, epoch, launch)
+
+    place.start = slowly  # type: ignore[method-assign]
+    hosted.keep_warm()
+    await started.wait()
+    await hosted.close()
+    assert not place.tree.exists()
+    assert not [slot for slot in hosted_slots() if slot.startswith("contract.spare")]
+
+
+def hosted_slots() -> list[str]:
+    """The names of the containers' control groups."""
+    groups = [root / "sessionkeeper" / "node-1" for root in hierarchies()]
+    return [one.name for group in groups if group.is_dir() for one in group.iterdir()]
