@@ -12,6 +12,8 @@
     │   ├── ConditionNotHonoured    create() overwrote: unfit for sessions
     │   └── UnsupportedStore        a store URL nobody here understands
     ├── StaleWriter                 another writer has the session
+    │   └── SessionDeleted          nobody has it any more
+    ├── SessionInUse                somebody runs it
     ├── Damaged                     an object is not what was written; names it
     ├── UnknownFormat               written by a newer version
     ├── WrongKey                    a key that does not open the object
@@ -143,6 +145,29 @@ class StaleWriter(CheckpointError):
         self.session_id = session_id
         self.number = number
         self.epoch = epoch
+
+
+class SessionDeleted(StaleWriter):
+    """The session was deleted, or its deletion has begun: nothing can be added to it."""
+
+    code = "session_deleted"
+    hint = "`sessionkeeper store delete` again finishes a deletion that was stopped."
+
+    def __init__(self, session_id: str) -> None:
+        CheckpointError.__init__(self, f"Session {session_id!r} was deleted.")
+        self.session_id = session_id
+
+
+class SessionInUse(CheckpointError):
+    """Somebody runs the session, on the machine `where`."""
+
+    code = "session_in_use"
+    hint = "Stop it first: `sessionkeeper down` where it runs."
+
+    def __init__(self, session_id: str, where: str) -> None:
+        super().__init__(f"Session {session_id!r} is run by a gateway on {where}.")
+        self.session_id = session_id
+        self.where = where
 
 
 class Damaged(CheckpointError):

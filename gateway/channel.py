@@ -63,6 +63,7 @@ class KernelChannel:
         inputs, outputs = self.journal.inputs, self.journal.outputs
         for number, payload in inputs.recover():
             self.requests.add(number, payload, 0)
+        self.requests.forget(inputs.withdrawn)
         by_number = {r.number: r for r in self.requests.open.values()}
         received, acked, decided = (0, 0), 0, 0
         for record in outputs.recover():
@@ -227,7 +228,7 @@ class KernelChannel:
         self._flush()
 
     def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
-        """Answer what still waits (numbers up to `upto`) with an error, and never run it again."""
+        """Answer what waits (numbers up to `upto`) with an error, and never run it again."""
         for request in list(self.requests.open.values()):
             if not request.finished and (upto is None or request.number <= upto):
                 self._abort(request, ename, reason)
@@ -324,21 +325,33 @@ class KernelChannel:
             self.execution_state = "idle"
             self.observer.started(self.kernel_id)
         elif event.get("event") == "exited":
-            ended = KernelExit(event.get("code"), event.get("signal"), event.get("stderr", ""))
-            comes_back = self.observer.exited(self.kernel_id, ended)
-            if comes_back is not None:
-                self.execution_state = "restarting"
-                self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
-            else:
-                self.end(str(ended))
+            self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
 
-    def restarting(self) -> None:
+    def exited(self, ended: KernelExit) -> None:
+        """The kernel process has ended: its shim says so, or it is gone with its shim."""
+        comes_back = self.observer.exited(self.kernel_id, ended)
+        if comes_back is not None:
+            self.execution_state = "restarting"
+            self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
+        else:
+            self.end(str(ended))
+
+    def restarting(
+        self, ename: str = "KernelRestarted", reason: str = "The kernel was restarted."
+    ) -> None:
         """The user restarts the kernel: what waits is answered, the node is heard no more."""
         self.detach_node()
         self.ended = False
-        self.abort_pending("KernelRestarted", "The kernel was restarted.")
+        self.abort_pending(ename, reason)
         self._muted.clear()
         self.execution_state = "starting"
+
+    def go_back(self, reason: str) -> None:
+        """As `restarting`, but to an earlier moment: nothing that it was asked is asked again."""
+        self.restarting("WentBack", reason)
+        self.journal.inputs.void_all()
+        self.requests.forget(self.journal.inputs.last)
+        self.execution_state = "idle"
 
     def end(self, reason: str) -> None:
         """The kernel's end is final: say so to whoever waits."""
@@ -378,13 +391,13 @@ class KernelChannel:
             f"{resumed.epoch}); nothing was run again (on_rollback=stop)."
         )
         rerun = chosen.withdraw if self.mode == "stop" else chosen.rerun
-        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun)
+        inputs = self.journal.inputs  # what was withdrawn before is not sent again
+        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun if inputs.held(r.number))
         continued = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in chosen.continued)
         for request in chosen.withdraw:
             self.journal.inputs.void(request.number)
             if not request.finished:
                 self._abort(request, "NodeLost", reason)
-        inputs = self.journal.inputs
         missing = sum(inputs.gone(n) for n in range(resumed.applied + 1, inputs.last + 1))
         self.observer.rolled_back(
             Rollback(

@@ -18,6 +18,7 @@ the `exit_code` of the command line. `str(error)` is the text a user reads.
     ├── UnknownKernel             8
     ├── NotRunning                9   no `sessionkeeper up` to talk to
     ├── RuntimeUnavailable       10   this machine cannot offer the runtime that was asked for
+    ├── CpuBelowBaseline         10   its CPU is less than the pool's kernels are held to
     ├── DiskFull                 11
     ├── SetupFailed              12   something could not be installed
     └── Unavailable              69   it should work and does not now: try again
@@ -33,6 +34,7 @@ __all__ = [
     "EXIT_CODES",
     "EXIT_INTERRUPTED",
     "AlreadyRunning",
+    "CpuBelowBaseline",
     "CriuError",
     "CriuMissing",
     "CriuTooOld",
@@ -167,6 +169,14 @@ class RuntimeUnavailable(SessionkeeperError):
     exit_code = 10
 
 
+class CpuBelowBaseline(SessionkeeperError):
+    """The CPU lacks features that the kernels of the pool may use."""
+
+    code = "cpu_below_baseline"
+    hint = "give the pool a lower --cpu-baseline, or leave this machine out of it"
+    exit_code = 10
+
+
 class DiskFull(SessionkeeperError):
     """A disk has no room for what must be written."""
 
@@ -199,6 +209,7 @@ EXIT_INTERRUPTED = 130
 
 # Errors of the other packages, which know nothing of exit codes: their `code` -> exit code.
 EXIT_CODES: dict[str, int] = {
+    "session_in_use": 3,
     "store_not_writable": 5,
     "store_credentials_refused": 5,
     "condition_not_honoured": 5,

@@ -22,6 +22,7 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpecManager
 
 from sessionkeeper import criu
+from sessionkeeper.cpu import model, this_level
 from sessionkeeper.errors import CriuError
 from sessionkeeper.trial import trial
 
@@ -41,6 +42,8 @@ class Facts:
     debian: bool = False
     prefix: str = "/usr"  # of the Python that this runs with
     cpus: int = 1
+    cpu: str = ""
+    cpu_level: str | None = None  # of the x86-64 psABI
     memory: int = 0
     root: bool = False
     namespaces: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +83,8 @@ def examine(state: Path) -> Facts:
         prefix=sys.prefix,
         debian=shutil.which("apt-get") is not None,
         cpus=len(os.sched_getaffinity(0)),
+        cpu=model(),
+        cpu_level=this_level(),
         memory=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         root=root,
         namespaces={name: _namespace(name) for name in ("net", "pid", "mount")},

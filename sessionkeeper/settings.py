@@ -16,7 +16,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+from checkpoint.retention import Retention
+from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.errors import UsageError
+from sessionkeeper.retention import DEFAULT, parse_retention
 
 __all__ = [
     "AgentSettings",
@@ -34,7 +37,12 @@ ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+LEAST_MEMORY = 128 << 20
+"""Bytes: an idle Python kernel with its shim takes about half of it."""
 
 
 def parse_duration(text: object) -> float:
@@ -75,11 +83,22 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def _cpu_level(value: object) -> str | None:
+    return None if value == "native" else _one_of("native", *LEVELS)(value)
+
+
 def _positive_duration(value: object) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
     return seconds
+
+
+def _memory(value: object) -> int:
+    size = parse_size(value)
+    if size < LEAST_MEMORY:
+        raise ValueError("is too little for a kernel; it takes 128M at least")
+    return size
 
 
 def _path(value: object) -> Path:
@@ -93,6 +112,19 @@ def _directory(value: object) -> Path:
     if not path.is_dir():
         raise ValueError("is not a directory")
     return path
+
+
+def _file(value: object) -> Path:
+    path = _path(value)
+    if not path.is_file():
+        raise ValueError("is not a file")
+    return path
+
+
+def _session_id(value: object) -> str:
+    if not _SESSION_ID.fullmatch(str(value)):
+        raise ValueError("is no session: letters, digits, '.', '_' and '-', at most 128")
+    return str(value)
 
 
 def _text(value: object) -> str:
@@ -132,16 +164,20 @@ OptionalText = Annotated[str | None, _Parser(_text)]
 Secret = Annotated[str, _Parser(_text, secret=True)]
 FilePath = Annotated[Path, _Parser(_path)]
 OptionalPath = Annotated[Path | None, _Parser(_path)]
+OptionalFile = Annotated[Path | None, _Parser(_file)]
 OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
+SessionId = Annotated[str, _Parser(_session_id)]
 Seconds = Annotated[float, _Parser(_positive_duration)]
-Size = Annotated[int | None, _Parser(parse_size)]
+Size = Annotated[int | None, _Parser(_memory)]
 Bytes = Annotated[int, _Parser(parse_size)]
 Boolean = Annotated[bool, _Parser(_boolean)]
 NodeName = Annotated[str, _Parser(_node_name)]
 Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
 Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
+CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
+Keep = Annotated[Retention, _Parser(parse_retention)]
 
 
 LAZY_ABOVE = 128 << 20
@@ -158,6 +194,9 @@ class UpSettings:
     """Nodes to begin with."""
     store: Text = ""
     """Path or URL of the blob store; when not given, `store` in the state directory."""
+    session: SessionId = "default"
+    master_key: OptionalFile = None
+    """Key file of the store, when that is not the state directory's own."""
     host: Text = "127.0.0.1"
     port: Port = 8888
     """Where the browser goes. The gateway takes a free port above it."""
@@ -165,12 +204,16 @@ class UpSettings:
     lease_seconds: Seconds = 2.0
     """A node that was not heard for so long is lost."""
     on_rollback: OnRollback = "replay"
+    keep: Keep = DEFAULT
+    """Which checkpoints are kept."""
     tier: Tier = "on-demand"
     workspace: OptionalDirectory = None
     """A directory whose content a new session's workspace begins with."""
     memory: Size = None
     """Bytes of memory that one kernel may use; None: no limit."""
     criu: OptionalPath = None
+    cpu_baseline: CpuLevel = None
+    """What the nodes' kernels use at most; None (`native`): all that their CPU has."""
     ui: Boolean = True
 
 
@@ -191,7 +234,8 @@ class GatewaySettings:
     master_key: FilePath
     lease_seconds: Seconds = 2.0
     on_rollback: OnRollback = "replay"
-    session: Text = "default"
+    keep: Keep = DEFAULT
+    session: SessionId = "default"
     seed: OptionalDirectory = None
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
@@ -217,6 +261,10 @@ class AgentSettings:
     works."""
     cgroup: OptionalText = None
     """Parent of the kernels' cgroups, an absolute path below the root of each hierarchy."""
+    cpu_baseline: CpuLevel = None
+    """What kernels use at most, on all nodes of the pool; None (`native`): all that the CPU has."""
+    cpu_most: CpuLevel = None
+    """Treat this node as if its CPU had that level and nothing more; None (`native`): as it is."""
     ready_fd: Descriptor = None
     """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
 

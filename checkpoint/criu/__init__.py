@@ -13,6 +13,7 @@ from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 from checkpoint.criu.pager import Pager
+from checkpoint.criu.tasks import note_stopped, stopped_processes
 
 __all__ = [
     "Image",
@@ -27,4 +28,6 @@ __all__ = [
     "materialize_delta",
     "materialize_lazily",
     "note_open_files",
+    "note_stopped",
+    "stopped_processes",
 ]

@@ -217,7 +217,7 @@ def described_files(directory: Path) -> set[tuple[int, bytes]]:
             if descriptor.get(3) == _REG
         }
         names = {
-            file[2]: _fields(file[3])[6]
+            file[2]: message_fields(file[3])[6]
             for _, file in image_messages(directory / "files.img")
             if file.get(1) == _REG
         }
@@ -242,13 +242,13 @@ def image_messages(path: Path) -> Iterator[tuple[int, dict[int, int | bytes]]]:
         while at < len(data):
             length = int.from_bytes(data[at : at + 4], "little")
             at += 4
-            yield at, _fields(data[at : at + length])
+            yield at, message_fields(data[at : at + length])
             at += length
     except (IndexError, KeyError, TypeError):
         raise InvalidImage(f"{path.name} is cut short, or in a form that is not known.") from None
 
 
-def _fields(data: int | bytes) -> dict[int, int | bytes]:
+def message_fields(data: int | bytes) -> dict[int, int | bytes]:
     """The integer and byte fields of one protobuf message, the last of each number."""
     if isinstance(data, int):
         raise TypeError

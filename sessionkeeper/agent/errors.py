@@ -28,7 +28,8 @@ class DumpFailed(SessionkeeperError):
     code = "dump_failed"
     retryable = True
     hint = (
-        "something in the kernel cannot be dumped; close it (a device, a GPU, a mount), then go on"
+        "something in the kernel cannot be dumped; close it (a device, a GPU, a mount, a file"
+        " watcher), then go on"
     )
 
 

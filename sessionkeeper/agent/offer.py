@@ -14,6 +14,8 @@ from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.cpu import NodeCpu, this_node
+from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.settings import AgentSettings
@@ -32,6 +34,7 @@ class Offer(Protocol):
     engine: str
     lazy_above: int | None
     """As of its places."""
+    cpu: NodeCpu
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -48,6 +51,7 @@ class ContainerOffer:
     engine = "criu"
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         data = settings.data
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(0o711)  # the kernels' user passes through it to its root file system
@@ -63,6 +67,7 @@ class ContainerOffer:
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
             lazy_above=self.lazy_above,
+            env=knobs(self.cpu.level) if self.cpu.level else {},
         )
 
     def place(self, session: str, epoch: int) -> Place:
@@ -79,6 +84,7 @@ class ProcessOffer:
     lazy_above: int | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data = settings.data
         self._shim = build_shim(settings.data / "shim.pyz")

@@ -27,6 +27,22 @@ class Slot:
     port: int
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Where a kernel and this program find each other's files.
+
+    ``directory`` is the kernel's to write, and ``given`` to read only: as the node sees them; for
+    the kernel they are ``seen`` and ``seen_given``. ``inside`` is where the kernel finds
+    ``checkpoint.namespace.engine.INSIDE``.
+    """
+
+    directory: Path
+    seen: Path
+    given: Path
+    seen_given: Path
+    inside: Path
+
+
 class Place(Protocol):
     """Where one session's kernels run on this node. All calls block; all may raise
     ``SessionkeeperError``.
@@ -107,14 +123,26 @@ class Place(Protocol):
         """
         ...
 
+    def exchange(self, slot: Slot) -> Exchange:
+        """Return where the kernel in ``slot`` and this program leave files for each other."""
+        ...
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
+        ...
+
     def dump(self, slot: Slot, images: Path) -> None:
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
-        """Bring back what :meth:`dump` wrote, running, under ``epoch``."""
+        """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until
+        :meth:`thaw`.
+        """
 
     def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
-        """Bring back a kernel that runs before its memory is there; :attr:`lazy_above` is set."""
+        """As :meth:`restore`, for a kernel that goes on before its memory is there; where
+        :attr:`lazy_above` is set.
+        """
         ...
 
     def close(self) -> None:

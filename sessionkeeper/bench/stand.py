@@ -77,7 +77,7 @@ class Stand:
         savepoints = Savepoints(blobs, keys, self.offer.images(self.session, self.epoch))
         savepoints.settle(place, blobs)
         hosted = HostedSession(self.session, self.epoch, place, self._hear, warm=False)
-        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs())
+        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs(), self.offer.cpu)
         kernel = {
             "kernel_id": KERNEL,
             "name": "python3",
@@ -145,6 +145,7 @@ class Stand:
         self._attach()
         began = time.perf_counter()
         await asyncio.to_thread(place.restore, kernel.slot, directory, self.epoch)
+        await asyncio.to_thread(place.thaw, [kernel.slot])
         await hosted.adopt(kernel)
         self._say()
         await self.run("z = x[0]")

@@ -21,6 +21,7 @@ from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
+from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
@@ -29,14 +30,11 @@ from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.status import State, Status
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import Choice, choose
+from sessionkeeper.placement import choose
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
-
-STAGING_SHARE = 0.3
-"""Of the time until a node leaves, how much may pass before its kernels are frozen."""
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -68,6 +66,9 @@ class SessionKeeper:
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
         self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
+        self.going_back = GoingBack(
+            self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
+        )
         self._recovery: Recovery | None = None
         self._resting = False
         self._rested = asyncio.Event()
@@ -84,9 +85,10 @@ class SessionKeeper:
         """The node that has the session, up and running; None while there is none."""
         return self._presence.node
 
-    async def up(self) -> Node:
-        """Wait until the session runs somewhere, and return where."""
-        return (await self._presence.up()).node
+    @property
+    def placed(self) -> bool:
+        """Whether there may be something of the session on a node, running or not."""
+        return self._epochs.placed is not None
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
@@ -94,8 +96,9 @@ class SessionKeeper:
             await self._changes.watch()
         return self.node
 
-    async def drain(self, node: Node) -> bool:
-        """The node is leaving: wait until the session is elsewhere; False: it was not there.
+    async def drain(self, node: Node) -> str | None:
+        """The node is leaving: wait until the session is elsewhere. Returns what was lost on the
+        way, in words, ``""`` when nothing was; None when the session was not there.
 
         It stays there, secured by checkpoints, as long as no other node fits.
         """
@@ -103,9 +106,10 @@ class SessionKeeper:
         self.changed()
         while self._is_on(node) and not node.gone.done():
             await self._changes.watch()
-        if there:
-            await self.settled()
-        return there
+        if not there:
+            return None
+        await self.settled()
+        return self._opening.lost
 
     async def checkpointed(self) -> bool:
         """Wait for a checkpoint with everything up to now; False if it could not be made."""
@@ -153,6 +157,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        self.going_back.apply()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
         if self._epochs.placed is not None:
             self._nodes.expect(self._epochs.placed.node)
@@ -184,13 +189,16 @@ class SessionKeeper:
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
         return steps.Facts(
-            wanted=bool(self._channels.wanted()),
+            wanted=bool(self._channels.wanted()) and not self.chain.deleted,
             placed=self._epochs.placed,
             nodes=tuple(n.facts() for n in nodes),
             lost=frozenset(n.name for n in nodes if n.gone.done()),
             leaving=frozenset(n.name for n in nodes if n.draining),
             needs=self._opening.needs(),
             failed=frozenset(self._opening.failed),
+            go_back=self.going_back.wanted,
+            unsaved=self.going_back.unsaved,
+            over=self.chain.over,
         )
 
     async def _do(self, step: steps.Step) -> None:
@@ -210,16 +218,24 @@ class SessionKeeper:
                 await self._give_up(nodes)
             case steps.Lose():
                 self._lose()
-            case steps.Serve() | steps.Secure() | steps.Move():
+            case steps.GoBack() if self._epochs.placed is None:
+                await self.going_back.commit(None)
+                self.going_back.apply()
+            case steps.End():
+                self._end()
+            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack():
                 if self._presence.here is None:
                     await self._take_up()
+                elif isinstance(step, steps.GoBack):
+                    await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
                     self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
                 else:
                     if isinstance(step, steps.Secure):
-                        self._warn_leaving(self._presence.here.node, step.why)
+                        text = f"is leaving and no other node fits ({step.why})"
+                        self.status.warn("placement", f"{self._presence.here.node.name} {text}")
                     await self._serve(self._presence.here)
 
     # -- coming up -----------------------------------------------------------------------------
@@ -286,20 +302,20 @@ class SessionKeeper:
 
     async def _serve(self, here: Incarnation) -> None:
         tier = str(here.node.hello.get("tier", "on-demand"))
-        pause = self._checkpoints.due(tier, here.node.engine)
+        variables = self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(tier, here.node.engine, variables)
         self._show("running")
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
-            await self._checkpoints.take(here.node, here.epoch)
-
-    def _warn_leaving(self, node: Node, why: Choice) -> None:
-        self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
+            await self._checkpoints.take(here.node, here.epoch, variables=variables)
 
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._checkpoints.take(here.node, here.epoch, final=True):
+            if here is not None and await self._checkpoints.take_last(
+                here.node, here.epoch, self._opening.variables(self._nodes, here.node)
+            ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
         finally:
@@ -307,6 +323,16 @@ class SessionKeeper:
 
     def _go_back(self, here: Incarnation) -> None:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        self._leave()
+
+    def _end(self) -> None:
+        placed = self._epochs.placed
+        assert placed is not None
+        self.going_back.apply()
+        self._recovery = self.going_back.recovery(placed.node)
+        node = self._nodes.find(placed.node)
+        if self._presence.here is None and node is not None:
+            self._presence.in_background(self._incarnations.close_on(node, placed.epoch))
         self._leave()
 
     def _lose(self) -> None:
@@ -332,25 +358,18 @@ class SessionKeeper:
         except NodeLost:
             self._recovery = None
             return
-        staging = asyncio.create_task(self._incarnations.stage(target))
+        variables = self._opening.variables(self._nodes, source, target)
+        staging = asyncio.create_task(self._opening.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
-            await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
-            if not await self._last_checkpoint(here):
-                self._recovery.planned = False
+            await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
+            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+                self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:
             staging.cancel()
         self._leave()
-
-    async def _last_checkpoint(self, here: Incarnation) -> bool:
-        """Take it. What fails, a full disk say, may work a moment later: the kernels run on."""
-        while not await self._checkpoints.take(here.node, here.epoch, final=True):
-            if self._checkpoints.patience(here.node) < PAUSE_AFTER_ERROR:
-                return False
-            await here.node.while_there(asyncio.sleep(PAUSE_AFTER_ERROR))
-        return True
 
     def _leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""
@@ -372,9 +391,7 @@ class SessionKeeper:
     async def _stage_elsewhere(self, suspect: Node) -> None:
         choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
-            await self._incarnations.stage(self._nodes.get(choice.node))
-
-    # -- small things --------------------------------------------------------------------------
+            await self._opening.stage(self._nodes.get(choice.node))
 
     def _is_on(self, node: Node) -> bool:
         placed = self._epochs.placed
@@ -386,8 +403,3 @@ class SessionKeeper:
         else:
             self.status.update(state=state)
         self._changes.tell()
-
-
-def _share_for_staging(node: Node) -> float:
-    left = node.leaves_at - asyncio.get_running_loop().time()
-    return max(0.0, STAGING_SHARE * left)

@@ -29,6 +29,9 @@ SUSPECT_SHARE = 0.3
 decided.
 """
 
+STAGING_SHARE = 0.3
+"""Of the time until a node leaves, how much may pass before its kernels are frozen."""
+
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
 
@@ -83,6 +86,10 @@ class Node:
         self._connected = asyncio.Event()
         self.connect(self.connection)
 
+    def time_to_stage(self) -> float:
+        """Seconds that may pass, on a node that leaves, before its kernels are frozen."""
+        return max(0.0, STAGING_SHARE * (self.leaves_at - asyncio.get_running_loop().time()))
+
     def is_another(self, hello: dict[str, Any]) -> bool:
         """Whether ``hello`` is from another machine, or from this one after it was made anew."""
         known = self.hello.get("instance")
@@ -116,6 +123,7 @@ class Node:
             runtime=self.runtime,
             load=len(self.hosting),
             cpu=Cpu.from_json(self.hello),
+            images=Cpu.from_json(self.hello.get("images") or {}),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
@@ -292,6 +300,9 @@ class Nodes:
                 "state": n.state,
                 "tier": n.hello.get("tier"),
                 "runtime": n.runtime,
+                "cpu": n.hello.get("cpu"),
+                "cpu_level": n.hello.get("cpu_level"),
+                "cpu_baseline": n.hello.get("cpu_baseline"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Channels:
         self.ids = list(ids)
         self.attached: dict[str, int] = {}
         self.released: dict[str, Position] = {}
+        self.generations: dict[str, int] = {}
+        self.told: dict[str, str] = {}
         self.ended = 0
         self.changed: Callable[[], None] = lambda: None
 
@@ -49,7 +51,21 @@ class Channels:
         return f"the kernel {kernel_id}"
 
     def wanted(self) -> list[dict[str, Any]]:
-        return [{"kernel_id": one, "name": "python3", "generation": 0} for one in self.ids]
+        return [
+            {"kernel_id": one, "name": "python3", "generation": self.generations.get(one, 0)}
+            for one in self.ids
+        ]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        return {one: {"generation": self.generations.get(one, 0)} for one in self.ids}
+
+    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+        for one, said in records.items():
+            if one not in self.ids:
+                self.ids.append(one)
+            if self.generations.get(one, 0) < said["generation"]:
+                self.generations[one] = said["generation"]
+                self.told[one] = why
 
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
         if kernel_id not in self.ids:
@@ -84,6 +100,7 @@ class ScriptedAgent:
         self.name = name
         self.epoch: int | None = None
         self.kernels: set[str] = set()
+        self.busy = False
         self.applied: list[int] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.next: dict[str, list[Answer]] = {}
@@ -124,11 +141,15 @@ class ScriptedAgent:
             raise remote("not_hosted")
         return {}
 
-    def _session_checkpoint(self, epoch: int, **_: Any) -> dict[str, Any]:
+    def _session_checkpoint(self, epoch: int, wanted: str = "no", **_: Any) -> dict[str, Any]:
         if self.epoch != epoch:
             raise remote("not_hosted")
+        if self.busy and wanted == "needed":
+            raise remote("kernel_busy", "the kernel runs a cell")
+        found = "busy" if self.busy else "saved"
         parts = {kernel: Part("criu", None, {}) for kernel in self.kernels}
-        body = Body(processes=parts, meta=self._meta())
+        said = {} if wanted == "no" else {"variables": found}
+        body = Body(processes=parts, meta={**self._meta(), **said})
         encoded = base64.b64encode(encode_body(body)).decode()
         return {"body": encoded, "pause": 0.01, "stored": 10, "seconds": {}, "lost": {}}
 
@@ -209,7 +230,7 @@ class Site:
     def lose(self, name: str) -> None:
         self.nodes.left(self.nodes.get(name))
 
-    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[bool]:
+    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[str | None]:
         node = self.nodes.get(name)
         node.draining = True
         node.leaves_at = asyncio.get_running_loop().time() + seconds
