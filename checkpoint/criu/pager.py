@@ -106,7 +106,6 @@ class Pager:
         Raises `MemoryLost` when that cannot be, or `stop` was called: the processes must be
         ended then, before `let_go`; until that they wait where they miss something.
         """
-        self._background.start()
         try:
             while not (self._finished and not self._spaces):
                 busy = self._urgent or (self._finished and self._ahead)
@@ -211,6 +210,7 @@ class Pager:
         if pid == FINISHED:
             self._selector.unregister(self._connection)
             self._finished = True
+            self._background.start()  # not before: CRIU is faster alone
             for space in list(self._spaces):
                 self._end_if_complete(space)
         elif pid > 0:
