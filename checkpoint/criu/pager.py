@@ -217,6 +217,7 @@ class Pager:
             _, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
             if len(descriptors) != 1:
                 raise MemoryLost("CRIU did not say how to reach the memory")
+            os.set_inheritable(descriptors[0], False)
             name = f"pagemap-{pid}.img"
             self._begin(_Space(descriptors[0], name, Missing(self._pages.stretches(name))))
 
@@ -237,6 +238,8 @@ class Pager:
 
     def _hear(self, space: _Space) -> None:
         """Take note of what the process has done to its memory, and of what it waits for."""
+        if space not in self._spaces:
+            return  # complete since it was seen to have something to say
         for event in events(space.descriptor):
             match event:
                 case Fault(page):
@@ -291,9 +294,11 @@ class Pager:
     def _place(self, content: Content, since: float = 0.0) -> None:
         """Copy to all that miss it. What a mapping just made or taken away refuses comes again."""
         refused = False
-        for space in self._spaces:  # which may become more meanwhile
-            if space.name == content.name:
-                refused |= not self._copy(space, content)
+        served: set[_Space] = set()
+        # They may become more meanwhile, and fewer.
+        while left := [s for s in self._spaces if s.name == content.name and s not in served]:
+            served.add(left[0])
+            refused |= not self._copy(left[0], content)
         for space in list(self._spaces):
             self._end_if_complete(space)
         if refused:
