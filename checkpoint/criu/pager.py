@@ -30,7 +30,7 @@ from typing import TypeVar
 from checkpoint.criu.missing import Missing
 from checkpoint.criu.pagemap import PAGE
 from checkpoint.criu.pages import Content, Pages
-from checkpoint.criu.userfault import Fault, Forked, Moved, Removed, copy, events, wake, zero
+from checkpoint.criu.userfault import Fault, Forked, Moved, Removed, alive, copy, events, wake, zero
 from checkpoint.errors import CheckpointError, MemoryLost
 
 SOCKET = "lazy-pages.socket"
@@ -45,6 +45,7 @@ _RETRY = 0.5
 _AHEAD = 64
 """Pieces of up to 256 KiB that are fetched and not copied yet."""
 
+_MOST = 200  # processes
 _URGENT = 4  # threads that fetch what is waited for
 _NUMBER = struct.Struct("=i")
 _SAY = 10.0  # seconds for CRIU to say the second half of what it says
@@ -246,6 +247,8 @@ class Pager:
                     self._answer(space, page)
                 case Forked(descriptor):
                     self._begin(_Space(descriptor, space.name, space.missing.copy()))
+                    if len(self._spaces) > _MOST:
+                        self._clear_out(space)
                 case Moved(start, end, to):
                     space.missing.move(start, end, to)
                     wake(space.descriptor, start, end)
@@ -253,6 +256,15 @@ class Pager:
                     space.missing.drop(start, end)
                     wake(space.descriptor, start, end)
         self._end_if_complete(space)
+
+    def _clear_out(self, parent: _Space) -> None:
+        """Children end without a word; each has a descriptor, of which there are not many."""
+        for space in list(self._spaces):
+            if space is not parent and not alive(space.descriptor):
+                space.missing = Missing()
+                self._end_if_complete(space)
+        if self._finished and len(self._spaces) > _MOST:
+            raise MemoryLost(f"it forked more than {_MOST} processes before it was there")
 
     def _answer(self, space: _Space, page: int) -> None:
         image_page = space.missing.image_page(page)

@@ -358,6 +358,15 @@ def test_child_that_lives_on_does_not_keep_the_restore_from_its_end(
     assert process.ask("whole() == all") == "True"
 
 
+def test_children_that_have_ended_cost_no_descriptors(process: Process, session: Session) -> None:
+    session.restore()
+    forks = "[child(lambda: 'x') for _ in range(450)].count('x')"
+    assert process.ask(forks) == "450"
+    assert len(session.kept) <= 201
+    session.complete()
+    assert process.ask("whole() == all") == "True"
+
+
 def test_program_run_by_a_child_does_not_touch_the_memory(
     process: Process, session: Session
 ) -> None:
