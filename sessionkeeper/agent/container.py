@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
+from checkpoint.criu import Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
@@ -51,9 +52,9 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, one
-    with more than ``lazy_above`` (bytes) is restored lazily, ``env`` is in the environment of all
-    processes.
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    is in the environment of all processes; a kernel with more than ``lazy_above`` (bytes) is
+    restored lazily.
     """
 
     runc: Runc
@@ -61,8 +62,8 @@ class NodeContainers:
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
-    lazy_above: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    lazy_above: int | None = None
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -87,11 +88,11 @@ class ContainerPlace:
         self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
-        self.lazy_above = node.lazy_above
         self._stopped: dict[str, dict[int, int]] = {}
         """Of frozen slots: the processes that a signal had stopped."""
         self._held: dict[str, frozenset[int]] = {}
         """Of restored slots that were not let go: which processes were stopped at the dump."""
+        self.lazy_above = node.lazy_above
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def seen(self, path: str) -> str:
@@ -190,7 +191,7 @@ class ContainerPlace:
         self._node.runc.restore(self._container(slot), images)
         self._held[slot.name] = criu.stopped_processes(images)
 
-    def restore_lazily(self, slot: Slot, image: criu.Lazy, epoch: int) -> Arrival:
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
         self._prepare_restore(slot, image.directory, epoch)
         container, runc = self._container(slot), self._node.runc
         groups = [str(root / container.cgroup.strip("/")) for root in hierarchies()]

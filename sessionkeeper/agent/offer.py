@@ -32,9 +32,9 @@ class Offer(Protocol):
     """Makes places for sessions on this node."""
 
     engine: str
+    cpu: NodeCpu
     lazy_above: int | None
     """As of its places."""
-    cpu: NodeCpu
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -66,8 +66,8 @@ class ContainerOffer:
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
-            lazy_above=self.lazy_above,
             env=knobs(self.cpu.level) if self.cpu.level else {},
+            lazy_above=self.lazy_above,
         )
 
     def place(self, session: str, epoch: int) -> Place:
