@@ -23,7 +23,7 @@ from checkpoint.criu.pages import AtHand, Pages, may_come_later
 from checkpoint.reader import Reader
 
 
-@dataclass
+@dataclass(eq=False)
 class Lazy(Materialized):
     """An image directory without the pages that come `later`; a `Pager` gives those `pages`."""
 
@@ -36,6 +36,11 @@ class Lazy(Materialized):
         """As of `Materialized`. Pages that were never given out count as changed."""
         self.arrived.wait()
         return super().image()
+
+    def abandon(self) -> None:
+        """No process is restored from here."""
+        self.pages.close()
+        self.arrived.set()
 
     def in_parent(self, name: str) -> Mask:
         mask: Mask = ~self.own[name] & ~self.later[name]

@@ -25,7 +25,7 @@ from checkpoint.objects import load_object
 from checkpoint.reader import Reader
 
 
-@dataclass
+@dataclass(eq=False)
 class Materialized:
     """An image directory on this node.
 

@@ -30,7 +30,7 @@ from typing import TypeVar
 from checkpoint.criu.missing import Missing
 from checkpoint.criu.pagemap import PAGE
 from checkpoint.criu.pages import Content, Pages
-from checkpoint.criu.userfault import Fault, Forked, Moved, Removed, copy, events, wake, zero
+from checkpoint.criu.userfault import Fault, Forked, Moved, Removed, alive, copy, events, wake, zero
 from checkpoint.errors import CheckpointError, MemoryLost
 
 SOCKET = "lazy-pages.socket"
@@ -45,6 +45,7 @@ _RETRY = 0.5
 _AHEAD = 64
 """Pieces of up to 256 KiB that are fetched and not copied yet."""
 
+_MOST = 200  # processes
 _URGENT = 4  # threads that fetch what is waited for
 _NUMBER = struct.Struct("=i")
 _SAY = 10.0  # seconds for CRIU to say the second half of what it says
@@ -106,7 +107,6 @@ class Pager:
         Raises `MemoryLost` when that cannot be, or `stop` was called: the processes must be
         ended then, before `let_go`; until that they wait where they miss something.
         """
-        self._background.start()
         try:
             while not (self._finished and not self._spaces):
                 busy = self._urgent or (self._finished and self._ahead)
@@ -211,12 +211,14 @@ class Pager:
         if pid == FINISHED:
             self._selector.unregister(self._connection)
             self._finished = True
+            self._background.start()  # not before: CRIU is faster alone
             for space in list(self._spaces):
                 self._end_if_complete(space)
         elif pid > 0:
             _, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
             if len(descriptors) != 1:
                 raise MemoryLost("CRIU did not say how to reach the memory")
+            os.set_inheritable(descriptors[0], False)
             name = f"pagemap-{pid}.img"
             self._begin(_Space(descriptors[0], name, Missing(self._pages.stretches(name))))
 
@@ -237,12 +239,16 @@ class Pager:
 
     def _hear(self, space: _Space) -> None:
         """Take note of what the process has done to its memory, and of what it waits for."""
+        if space not in self._spaces:
+            return  # complete since it was seen to have something to say
         for event in events(space.descriptor):
             match event:
                 case Fault(page):
                     self._answer(space, page)
                 case Forked(descriptor):
                     self._begin(_Space(descriptor, space.name, space.missing.copy()))
+                    if len(self._spaces) > _MOST:
+                        self._clear_out(space)
                 case Moved(start, end, to):
                     space.missing.move(start, end, to)
                     wake(space.descriptor, start, end)
@@ -250,6 +256,15 @@ class Pager:
                     space.missing.drop(start, end)
                     wake(space.descriptor, start, end)
         self._end_if_complete(space)
+
+    def _clear_out(self, parent: _Space) -> None:
+        """Children end without a word; each has a descriptor, of which there are not many."""
+        for space in list(self._spaces):
+            if space is not parent and not alive(space.descriptor):
+                space.missing = Missing()
+                self._end_if_complete(space)
+        if self._finished and len(self._spaces) > _MOST:
+            raise MemoryLost(f"it forked more than {_MOST} processes before it was there")
 
     def _answer(self, space: _Space, page: int) -> None:
         image_page = space.missing.image_page(page)
@@ -291,9 +306,11 @@ class Pager:
     def _place(self, content: Content, since: float = 0.0) -> None:
         """Copy to all that miss it. What a mapping just made or taken away refuses comes again."""
         refused = False
-        for space in self._spaces:  # which may become more meanwhile
-            if space.name == content.name:
-                refused |= not self._copy(space, content)
+        served: set[_Space] = set()
+        # They may become more meanwhile, and fewer.
+        while left := [s for s in self._spaces if s.name == content.name and s not in served]:
+            served.add(left[0])
+            refused |= not self._copy(left[0], content)
         for space in list(self._spaces):
             self._end_if_complete(space)
         if refused:

@@ -26,6 +26,7 @@ _COPY_ARGUMENT = struct.Struct("=QQQQq")
 _ZERO_ARGUMENT = struct.Struct("=QQQq")
 _MESSAGE = struct.Struct("=B7xQQQ")
 _AT_ONCE = 64
+_NOWHERE = 0x10000 // PAGE  # the lowest address that is asked about at all; nothing is there
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,15 @@ def copy(descriptor: int, page: int, data: U8) -> int:
 def zero(descriptor: int, page: int) -> None:
     """Make the missing `page` one of zeros, and wake who waits for it. Raises as `copy`."""
     fcntl.ioctl(descriptor, _ZEROPAGE, bytearray(_ZERO_ARGUMENT.pack(page * PAGE, PAGE, 0, 0)))
+
+
+def alive(descriptor: int) -> bool:
+    """Whether the process still has the memory that this is about."""
+    try:
+        zero(descriptor, _NOWHERE)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
 
 
 def wake(descriptor: int, start: int, end: int) -> None:

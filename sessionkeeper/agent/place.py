@@ -140,7 +140,9 @@ class Place(Protocol):
         """
 
     def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
-        """Bring back a kernel that runs before its memory is there; :attr:`lazy_above` is set."""
+        """As :meth:`restore`, for a kernel that goes on before its memory is there; where
+        :attr:`lazy_above` is set.
+        """
         ...
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ Every call here blocks.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import threading
@@ -26,16 +25,13 @@ from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
-from sessionkeeper.agent.arrival import Arrival
+from sessionkeeper.agent.arrivals import Arrivals
 from sessionkeeper.agent.beside import Dumped
-from sessionkeeper.agent.errors import RestoreFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
 from sessionkeeper.agent.variables import DUMPED
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Savepoints:
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
         self._packs: tuple[PackRef, ...] = ()
-        self._arrivals: list[Arrival] = []
+        self._arrivals = Arrivals()
         self._hurried = threading.Event()
         images.mkdir(parents=True, exist_ok=True)
 
@@ -265,11 +261,8 @@ class Savepoints:
         """
         image.refer_to(self._place.root)
         if isinstance(image, criu.Lazy):
-            try:
-                self._arrivals.append(self._place.restore_lazily(slot, image, epoch))
+            if self._arrivals.restore(self._place, slot, image, epoch):
                 return
-            except RestoreFailed as error:
-                log.warning("kernel %s is restored with all of its memory: %s", slot.name, error)
             root, directory = image.loaded.root, image.directory
             with Reader(self._store, self._keys, self._packs) as reader:
                 image = criu.materialize(reader, root, directory.with_name(f"{slot.name}.whole"))
@@ -282,17 +275,11 @@ class Savepoints:
         Before that they must not be dumped. Raises ``MemoryLost`` for one that is dead because its
         memory did not come.
         """
-        until = time.monotonic() + within
-        for arrival in list(self._arrivals):
-            if not arrival.wait(max(0.0, until - time.monotonic())):
-                return False
-            self._arrivals.remove(arrival)
-            if arrival.lost is not None:
-                raise arrival.lost
-        return True
+        return self._arrivals.over(within)
 
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
+        self._arrivals.no_more()
         packs = manifest.packs if manifest is not None else ()
         self._writer = self._pool.submit(Writer, self._store, self._keys, packs)
         if restored is not None:
@@ -310,8 +297,7 @@ class Savepoints:
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""
-        for arrival in self._arrivals:
-            arrival.give_up()
+        self._arrivals.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None and not self._writer.cancelled():
             with suppress(Exception):
@@ -345,31 +331,14 @@ class Savepoints:
             directory = self._images / name / kernel_id
             before = parent.kernels.get(kernel_id) if parent is not None else None
             if lazy_above is not None:
-                image = self._lazily(reader, manifest, root, directory, before, lazy_above)
+                own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
+                image = self._arrivals.bring(own, root, directory, before, lazy_above)
             elif before is not None:
                 image = criu.materialize_delta(reader, root, directory, before)
             else:
                 image = criu.materialize(reader, root, directory)
             kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
-
-    def _lazily(
-        self,
-        reader: Reader,
-        manifest: Manifest,
-        root: bytes,
-        directory: Path,
-        before: criu.Materialized | None,
-        least: int,
-    ) -> criu.Materialized:
-        own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
-        image = None
-        try:
-            image = criu.materialize_lazily(own, root, directory, before, least)
-        finally:
-            if not isinstance(image, criu.Lazy):
-                own.close()
-        return image
 
     def _open_writer(self) -> Writer:
         if self._writer is None:

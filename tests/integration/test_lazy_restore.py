@@ -14,7 +14,7 @@ from system.arriving import CGROUP, DIGEST, NODE_LIKE, node_like, saved
 from system.folder import Folder
 from system.running import System
 
-from sessionkeeper.agent import savepoint
+from checkpoint import criu
 from sessionkeeper.agent.errors import KernelBusy
 from sessionkeeper.nodes import cgroups
 
@@ -70,7 +70,7 @@ async def test_closing_a_session_does_not_wait_for_memory(tmp_path: Path) -> Non
 async def test_kernel_that_cannot_be_restored_lazily_is_restored_with_all_its_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = savepoint.criu.materialize_lazily
+    whole = criu.materialize_lazily
 
     def damaged(*arguments, **options):
         image = whole(*arguments, **options)
@@ -78,7 +78,7 @@ async def test_kernel_that_cannot_be_restored_lazily_is_restored_with_all_its_me
         return image
 
     async with saved(tmp_path) as (node, one, digest):
-        monkeypatch.setattr(savepoint.criu, "materialize_lazily", damaged)
+        monkeypatch.setattr(criu, "materialize_lazily", damaged)
         monkeypatch.setattr(node.gate.open, "clear", lambda: None)
         with caplog.at_level(logging.WARNING):
             await one.begin()

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from checkpoint.blobs import Memory
-from checkpoint.criu import encode
+from checkpoint.criu import Lazy, encode
 from checkpoint.criu.pagemap import LAZY, PAGE, PRESENT, Pagemap, encode_pagemap
 from checkpoint.criu.pages import STRETCH
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, Part
+from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent.arrivals import Arrivals
 from sessionkeeper.agent.staging import stage
 
 PAGES = STRETCH + 100
@@ -70,3 +72,18 @@ def test_image_that_is_needed_whole_is_fetched_to_the_end(tmp_path: Path) -> Non
 
 def test_small_image_is_fetched_to_the_end(tmp_path: Path) -> None:
     assert _staged(tmp_path, 2 * LARGE) == ["k"]
+
+
+def test_image_that_was_brought_and_is_not_restored_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    store, keys = Memory(), SessionKeys.generate()
+    with Writer(store, keys) as writer:
+        root = encode(writer, _dumped(tmp_path / "dump"), None).root
+        packs = writer.finish()
+    arrivals = Arrivals()
+    reader = Reader(store, keys, packs)
+    image = arrivals.bring(reader, root, tmp_path / "lazy", None, LARGE // 2)
+    assert isinstance(image, Lazy)
+    arrivals.no_more()
+    assert image.image().root == root
+    assert arrivals.over(0.0)
+    arrivals.close()

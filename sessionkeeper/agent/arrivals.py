@@ -1,0 +1,80 @@
+"""The kernels of a session that are restored lazily: from their images to all of their memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from checkpoint import criu
+from checkpoint.reader import Reader
+from sessionkeeper.agent.arrival import Arrival
+from sessionkeeper.agent.errors import RestoreFailed
+from sessionkeeper.agent.place import Place, Slot
+
+log = logging.getLogger(__name__)
+
+
+class Arrivals:
+    """Those of one session on this node. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._images: list[criu.Lazy] = []
+        self._under_way: list[Arrival] = []
+
+    def bring(
+        self,
+        reader: Reader,
+        root: bytes,
+        directory: Path,
+        before: criu.Materialized | None,
+        least: int,
+    ) -> criu.Materialized:
+        """Bring an image here, without its memory if that is at least ``least`` bytes.
+
+        ``reader`` is this one's own. Raises ``CheckpointError``.
+        """
+        image = None
+        try:
+            image = criu.materialize_lazily(reader, root, directory, before, least)
+        finally:
+            if not isinstance(image, criu.Lazy):
+                reader.close()
+        if isinstance(image, criu.Lazy):
+            self._images.append(image)
+        return image
+
+    def restore(self, place: Place, slot: Slot, image: criu.Lazy, epoch: int) -> bool:
+        """Restore it; False, and a word in the log, when that does not work."""
+        self._images.remove(image)
+        try:
+            self._under_way.append(place.restore_lazily(slot, image, epoch))
+        except RestoreFailed as error:
+            log.warning("kernel %s is restored with all of its memory: %s", slot.name, error)
+            return False
+        return True
+
+    def over(self, within: float) -> bool:
+        """Return whether all memory of the kernels is there, after ``within`` seconds at most.
+
+        Raises ``MemoryLost``, once, for one that is dead because its memory did not come.
+        """
+        until = time.monotonic() + within
+        for arrival in list(self._under_way):
+            if not arrival.wait(max(0.0, until - time.monotonic())):
+                return False
+            self._under_way.remove(arrival)
+            if arrival.lost is not None:
+                raise arrival.lost
+        return True
+
+    def no_more(self) -> None:
+        """What was brought and not restored will not be."""
+        while self._images:
+            self._images.pop().abandon()
+
+    def close(self) -> None:
+        """Give up what is under way: the kernels are ended."""
+        for arrival in self._under_way:
+            arrival.give_up()
+        self.no_more()
