@@ -27,7 +27,8 @@ from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
-from sessionkeeper.agent.variables import DUMPED
+from sessionkeeper.agent.rootfs import give
+from sessionkeeper.agent.variables import DIRECTORY, DUMPED
 
 
 @dataclass(frozen=True)
@@ -226,15 +227,25 @@ class Savepoints:
             # Of another runtime's tree only the workspace means something here.
             home = os.fsencode(str(manifest.meta["workspace"]).strip("/"))
             there = self._place.tree / self._place.home.strip("/")
-            return files.materialize(reader, manifest.tree, there, home).problems
+            self._place.create()
+            shutil.rmtree(there, ignore_errors=True)
+            problems = files.materialize(reader, manifest.tree, there, home).problems
+            self._place.take_workspace()
+            return problems
 
-    def restore_variables(self, manifest: Manifest, root: bytes, directory: Path) -> None:
-        """Put variables that were saved beside a process image into ``directory``, which is
-        emptied. Raises ``CheckpointError``.
+    def restore_variables(self, manifest: Manifest, kernel_id: str, directory: Path) -> None:
+        """Put the variables of a kernel into ``directory``, which is emptied: those beside its
+        process image, or in the tree of plain processes. Raises ``CheckpointError``.
         """
+        root, below = manifest.processes[kernel_id].root, DUMPED
+        if root is None:
+            root, below = manifest.tree, os.fsencode(f"{DIRECTORY}/{kernel_id}")
+        assert root is not None
         shutil.rmtree(directory, ignore_errors=True)
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            files.materialize(reader, root, directory, DUMPED)
+            files.materialize(reader, root, directory, below)
+        if self._place.user is not None:
+            give(directory, self._place.user)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
         """Bring the images of ``manifest`` here, beside those that are. Raises
