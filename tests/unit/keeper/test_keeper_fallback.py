@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from keeper_rig import Site, fails, remote
 
+from sessionkeeper.keeper.checkpoints import ASK_AGAIN
+
 POORER = {"cpu": "poorer", "cpu_features": [1, 7, 832]}
 RICHER = {"cpu": "richer", "cpu_features": [3, 7, 832]}
 PLAIN = {"runtime": "process", "engines": ["namespace"]}
@@ -106,6 +108,17 @@ async def test_of_busy_kernels_the_last_variables_are_kept_with_all_that_came_af
     assert [call["manifest"] for call in agent.asked("session.open")] == [saved.number]
     assert f"checkpoint {newest.number} is newer and was made in the middle of a cell" in site.said
     assert (await site.checkpointed()).number == newest.number + 1
+
+
+async def test_kernels_that_run_nothing_and_did_not_answer_are_asked_again(site: Site) -> None:
+    join(site, "a", RICHER)
+    agent = await site.runs_on("a")
+    join(site, "b", POORER)
+    agent.busy = True
+    await site.checkpointed()
+    due = site.keeper._checkpoints.due("spot", "criu", "if idle")
+    assert due == pytest.approx(ASK_AGAIN, abs=1.0)
+    assert site.keeper._checkpoints.due("spot", "criu", "no") is None
 
 
 async def test_for_a_node_that_takes_the_images_a_busy_checkpoint_is_the_newest(site: Site) -> None:
