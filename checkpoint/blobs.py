@@ -6,9 +6,9 @@ Keys are `/`-separated segments of `A-Z a-z 0-9 . _ -`, none of them starting wi
     LocalDirectory, Memory              keep objects; so does `checkpoint.stores.s3.S3` (boto3)
     Prefixed                            a part of another store
     Retrying                            tries again what may pass; goes on where a transfer broke
-    BandwidthLimited, ConcurrencyLimited, Metered
+    BandwidthLimited, ConcurrencyLimited, Metered, Pausable
 
-The last four are put around any store. `Retrying` belongs next to the store, limits around that.
+The last five are put around any store. `Retrying` belongs next to the store, limits around that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from checkpoint.stores.limits import BandwidthLimited, ConcurrencyLimited
 from checkpoint.stores.memory import Memory
 from checkpoint.stores.metered import Figures, Metered
 from checkpoint.stores.opening import open_store, probe
+from checkpoint.stores.pausable import Pausable
 from checkpoint.stores.prefixed import Prefixed
 from checkpoint.stores.protocol import BlobStore, Buffer, check_key
 from checkpoint.stores.retrying import Backoff, Retrying
@@ -32,6 +33,7 @@ __all__ = [
     "LocalDirectory",
     "Memory",
     "Metered",
+    "Pausable",
     "Prefixed",
     "Retrying",
     "check_key",

@@ -21,8 +21,8 @@ MAX_CHUNK = 1 << 20
 ID_BYTES = 32
 SEALED_OVERHEAD = 2 + SEAL_OVERHEAD
 
-_VERSION = 1
-_RAW, _ZSTD = 0, 1
+VERSION = 1
+RAW, ZSTD = 0, 1
 _WORTH_IT = 0.9  # of the size: floats shrink by 6 %, at five times the time of all else
 _SAMPLE = 4096
 _codecs = threading.local()  # zstd contexts must not be shared between threads
@@ -36,7 +36,7 @@ def chunk_id(keys: SessionKeys, data: Buffer) -> bytes:
 def seal(keys: SessionKeys, name: bytes, data: Buffer) -> bytes:
     """The sealed chunk. `data` has at most `MAX_CHUNK` bytes and the id `name`."""
     codec, payload = _compress(data)
-    head = bytes((_VERSION, codec))
+    head = bytes((VERSION, codec))
     nonce, ciphertext = keys.sealer.seal(payload, head + name)
     return b"".join((head, nonce, ciphertext))
 
@@ -47,13 +47,13 @@ def unseal(keys: SessionKeys, name: bytes, sealed: Buffer, what: str) -> bytes:
     if len(view) < SEALED_OVERHEAD:
         raise Damaged(what, "it is cut short")
     version, codec = view[0], view[1]
-    if version > _VERSION:
-        raise UnknownFormat(what, version, _VERSION)
+    if version > VERSION:
+        raise UnknownFormat(what, version, VERSION)
     payload = keys.sealer.open(view[2:], bytes(view[:2]) + name, what)
-    if codec == _RAW:
+    if codec == RAW:
         return payload
     try:
-        if codec != _ZSTD or zstandard.frame_content_size(payload) > MAX_CHUNK:
+        if codec != ZSTD or zstandard.frame_content_size(payload) > MAX_CHUNK:
             raise Damaged(what, f"it has an unknown codec ({codec})")
         return _decompressor().decompress(payload, max_output_size=MAX_CHUNK)
     except zstandard.ZstdError as error:
@@ -67,9 +67,9 @@ def _compress(data: Buffer) -> tuple[int, Buffer]:
         starts = (0, size // 2, size - _SAMPLE)
         sample = b"".join([view[start : start + _SAMPLE] for start in starts])
         if len(_compressor().compress(sample)) > _WORTH_IT * len(sample):
-            return _RAW, data
+            return RAW, data
     packed = _compressor().compress(data)
-    return (_ZSTD, packed) if len(packed) < _WORTH_IT * size else (_RAW, data)
+    return (ZSTD, packed) if len(packed) < _WORTH_IT * size else (RAW, data)
 
 
 def _compressor() -> zstandard.ZstdCompressor:

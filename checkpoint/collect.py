@@ -26,10 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from checkpoint import garbage, tags
+from checkpoint.errors import NotFound
 from checkpoint.fork import pool_sessions
 from checkpoint.garbage import Mark
 from checkpoint.manifest import Manifest, decode_manifest
-from checkpoint.repository import Repository
+from checkpoint.repository import DELETED, Repository
 
 COMMITS = 2
 
@@ -49,11 +50,13 @@ class Collected:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a pool found: packs (hex ids), those that are named, numbers per chain."""
+    """What one look at a pool found: packs (hex ids), those that are named, numbers per chain;
+    the sessions whose chain is `closed`: they were deleted."""
 
     stored: frozenset[str]
     named: frozenset[str]
     chains: Mapping[str, list[int]]
+    closed: frozenset[str]
 
 
 def collect(
@@ -74,6 +77,7 @@ def collect(
     store, pool, keys = repository.store, repository.pool, repository.keys
     mark = garbage.load(store, pool, keys)
     seen = look(repository, progress)
+    idle = {*idle, *seen.closed}
     unnamed = seen.stored - seen.named
     doomed = frozenset[str]()
     if offline:
@@ -102,7 +106,8 @@ def behind(
         sorted(
             name
             for name, newest in mark.chains.items()
-            if name not in idle and (chains.get(name) or [0])[-1] < newest + COMMITS
+            # One that is not there any more was deleted: nobody writes it.
+            if name not in idle and name in chains and (chains[name] or [0])[-1] < newest + COMMITS
         )
     )
 
@@ -122,20 +127,27 @@ def look(repository: Repository, progress: Progress) -> Seen:
     stored = frozenset(key[len(prefix) :] for key in repository.store.list(prefix))
     named: set[str] = set()
     chains: dict[str, list[int]] = {}
+    closed: set[str] = set()
     # Markers are listed again when all else was read: see above.
     while new := [one for one in pool_sessions(repository) if one.session_id not in chains]:
         for session in new:
-            numbers = chains[session.session_id] = session.numbers()
+            listed = session.numbers()
+            numbers = chains[session.session_id] = [*listed]
             what = f"reading the checkpoints of {session.session_id}"
-            for done, (_, found) in enumerate(session.load_all(numbers), 1):
+            for done, (number, found) in enumerate(session.load_all(listed), 1):
+                if isinstance(found, NotFound):
+                    numbers.remove(number)  # pruned meanwhile
+                    continue
                 if not isinstance(found, Manifest):
                     raise found
+                if DELETED in found.meta:
+                    closed.add(session.session_id)
                 named.update(ref.id.hex() for ref in found.packs)
-                progress(what, done, len(numbers))
+                progress(what, done, len(listed))
             for tag in tags.load_all(session.blobs, session.keys, session.session_id):
                 manifest = decode_manifest(tag.stored, session.keys, session.session_id, tag.number)
                 named.update(ref.id.hex() for ref in manifest.packs)
-    return Seen(stored, frozenset(named), chains)
+    return Seen(stored, frozenset(named), chains, frozenset(closed))
 
 
 def _delete(repository: Repository, packs: list[str], progress: Progress) -> None:

@@ -12,10 +12,13 @@
     │   ├── ConditionNotHonoured    create() overwrote: unfit for sessions
     │   └── UnsupportedStore        a store URL nobody here understands
     ├── StaleWriter                 another writer has the session
+    │   └── SessionDeleted          nobody has it any more
+    ├── SessionInUse                somebody runs it
     ├── Damaged                     an object is not what was written; names it
     ├── UnknownFormat               written by a newer version
     ├── WrongKey                    a key that does not open the object
     ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
+    ├── MemoryLost                  a process that runs already cannot be given all its memory
     └── FileTreeError               a path of a file tree that is not there, or not of that kind
 
 `code` is stable and for machines, `retryable` says whether the same call may succeed later,
@@ -144,6 +147,29 @@ class StaleWriter(CheckpointError):
         self.epoch = epoch
 
 
+class SessionDeleted(StaleWriter):
+    """The session was deleted, or its deletion has begun: nothing can be added to it."""
+
+    code = "session_deleted"
+    hint = "`sessionkeeper store delete` again finishes a deletion that was stopped."
+
+    def __init__(self, session_id: str) -> None:
+        CheckpointError.__init__(self, f"Session {session_id!r} was deleted.")
+        self.session_id = session_id
+
+
+class SessionInUse(CheckpointError):
+    """Somebody runs the session, on the machine `where`."""
+
+    code = "session_in_use"
+    hint = "Stop it first: `sessionkeeper down` where it runs."
+
+    def __init__(self, session_id: str, where: str) -> None:
+        super().__init__(f"Session {session_id!r} is run by a gateway on {where}.")
+        self.session_id = session_id
+        self.where = where
+
+
 class Damaged(CheckpointError):
     """An object in the store is not what was written there. `what` names it."""
 
@@ -211,6 +237,16 @@ class SessionExists(CheckpointError):
     def __init__(self, session_id: str) -> None:
         super().__init__(f"There is a session {session_id!r} already.")
         self.session_id = session_id
+
+
+class MemoryLost(CheckpointError):
+    """A process that was restored lazily, and may run already, cannot be given all its memory."""
+
+    code = "memory_lost"
+    hint = "The process has to be ended; it can be restored again."
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The memory of a restored process did not arrive: {why}")
 
 
 class UnknownTag(CheckpointError):

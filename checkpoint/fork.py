@@ -12,16 +12,20 @@ import dataclasses
 import json
 
 from checkpoint import tags
+from checkpoint.blobs import BlobStore
 from checkpoint.errors import (
     AlreadyExists,
+    CheckpointError,
     Damaged,
     NotFound,
+    SessionDeleted,
     SessionExists,
     StaleWriter,
     UnknownCheckpoint,
     UnknownSession,
 )
 from checkpoint.keys import KeyWrapper, wrap_key
+from checkpoint.manifest import Manifest
 from checkpoint.repository import Repository, checked, open_key
 from checkpoint.sealed import FORK
 
@@ -36,7 +40,8 @@ def fork(
     """A session `session_id` whose checkpoint 1 is checkpoint `number`, or the one called `tag`, or
     the newest of `repository`. Ended at any point and called again, it goes on.
 
-    Raises `SessionExists`, `UnknownCheckpoint`, `UnknownTag`, `Damaged`, and what the store raises.
+    Raises `SessionExists`, `SessionDeleted`, `UnknownCheckpoint`, `UnknownTag`, `Damaged`, and what
+    the store raises.
     """
     parent, store = repository.session_id, repository.store
     if checked(session_id) == parent:
@@ -47,12 +52,11 @@ def fork(
         store.create(marker_key(repository.pool, session_id), marker)
     # Read after the marker is there: packs that it names are not garbage from now on.
     try:
-        if tag is not None:
-            manifest = tags.resolve(repository, tag)
-        else:
-            manifest = repository.load(number or (repository.numbers() or [0])[-1])
-    except NotFound:
-        raise UnknownCheckpoint(parent, number) from None
+        manifest = _begins_with(repository, number, tag)
+    except CheckpointError as error:
+        if not error.retryable and not _has_key(store, session_id):
+            store.delete(marker_key(repository.pool, session_id))
+        raise
     made = repository.sharing(session_id)
     wrapped = wrap_key(masters[0], repository.keys.session_key, session_id, repository.pool)
     with contextlib.suppress(AlreadyExists):
@@ -96,6 +100,26 @@ def encode_marker(parent: Repository, session_id: str) -> bytes:
 def marker_key(pool: str, session_id: str) -> str:
     """Where the marker of a fork is in the store."""
     return f"sessions/{pool}/forks/{session_id}"
+
+
+def _begins_with(repository: Repository, number: int | None, tag: str | None) -> Manifest:
+    """What a fork begins with. A session that was not closed after the marker was there keeps what
+    is shared: who closes it looks for markers then (`checkpoint.deletion`)."""
+    if tag is not None:
+        manifest = tags.resolve(repository, tag)
+    else:
+        try:
+            manifest = repository.load(number or (repository.numbers() or [0])[-1])
+        except NotFound:
+            raise UnknownCheckpoint(repository.session_id, number) from None
+    if repository.is_closed() or not repository.numbers():
+        raise SessionDeleted(repository.session_id)
+    return manifest
+
+
+def _has_key(store: BlobStore, session_id: str) -> bool:
+    key = f"sessions/{session_id}/key"
+    return key in store.list(key)
 
 
 def _refuse_other(repository: Repository, session_id: str, *masters: KeyWrapper) -> None:

@@ -17,8 +17,9 @@ from checkpoint import garbage, tags
 from checkpoint.errors import CheckpointError, Damaged, NotFound, UnknownFormat
 from checkpoint.fork import check_marker, forks, marker_key
 from checkpoint.manifest import Manifest, decode_manifest
-from checkpoint.packs import PackRef, verify_pack
+from checkpoint.packs import PackRef, tail_size, verify_pack
 from checkpoint.repository import Repository, manifest_key
+from checkpoint.salvage import entries_of, is_whole
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it is, and how much there is (objects, or bytes)."""
@@ -130,6 +131,20 @@ def _try_garbage(repository: Repository, report: Report) -> None:
     _try(report, key, lambda: garbage.decode(repository.store.get(key), repository.keys, pool))
 
 
+def _without_index(repository: Repository, ref: PackRef, errors: list[CheckpointError]) -> _Checked:
+    """What can be said of a pack whose index is damaged, if there is one."""
+    try:
+        entries = entries_of(repository.blobs, repository.keys, ref)
+    except (Damaged, UnknownFormat):
+        return _Checked(set(), errors, None)
+    size = ref.size - tail_size(ref)
+    read = sum(entry.length for entry in entries)
+    why = f"of {size} bytes of chunks {read} can be read without its index"
+    errors.append(Damaged(f"Pack {ref.id.hex()}", why))
+    lost = frozenset[bytes]() if is_whole(ref, entries) else None
+    return _Checked({entry.id for entry in entries}, errors, lost)
+
+
 def _check_packs(
     repository: Repository,
     report: Report,
@@ -153,8 +168,9 @@ def _check_packs(
                 lost.add(name)
 
         intact = verify_pack(repository.blobs, repository.keys, ref, bad)
-        known = whole or bool(intact)
-        return _Checked(intact, errors, frozenset(lost) if known else None)
+        if whole or intact:
+            return _Checked(intact, errors, frozenset(lost))
+        return _without_index(repository, ref, errors)
 
     with ThreadPoolExecutor(_READERS, "fsck") as pool:
         refs = sorted(named)

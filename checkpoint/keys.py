@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from checkpoint.blobs import Buffer
@@ -47,12 +48,25 @@ class Sealer:
     """AES-256-GCM under one key with random nonces (NIST SP 800-38D: at most 2^32 seals a key)."""
 
     def __init__(self, key: bytes) -> None:
+        self._key = key
         self._cipher = AESGCM(key)
 
     def seal(self, data: Buffer, context: bytes) -> tuple[bytes, bytes]:
         """Nonce, and ciphertext with tag."""
         nonce = os.urandom(NONCE_BYTES)
-        return nonce, self._cipher.encrypt(nonce, data, context)
+        return nonce, self.seal_again(data, context, nonce)
+
+    def seal_again(self, data: Buffer, context: bytes, nonce: bytes) -> bytes:
+        """Ciphertext and tag of the very data and context that were sealed with `nonce` before:
+        a nonce is never used for anything else."""
+        return self._cipher.encrypt(nonce, data, context)
+
+    def decipher(self, sealed: Buffer) -> bytes:
+        """What follows the nonce, deciphered, the tag too if it is there. Nothing is checked: it
+        may be anything (NIST SP 800-38D: GCM is counter mode, from 2 on)."""
+        view = memoryview(sealed)
+        mode = modes.CTR(bytes(view[:NONCE_BYTES]) + b"\0\0\0\2")
+        return Cipher(algorithms.AES(self._key), mode).decryptor().update(view[NONCE_BYTES:])
 
     def open(self, sealed: Buffer, context: bytes, what: str) -> bytes:
         """The bytes in nonce + ciphertext + tag. Raises `Damaged`, naming `what`."""

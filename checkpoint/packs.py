@@ -9,6 +9,7 @@ every bit is checked.
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from blake3 import blake3
 from checkpoint.blobs import BlobStore
 from checkpoint.chunks import ID_BYTES, chunk_id, unseal
 from checkpoint.errors import Damaged, NotFound, UnknownFormat
-from checkpoint.keys import SEAL_OVERHEAD, SessionKeys
+from checkpoint.keys import NONCE_BYTES, SEAL_OVERHEAD, SessionKeys
 
 PACK_ID_BYTES = 16
 # Sealed bytes after which a pack is closed; it ends up larger by one chunk and the index at most.
@@ -70,11 +71,16 @@ def encode_pack(
     for name, sealed, plain in chunks:
         entries.append(Entry(name, offset, len(sealed), plain))
         offset += len(sealed)
+    tail = encode_tail(keys, entries, os.urandom(NONCE_BYTES))
+    data = b"".join([*[sealed for _, sealed, _ in chunks], tail])
+    return PackRef(pack_id(keys, data), len(data), len(tail) - _FOOTER.size), entries, data
+
+
+def encode_tail(keys: SessionKeys, entries: Sequence[Entry], nonce: bytes) -> bytes:
+    """Index and footer of a pack with these entries; `nonce` is new, or was used for just this."""
     index = b"".join([_ENTRY.pack(entry.id, entry.length, entry.plain) for entry in entries])
-    sealed_index = b"".join(keys.sealer.seal(index, _CONTEXT))
-    footer = _FOOTER.pack(_MAGIC, _VERSION, len(sealed_index), len(entries))
-    data = b"".join([*[sealed for _, sealed, _ in chunks], sealed_index, footer])
-    return PackRef(pack_id(keys, data), len(data), len(sealed_index)), entries, data
+    sealed = nonce + keys.sealer.seal_again(index, _CONTEXT, nonce)
+    return sealed + _FOOTER.pack(_MAGIC, _VERSION, len(sealed), len(entries))
 
 
 def pack_id(keys: SessionKeys, data: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """Putting back what `checkpoint.fsck` found damaged, from a peer copy of the store or from what the
 store itself still has.
 
-An object is only ever replaced by one that was checked and is the object that belongs there. Where
-there is no such copy, the newest checkpoint of a session is made anew, under the next number, of
+An object is only ever replaced by one that was checked and is the object that belongs there: a pack
+whose index alone is damaged has all that it takes (`checkpoint.salvage`). Where there is no such
+copy, the newest checkpoint of a session is made anew, under the next number, of
 chunks that other packs still hold.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +29,10 @@ from checkpoint.packs import (
     decode_index,
     encode_pack,
     pack_id,
-    read_index,
     tail_size,
 )
 from checkpoint.repository import Repository
+from checkpoint.salvage import as_it_was, entries_of, is_whole
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,12 @@ def rebuild(repository: Repository, report: Report) -> Manifest | None:
     wanted: set[bytes] = set()
     for ref in bad:
         try:
-            wanted.update(entry.id for entry in read_index(repository.blobs, repository.keys, ref))
+            entries = entries_of(repository.blobs, repository.keys, ref)
         except (Damaged, UnknownFormat):
-            return None  # nobody knows what it held
+            return None
+        if report.lost[ref] is None and not is_whole(ref, entries):
+            return None  # nobody knows what else it held
+        wanted.update(entry.id for entry in entries)
     held = _search(repository, report, wanted)
     if wanted - held.keys():
         return None
@@ -109,6 +114,14 @@ def _repair_one(
         else:
             repository.store.put(finding.key, data)
             return "the peer"
+    if kind == "packs":
+        [ref] = [ref for ref in report.lost if ref.id.hex() == name]
+        whole = None
+        with contextlib.suppress(NotFound):
+            whole = as_it_was(session.keys, ref, session.blobs.get(ref.key, 0, ref.size))
+        if whole is not None:
+            repository.store.put(finding.key, whole)
+            return "the chunks in it"
     if kind == "manifests":
         for tag in _good_tags(session):
             if tag.number == int(name):
@@ -158,7 +171,7 @@ def _search(
         lost = report.lost.get(ref, frozenset())
         if lost is None:
             continue
-        for entry in read_index(repository.blobs, repository.keys, ref):
+        for entry in entries_of(repository.blobs, repository.keys, ref):
             if entry.id in wanted and entry.id not in lost:
                 held[entry.id] = ref, entry
     return held

@@ -6,6 +6,7 @@ sessions/<id>/packs/<hex>             see `checkpoint.packs`
 sessions/<id>/tags/<name>             a checkpoint that is kept (`checkpoint.tags`)
 sessions/<id>/forks/<id>              a session that shares these packs (`checkpoint.fork`)
 sessions/<id>/garbage                 packs that may go (`checkpoint.collect`)
+sessions/<id>/holder                  word of who runs it (`checkpoint.holder`)
 
 A fork has no packs of its own: those of all forks are in one *pool*, its first session's.
 """
@@ -27,6 +28,7 @@ from checkpoint.errors import (
     AlreadyExists,
     Damaged,
     NotFound,
+    SessionDeleted,
     StaleWriter,
     UnknownFormat,
     UnknownSession,
@@ -37,6 +39,9 @@ from checkpoint.packs import verify_pack
 from checkpoint.reader import Reader
 from checkpoint.retention import Dated, Retention, retained
 from checkpoint.writer import Writer
+
+DELETED = "deleted"
+"""In `meta` of the last checkpoint of a session that was deleted (`checkpoint.deletion`)."""
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NUMBER = re.compile(r"manifests/(\d{8,})")
@@ -151,6 +156,14 @@ class Repository:
         numbers = self.numbers()
         return self.load(numbers[-1]) if numbers else None
 
+    def is_closed(self) -> bool:
+        """Whether the session was deleted, or its deletion has begun. Raises `UnknownFormat`."""
+        try:
+            newest = self.newest()
+        except (Damaged, NotFound):
+            return False
+        return newest is not None and DELETED in newest.meta
+
     def newest_intact(self, *, verify: bool = False) -> tuple[Manifest | None, list[Skipped]]:
         """The newest checkpoint that is intact, and those that were passed over for it.
 
@@ -174,19 +187,20 @@ class Repository:
         """Make `manifest` the next checkpoint: created under its number only if there is none.
 
         Committing the same manifest again is no error (the first answer may have been lost).
-        Raises `StaleWriter` when the number is taken or the newest manifest has a higher epoch,
-        and `ValueError` when the number is not the next one.
+        Raises `StaleWriter` when the number is taken or the newest manifest has a higher epoch
+        (`SessionDeleted` when it is the last one), and `ValueError` when the number is not the next
+        one.
         """
         numbers = self.numbers()
         newest = numbers[-1] if numbers else 0
         if newest >= manifest.number:
             self._refuse_unless_same(manifest)
             return
+        if not numbers and manifest.number > 1:
+            raise SessionDeleted(self.session_id)
         if manifest.number != newest + 1:
             raise ValueError(f"the next checkpoint is {newest + 1}, not {manifest.number}")
-        epoch = self._epoch(newest) if newest else None
-        if epoch is not None and epoch > manifest.epoch:
-            raise StaleWriter(self.session_id, newest, epoch)
+        self._refuse_stale(manifest, newest)
         data = encode_manifest(manifest, self.keys, self.session_id)
         try:
             self.blobs.create(manifest_key(manifest.number), data)
@@ -254,14 +268,26 @@ class Repository:
         """A reader of the chunks of `manifest`."""
         return Reader(self.blobs, self.keys, manifest.packs)
 
+    def _refuse_stale(self, manifest: Manifest, newest: int) -> None:
+        try:
+            before = self.load(newest) if newest else None
+        except (Damaged, UnknownFormat, NotFound):
+            return
+        if before is not None and DELETED in before.meta:
+            raise SessionDeleted(self.session_id)
+        if before is not None and before.epoch > manifest.epoch:
+            raise StaleWriter(self.session_id, newest, before.epoch)
+
     def _refuse_unless_same(self, manifest: Manifest) -> None:
         try:
             if self.load(manifest.number) == manifest:
                 return
         except (Damaged, UnknownFormat, NotFound):
             pass  # NotFound: it was pruned, long after others went on
-        newest = self.numbers()[-1]
-        raise StaleWriter(self.session_id, newest, self._epoch(newest))
+        numbers = self.numbers()
+        if not numbers:
+            raise SessionDeleted(self.session_id)
+        raise StaleWriter(self.session_id, numbers[-1], self._epoch(numbers[-1]))
 
     def _epoch(self, number: int) -> int | None:
         """The epoch of a manifest; None when it cannot be read."""

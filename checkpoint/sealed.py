@@ -1,4 +1,4 @@
-"""Small sealed objects: tags, fork markers, lists of garbage.
+"""Small sealed objects: tags, fork markers, lists of garbage, word of who runs a session.
 
 Stored form: magic (4 bytes) | version u8 | nonce 12 | AES-256-GCM, where the seal binds the magic,
 the version and what the object is. Kinds and contents: `docs/checkpoint-format.md`.
@@ -39,3 +39,4 @@ class Kind:
 TAG = Kind(b"SKTG", "a tag")
 FORK = Kind(b"SKFK", "a fork marker")
 GARBAGE = Kind(b"SKGB", "a list of garbage")
+HOLDER = Kind(b"SKHO", "word of who runs a session")

@@ -63,6 +63,7 @@ class KernelChannel:
         inputs, outputs = self.journal.inputs, self.journal.outputs
         for number, payload in inputs.recover():
             self.requests.add(number, payload, 0)
+        self.requests.forget(inputs.withdrawn)
         by_number = {r.number: r for r in self.requests.open.values()}
         received, acked, decided = (0, 0), 0, 0
         for record in outputs.recover():
@@ -335,13 +336,22 @@ class KernelChannel:
         else:
             self.end(str(ended))
 
-    def restarting(self) -> None:
+    def restarting(
+        self, ename: str = "KernelRestarted", reason: str = "The kernel was restarted."
+    ) -> None:
         """The user restarts the kernel: what waits is answered, the node is heard no more."""
         self.detach_node()
         self.ended = False
-        self.abort_pending("KernelRestarted", "The kernel was restarted.")
+        self.abort_pending(ename, reason)
         self._muted.clear()
         self.execution_state = "starting"
+
+    def go_back(self, reason: str) -> None:
+        """As `restarting`, but to an earlier moment: nothing that it was asked is asked again."""
+        self.restarting("WentBack", reason)
+        self.journal.inputs.void_all()
+        self.requests.forget(self.journal.inputs.last)
+        self.execution_state = "idle"
 
     def end(self, reason: str) -> None:
         """The kernel's end is final: say so to whoever waits."""

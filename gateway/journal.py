@@ -29,6 +29,7 @@ REPLY = 4  # the reply to `request`
 IDLE = 8  # the idle that ends `request`
 MARK = 16  # a note to ourselves, for nobody else
 _VOID = 1
+_VOID_ALL = 2
 
 
 class OutputRecord(NamedTuple):
@@ -113,6 +114,7 @@ class InputLog:
         self._at: dict[int, tuple[Segment, int]] = {}
         self._void: set[int] = set()
         self._last = 0
+        self.withdrawn = 0  # all inputs up to this number are void
 
     @property
     def last(self) -> int:
@@ -122,6 +124,10 @@ class InputLog:
         """`(number, payload)` of every input kept, once, before anything else."""
         for body, segment, at in self._log.recover():
             number, flags = _INPUT.unpack_from(body)
+            if flags & _VOID_ALL:
+                self.withdrawn = number
+                self._last = max(self._last, number)
+                continue
             if flags & _VOID:
                 self._void.add(number)
                 self._last = max(self._last, number)
@@ -139,21 +145,27 @@ class InputLog:
         return number
 
     def get(self, number: int) -> bytes:
-        if number in self._void or number not in self._at:
+        if not self.held(number):
             return b""
         return self._log.body(*self._at[number])[_INPUT.size :]
 
     def held(self, number: int) -> bool:
         """Whether the payload is still there."""
-        return number in self._at and number not in self._void
+        return number in self._at and number not in self._void and number > self.withdrawn
 
     def gone(self, number: int) -> bool:
         """Whether the payload was there, and was pruned."""
-        return number not in self._at and number not in self._void
+        void = number in self._void or number <= self.withdrawn
+        return number not in self._at and not void
 
     def void(self, number: int) -> None:
         self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
         self._void.add(number)
+
+    def void_all(self) -> None:
+        """Withdraw all that there were."""
+        self._log.append(self._last + 1, [_INPUT.pack(self._last, _VOID_ALL), b""])
+        self.withdrawn = self._last
 
     def release(self, upto: int) -> None:
         """Whole segments go; the newest stays, so that numbers and msg_ids are known again."""

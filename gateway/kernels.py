@@ -181,6 +181,14 @@ class Kernels(Observer):
             self.save(record)
             await compute.restart(record, **channel.positions())
 
+    def go_back(self, kernel_id: str, generation: int, reason: str) -> None:
+        """The kernel goes on from an earlier moment, under `generation`. What it was asked is
+        answered with `reason`; one that had ended runs again. Raises `KernelNotFound`."""
+        record, channel = self.record(kernel_id), self.channel(kernel_id)
+        channel.go_back(reason)
+        record.generation, record.state = generation, "running"
+        self.save(record)
+
     def remove(self, kernel_id: str) -> None:
         """Forget a kernel, and its journal; its clients are sent away."""
         self.records.pop(kernel_id, None)

@@ -89,6 +89,10 @@ class Requests:
         request.ended_at = max(request.ended_at, seq)
         return request.finished and not was
 
+    def forget(self, upto: int) -> None:
+        """The inputs up to `upto` are withdrawn, whatever became of them."""
+        self.open = {r.msg_id: r for r in self.open.values() if r.number > upto}
+
     def release(self, upto: int, produced: int | None, again: Container[str] = ()) -> None:
         """A committed checkpoint has the inputs up to `upto` and the outputs up to `produced`.
 

@@ -66,6 +66,7 @@ def rows(facts: Facts) -> list[Row]:
         *_trial(facts),
         _dirty_tracking(facts),
         _cpu(facts),
+        _lazy_restore(facts),
         *_kernels(facts),
         *_room(facts),
     ]
@@ -183,6 +184,13 @@ def _cpu(facts: Facts) -> Row:
     if facts.cpu_level:
         return Row("CPU", "ok", f"{facts.cpu}: {facts.cpu_level}; no higher --cpu-baseline here")
     return Row("CPU", "low", f"{facts.cpu}: no level from x86-64-v2 on, no --cpu-baseline here")
+
+
+def _lazy_restore(facts: Facts) -> Row:
+    if facts.lazy_restore:
+        return Row("lazy restore", "ok", "a large kernel answers before its memory has arrived")
+    text = "no userfaultfd for CRIU: a large kernel answers when all of its memory is there"
+    return Row("lazy restore", "missing", text)
 
 
 def _kernels(facts: Facts) -> Iterator[Row]:

@@ -14,23 +14,27 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from checkpoint.blobs import open_store, probe
-from checkpoint.errors import CheckpointError, StoreError
+from checkpoint.errors import CheckpointError, SessionDeleted, StoreError
 from checkpoint.files import TreeView
 from checkpoint.keys import find_master_keys
 from checkpoint.reader import Reader
 from checkpoint.repository import Repository
 from gateway.app import listen, make_app
 from gateway.kernels import Kernels
+from gateway.rollback import Mode
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
+from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
+from sessionkeeper.keeper.holding import hold, let_go
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.stored_files import StoredFiles
+from sessionkeeper.keeper.upkeep import Upkeep
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.settings import GatewaySettings
@@ -75,9 +79,8 @@ class Gateway:
         self.new = not base.exists()
         base.mkdir(parents=True, exist_ok=True)
         self.journal = WriteJournal(base / "writes")
-        self.kernels = Kernels(
-            state / "kernels", on_rollback="stop" if settings.on_rollback == "stop" else "replay"
-        )
+        on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
+        self.kernels = Kernels(_kernels(state, base), on_rollback=on_rollback)
         self.nodes = Nodes(
             settings.lease_seconds,
             lambda node: self.keeper.node_changed(node),
@@ -96,7 +99,11 @@ class Gateway:
         self.compute = SessionCompute(self.kernels, channels, self.keeper, self.nodes)
         self.kernels.observer = self.compute
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
-        shared = Shared(settings.token, self.keeper, self.nodes, self.workspace)
+        self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, settings.keep)
+        masters = find_master_keys(settings.master_key)
+        shared = Shared(
+            settings.token, self.keeper, self.nodes, self.workspace, self.upkeep, masters
+        )
         agents = {"agents": NodeAgents(self.nodes, self.kernels), "token": settings.agent_token}
         self.app = make_app(
             self.kernels,
@@ -106,6 +113,7 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": self.grants}),
                 *routes(shared),
+                *checkpoint_routes(shared),
             ],
         )
 
@@ -114,12 +122,14 @@ class Gateway:
         settings = self._settings
         for file in self.kernels.damaged:
             self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
+        repository = self.keeper.chain.repository
+        holding = asyncio.create_task(hold(repository))
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
             seed(self.journal, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        keeping = asyncio.create_task(self.keeper.run())
+        keeping = asyncio.gather(self.keeper.run(), self.upkeep.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -131,10 +141,23 @@ class Gateway:
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest()
         keeping.cancel()
+        holding.cancel()
+        if not self.keeper.placed:
+            await let_go(repository)
         for server in servers:
             server.stop()
         self.kernels.close()
         self.journal.close()
+
+
+def _kernels(state: Path, base: Path) -> Path:
+    """Where a session's kernels are recorded. Those of the one session that a state directory used
+    to have were beside it.
+    """
+    place, before = base / "kernels", state / "kernels"
+    if before.exists() and base.name == "default" and not place.exists():
+        before.rename(place)
+    return place
 
 
 def run(settings: GatewaySettings) -> None:
@@ -153,7 +176,12 @@ def open_repository(store_url: str, master_key: Path, session: str) -> Repositor
     try:
         store = open_store(store_url)
         probe(store)
-        return Repository.open(store, session, *find_master_keys(master_key))
+        repository = Repository.open(store, session, *find_master_keys(master_key))
+        if repository.is_closed():
+            raise SessionDeleted(session)
+        return repository
+    except SessionDeleted as error:
+        raise StoreUnusable(str(error), hint=error.hint) from error
     except StoreError as error:
         raise StoreUnusable(str(error), hint=None if error.retryable else error.hint) from error
     except CheckpointError as error:

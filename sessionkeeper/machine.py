@@ -58,6 +58,7 @@ class Facts:
     criu_hint: str = ""
     trial: str | None = None  # None: not made, because something it needs is missing
     dirty_tracking: bool = False
+    lazy_restore: bool = False
     kernels: tuple[str, ...] = ()
     kernels_broken: Mapping[str, str] = field(default_factory=dict)
     dump_room: int = 0
@@ -97,7 +98,10 @@ def examine(state: Path) -> Facts:
         criu_trouble=criu_trouble,
         criu_hint=criu_hint,
         trial=tried,
-        dirty_tracking=root and found is not None and criu.has_feature(found, "mem_dirty_track"),
+        dirty_tracking=root
+        and found is not None
+        and criu.has_feature(found.path, "mem_dirty_track"),
+        lazy_restore=root and found is not None and criu.restores_lazily(found.path),
         kernels=kernels,
         kernels_broken=kernels_broken,
         dump_room=_room(DUMPS),

@@ -25,7 +25,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known. ``failed`` are the nodes that could not open the newest checkpoint."""
+    """All that is known. ``failed`` are the nodes that could not open the newest checkpoint.
+
+    ``go_back``: the user wants an earlier checkpoint back; ``unsaved``: there is something that no
+    checkpoint has. Incarnations up to the epoch ``over`` are: the user went back, and they did not.
+    """
 
     wanted: bool
     placed: Placed | None
@@ -34,6 +38,9 @@ class Facts:
     leaving: frozenset[str] = frozenset()
     needs: Needs = field(default_factory=Needs)
     failed: frozenset[str] = frozenset()
+    go_back: bool = False
+    unsaved: bool = False
+    over: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,17 @@ class Secure:
     why: Choice
 
 
-Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure
+@dataclass(frozen=True)
+class GoBack:
+    """Save what is now, and make the checkpoint that the user wants the newest."""
+
+
+@dataclass(frozen=True)
+class End:
+    """End this incarnation: the newest checkpoint is of another life."""
+
+
+Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure | GoBack | End
 
 
 def decide(facts: Facts) -> Step:
@@ -97,11 +114,17 @@ def decide(facts: Facts) -> Step:
     if placed is not None:
         if placed.node in facts.lost:
             return Lose(placed)
+        if placed.epoch <= facts.over:
+            return End()
+        if facts.go_back:
+            return GoBack()
         if placed.node in facts.leaving:
             choice = _choose(facts, but=facts.failed | {placed.node})
             return Move(choice.node) if choice.node else Secure(choice)
         return Serve()
-    if not facts.wanted:
+    if facts.go_back and not facts.unsaved:
+        return GoBack()
+    if not facts.wanted and not facts.go_back:
         return Rest()
     choice = _choose(facts, but=facts.failed)
     if choice.node:

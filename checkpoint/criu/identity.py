@@ -79,19 +79,24 @@ class OpenFiles:
 
     @classmethod
     def read(cls, directory: Path) -> OpenFiles:
-        """The list in `directory`; empty where none was noted. Raises `Damaged`,
-        `UnknownFormat`.
-        """
+        """The list in `directory`; empty where none was noted. Raises as `decode`."""
         try:
-            fields = json.loads((directory / OPEN_FILES).read_bytes())
+            data = (directory / OPEN_FILES).read_bytes()
+        except FileNotFoundError:
+            return cls()
+        return cls.decode(data)
+
+    @classmethod
+    def decode(cls, data: bytes) -> OpenFiles:
+        """Inverse of `encode`. Raises `Damaged`, `UnknownFormat`."""
+        try:
+            fields = json.loads(data)
             if fields["version"] > VERSION:
                 raise UnknownFormat("The list of open files", fields["version"], VERSION)
             files = tuple(OpenFile(str(p), int(d), int(i)) for p, d, i in fields["files"])
             marks = tuple(Mark(str(t), int(a), int(f)) for t, a, f in fields["marks"])
             if not all(0 <= mark.file < len(files) for mark in marks):
                 raise ValueError
-        except FileNotFoundError:
-            return cls()
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Damaged("The list of open files", "its form is not known") from None
         return cls(files, marks)

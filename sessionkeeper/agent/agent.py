@@ -25,7 +25,8 @@ from sessionkeeper.agent.hosted import Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
-from sessionkeeper.agent.savepoint import Savepoints, Staged
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
@@ -47,6 +48,7 @@ class Agent:
         self._offer = offer
         self._kernelspecs = Kernelspecs()
         self._tenancies: dict[str, Tenancy] = {}
+        self._staging: dict[str, Savepoints] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
         self._link: AgentLink | None = None
         self._early: list[tuple[str, bytes]] = []
@@ -229,6 +231,8 @@ class Agent:
     async def _open(self, session: str, **call: Any) -> dict[str, Any]:
         asked = self._disconnected
         await self._leased()
+        if session in self._staging:
+            self._staging[session].hurry()
         async with self._turn(session):
             opened = await self._open_here(session, **call)
             if asked != self._disconnected:
@@ -272,11 +276,16 @@ class Agent:
         await self._unstage(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
+        self._staging[session] = savepoints
         try:
-            staged = await asyncio.to_thread(savepoints.stage, session, manifest)
+            staged = await asyncio.to_thread(
+                savepoints.stage, session, manifest, self._offer.lazy_above
+            )
         except BaseException:
             await asyncio.to_thread(savepoints.close)
             raise
+        finally:
+            del self._staging[session]
         self._staged[session] = savepoints, staged
 
     async def _unstage(self, session: str) -> None:

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
+from checkpoint.criu import Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
+from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.held import let_go, send, stopped_by_signal
 from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
@@ -37,6 +39,7 @@ from sessionkeeper.agent.oci import (
 )
 from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
 EPOCH_DIGITS = 10
@@ -50,7 +53,8 @@ STARTUP_BYTES = 1 << 20
 @dataclass(frozen=True)
 class NodeContainers:
     """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
-    is in the environment of all processes.
+    is in the environment of all processes; a kernel with more than ``lazy_above`` (bytes) is
+    restored lazily.
     """
 
     runc: Runc
@@ -59,6 +63,7 @@ class NodeContainers:
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    lazy_above: int | None = None
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -87,6 +92,7 @@ class ContainerPlace:
         """Of frozen slots: the processes that a signal had stopped."""
         self._held: dict[str, frozenset[int]] = {}
         """Of restored slots that were not let go: which processes were stopped at the dump."""
+        self.lazy_above = node.lazy_above
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def seen(self, path: str) -> str:
@@ -184,6 +190,24 @@ class ContainerPlace:
                 (images / f"ipc-{name}").write_bytes(content)
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
+        self._prepare_restore(slot, images, epoch)
+        self._node.runc.restore(self._container(slot), images)
+        self._held[slot.name] = criu.stopped_processes(images)
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        self._prepare_restore(slot, image.directory, epoch)
+        container, runc = self._container(slot), self._node.runc
+        groups = [str(root / container.cgroup.strip("/")) for root in hierarchies()]
+        arrival = Arrival(slot.name, image, runc.work(image.directory), groups)
+        try:
+            runc.restore(container, image.directory, lazy=True)
+        except BaseException:
+            arrival.give_up()
+            raise
+        self._held[slot.name] = criu.stopped_processes(image.directory)
+        return arrival
+
+    def _prepare_restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare(slot, epoch)
         for name in STARTUP_FILES:
             if (images / f"ipc-{name}").exists():
@@ -191,8 +215,6 @@ class ContainerPlace:
                 shutil.copyfile(images / f"ipc-{name}", file)
                 os.chown(file, USER_ID, USER_ID)
                 file.chmod(0o600)
-        self._node.runc.restore(self._container(slot), images)
-        self._held[slot.name] = criu.stopped_processes(images)
 
     def close(self) -> None:
         for name in self._node.runc.names():

@@ -16,7 +16,7 @@ from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.cpu import NodeCpu, this_node
 from sessionkeeper.cpu_levels import knobs
-from sessionkeeper.criu import find
+from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.settings import AgentSettings
 
@@ -33,6 +33,8 @@ class Offer(Protocol):
 
     engine: str
     cpu: NodeCpu
+    lazy_above: int | None
+    """As of its places."""
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -57,6 +59,7 @@ class ContainerOffer:
         self._sessions = data / "sessions"
         self._images = data / "images"
         _mount_tmpfs(self._images)
+        self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
@@ -64,6 +67,7 @@ class ContainerOffer:
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
+            lazy_above=self.lazy_above,
         )
 
     def place(self, session: str, epoch: int) -> Place:
@@ -77,6 +81,7 @@ class ProcessOffer:
     """Plain processes."""
 
     engine = "namespace"
+    lazy_above: int | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint.criu import Lazy
+from sessionkeeper.agent.arrival import Arrival
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -62,6 +65,9 @@ class Place(Protocol):
 
     user: int | None
     """The user id that owns what the session writes; None: this process's own."""
+
+    lazy_above: int | None
+    """A kernel with more memory than so many bytes is better restored lazily; None: none is."""
 
     def seen(self, path: str) -> str:
         """Return how the kernels name what is at ``path``, an absolute one below ``root``."""
@@ -135,6 +141,10 @@ class Place(Protocol):
         """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until
         :meth:`thaw`.
         """
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        """Bring back a kernel that runs before its memory is there; :attr:`lazy_above` is set."""
+        ...
 
     def close(self) -> None:
         """Kill everything and leave nothing of the session on the node."""

@@ -24,7 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from checkpoint.criu import Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
+from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
 from sessionkeeper.agent.mappings import below, in_use, written_through
 from sessionkeeper.agent.place import Exchange, Slot
@@ -59,6 +61,7 @@ class ProcessPlace:
     excluded: frozenset[bytes] = frozenset()
     user: int | None = None
     home = HOME
+    lazy_above: int | None = None
 
     def __init__(self, shim: Path, session: str, base: Path) -> None:
         self._shim = shim
@@ -181,6 +184,9 @@ class ProcessPlace:
             "this node runs kernels as plain processes and cannot restore a process image",
             hint="a node with the `container` runtime can: see `sessionkeeper doctor`",
         )
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        raise NotImplementedError("plain processes are not restored: `lazy_above` is None")
 
     def close(self) -> None:
         end_all(lambda: _descending(f"{self._slots}/"))

@@ -89,7 +89,7 @@ class Runc:
         :class:`DumpFailed`.
         """
         images.mkdir(parents=True)
-        log = images.parent / f"{images.name}.work"
+        log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log), name,
@@ -100,8 +100,13 @@ class Runc:
                 f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
             )
 
-    def restore(self, container: Container, images: Path) -> None:
-        """Restore a dump as ``container``; its processes are stopped (SIGSTOP).
+    def work(self, images: Path) -> Path:
+        """Return the directory in which CRIU works when it dumps to or restores from ``images``."""
+        return images.parent / f"{images.name}.work"
+
+    def restore(self, container: Container, images: Path, *, lazy: bool = False) -> None:
+        """Restore a dump as ``container``; its processes are stopped (SIGSTOP). A ``lazy`` one is
+        given its memory by who listens in the work directory.
 
         Raises :class:`RestoreFailed`.
         """
@@ -109,11 +114,11 @@ class Runc:
             raise RestoreFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
         (bundle / CRIU_CONFIG_FILE).write_text(f"{CRIU_CONFIG}leave-stopped\n")
-        log = images.parent / f"{images.name}.work"
+        log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log),
-            "--bundle", str(bundle), container.name,
+            "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
             within=("unshare", "--mount"),

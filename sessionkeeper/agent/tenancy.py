@@ -19,10 +19,11 @@ from checkpoint.errors import CheckpointError
 from checkpoint.manifest import Manifest, Part, encode_body
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.cuts import Cuts
-from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Savepoints, Staged, Stopwatch
+from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
+from sessionkeeper.agent.staging import Staged
 from sessionkeeper.cpu import NodeCpu
 from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
@@ -232,10 +233,13 @@ class Tenancy:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
-        Where that can be done between two cells only, a running one has ``within`` seconds to end;
-        raises :class:`KernelBusy` when it does not. ``wanted``: variables beside process images.
+        Where that can be done between two cells only, a running one has ``within`` seconds to end,
+        and the memory of a kernel that was restored lazily as long to arrive; raises
+        :class:`KernelBusy` when that is not enough. ``wanted``: variables beside process images.
         """
         async with self._saving:
+            if not await asyncio.to_thread(self.savepoints.arrived, within):
+                raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
             await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
             if self.hosted.place.engine == "criu":
                 cut = await self._cuts.processes(final, within, wanted)

@@ -7,12 +7,25 @@ import json
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from sessionkeeper.errors import SessionkeeperError, Unavailable, UnknownNode
+from sessionkeeper.errors import EXIT_CODES, SessionkeeperError, Unavailable, UnknownNode
 from sessionkeeper.up.state import StateDirectory
 
-__all__ = ["drain", "nodes", "status"]
+__all__ = [
+    "checkpoints",
+    "drain",
+    "fork",
+    "nodes",
+    "prune",
+    "restore",
+    "status",
+    "tag",
+    "uncordon",
+    "untag",
+]
 
 _SECONDS = 10.0
+_LONG = 600.0
+"""For what brings a session up, or reads much of a store."""
 
 
 def nodes(state: StateDirectory) -> list[dict[str, Any]]:
@@ -38,6 +51,40 @@ def drain(state: StateDirectory, name: str, deadline: float) -> dict[str, Any]:
 def uncordon(state: StateDirectory, name: str) -> None:
     """Let a drained node take sessions again. UnknownNode when there is none of that name."""
     _call(state, "POST", f"/nodes/{quote(name, safe='')}/uncordon", {})
+
+
+def checkpoints(state: StateDirectory) -> dict[str, Any]:
+    """The session, and its checkpoints."""
+    return _call(state, "GET", "/checkpoints", seconds=_LONG)
+
+
+def tag(state: StateDirectory, name: str, number: int | None) -> dict[str, Any]:
+    """Name a checkpoint; None: one of now."""
+    return _call(state, "PUT", _tag(name), {"number": number}, _LONG)
+
+
+def untag(state: StateDirectory, name: str) -> None:
+    """Take a name away."""
+    _call(state, "DELETE", _tag(name))
+
+
+def restore(state: StateDirectory, at: str, discard: bool) -> dict[str, Any]:
+    """Go back to the checkpoint of that number or tag."""
+    return _call(state, "POST", "/checkpoints/restore", {"at": at, "discard": discard}, _LONG)
+
+
+def fork(state: StateDirectory, at: str, new: str) -> dict[str, Any]:
+    """Begin a session `new` with the checkpoint of that number or tag."""
+    return _call(state, "POST", "/checkpoints/fork", {"at": at, "as": new}, _LONG)
+
+
+def prune(state: StateDirectory) -> dict[str, Any]:
+    """Have old checkpoints cleared away."""
+    return _call(state, "POST", "/checkpoints/prune", {}, _LONG)
+
+
+def _tag(name: str) -> str:
+    return f"/checkpoints/tags/{quote(name, safe='')}"
 
 
 def _call(
@@ -78,4 +125,5 @@ def _error(status: int, said: dict[str, Any]) -> SessionkeeperError:
     error = kind(message, hint=str(detail.get("hint") or "") or None)
     if kind is SessionkeeperError:
         error.code = str(detail.get("code") or "gateway")
+        error.exit_code = EXIT_CODES.get(error.code, error.exit_code)
     return error

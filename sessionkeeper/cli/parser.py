@@ -16,6 +16,7 @@ Notebook sessions that outlive the node they run on.
   sessionkeeper status                            where the session is, how old its checkpoint
   sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
   sessionkeeper node kill node-1                  a node is gone without a word
+  sessionkeeper checkpoint restore 12             go back to what was then
   sessionkeeper store list                        sessions and checkpoints that are kept
   sessionkeeper doctor                            what this machine can do, and what it lacks
 
@@ -56,6 +57,31 @@ exit codes:
   69 the gateway does not answer
 """
 
+_CHECKPOINT = """\
+Of the session that runs. `sessionkeeper store` works on the store itself, whether anything runs.
+
+examples:
+  sessionkeeper checkpoint list
+  sessionkeeper checkpoint tag before-upgrade
+  sessionkeeper checkpoint restore before-upgrade
+  sessionkeeper checkpoint fork 12 --as experiment
+
+exit codes:
+  1 not done, the words say why   2 that cannot be asked   8 no such checkpoint or tag
+  9 nothing runs here   69 the gateway does not answer
+"""
+
+_RESTORE = """\
+Kernels and files are as they were then; what notebooks show stays. What is now is saved first, as a
+checkpoint with the tag before-going-back-NUMBER, to which one can go back just so. Cells that run,
+or wait, are answered with an error. Kernels that are younger than the checkpoint start anew.
+"""
+
+_FORK = """\
+The new session shares what is stored, and nothing else: neither notices what the other does. It is
+run like any other, with `sessionkeeper up --session NAME`.
+"""
+
 _INTERNAL = """\
 `sessionkeeper up` starts this for you. Start it yourself to run the parts on machines of their own.
 
@@ -89,6 +115,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    _add_checkpoint(commands)
     add_store(commands, _add)
     _add_machine(commands)
     _add_parts(commands)
@@ -135,6 +162,8 @@ _UP_FLAGS = {
         "blob store: a directory, or s3://bucket/prefix?endpoint=URL&region=R&style=path"
         " (a directory in the state directory)",
     ),
+    "--session": ("NAME", "the session to run, begun if there is none (default)"),
+    "--master-key": ("FILE", "key file of the store (that of the state directory)"),
     "--port": ("P", "port for the browser (8888); the gateway takes one above it"),
     "--host": ("ADDRESS", "address for the browser (127.0.0.1)"),
     "--runtime": ("R", "auto, container or process (auto: see `sessionkeeper doctor`)"),
@@ -143,6 +172,11 @@ _UP_FLAGS = {
     "--memory": ("SIZE", "memory that one kernel may use, such as 2G (no limit)"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop: cells that a lost node took with it (replay)"),
+    "--keep": (
+        "WHAT",
+        "checkpoints that are kept: all=AGE,hourly=AGE,daily=AGE, or forever"
+        " (all=1h,hourly=24h,daily=30d)",
+    ),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
@@ -160,6 +194,7 @@ _GATEWAY_FLAGS = {
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
+    "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
@@ -175,6 +210,7 @@ _AGENT_FLAGS = {
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
     "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--lazy-above": ("SIZE", "a kernel with more memory answers before it has arrived (128M)"),
     "--cgroup": ("PATH", "parent of the kernels' control groups"),
     "--cpu-baseline": (
         "LEVEL",
@@ -245,6 +281,35 @@ def _add_node(commands: Any) -> None:
         "--cpu-most", metavar="LEVEL", help="treat its CPU as one of that level (native)"
     )
     _add_state(parser)
+
+
+def _add_checkpoint(commands: Any) -> None:
+    text = "list, name, go back to, fork and clear away checkpoints"
+    group = _add(commands, "checkpoint", text, epilog=_CHECKPOINT)
+    group.set_defaults(shown=group)
+    actions = group.add_subparsers(title="actions", metavar="ACTION")
+
+    def action(name: str, text: str, run: str, epilog: str = "") -> Parser:
+        parser = _add(actions, name, text, f"checkpoint:{run}", epilog)
+        _add_state(parser)
+        return parser
+
+    parser = action("list", "when each was made, its size, tags and kernels", "list_checkpoints")
+    parser.add_argument("--json", action="store_true", help="as the gateway says it")
+    parser = action("tag", "give a checkpoint a name; it is kept from then on", "tag")
+    parser.add_argument("name", metavar="NAME")
+    help_ = "of the checkpoint (one is made of now)"
+    parser.add_argument("number", metavar="NUMBER", nargs="?", type=int, help=help_)
+    parser = action("untag", "take a name away", "untag")
+    parser.add_argument("name", metavar="NAME")
+    parser = action("restore", "go back to a checkpoint", "restore", _RESTORE)
+    parser.add_argument("at", metavar="CHECKPOINT", help="number or tag")
+    help_ = "do not save what is now, for instance because it cannot be saved"
+    parser.add_argument("--discard", action="store_true", help=help_)
+    parser = action("fork", "begin another session with a checkpoint", "fork", _FORK)
+    parser.add_argument("at", metavar="CHECKPOINT", help="number or tag")
+    parser.add_argument("--as", dest="new", metavar="NAME", required=True, help="its name")
+    action("prune", "delete at once what need not be kept (see `up --keep`)", "prune")
 
 
 def _add_machine(commands: Any) -> None:

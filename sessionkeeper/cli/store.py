@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from checkpoint import tags
+from checkpoint import holder, tags
 from checkpoint.collect import collect
 from checkpoint.errors import Damaged, UnknownFormat
 from checkpoint.fork import fork as fork_session
@@ -20,12 +20,12 @@ from checkpoint.keys import (
     master_keys_of_environment,
 )
 from checkpoint.manifest import Manifest
-from checkpoint.repository import Repository
+from checkpoint.repository import DELETED, Repository
 from checkpoint.retention import Retention
 from checkpoint.rotation import left_behind, rewrap
 from sessionkeeper.cli.store_place import Place, steps
 from sessionkeeper.errors import UsageError
-from sessionkeeper.settings import parse_duration
+from sessionkeeper.retention import parse_age
 
 __all__ = ["fork", "gc", "list_sessions", "prune", "rotate_key", "show", "tag", "untag"]
 
@@ -44,6 +44,7 @@ def list_sessions(arguments: Namespace) -> int:
                 "created": newest.created if newest else None,
                 "bytes": _size(newest) if newest else 0,
                 "tags": tags.names(repository.blobs),
+                "deleted": newest is not None and DELETED in newest.meta,
                 "shares_packs_of": None
                 if repository.pool == repository.session_id
                 else repository.pool,
@@ -54,6 +55,7 @@ def list_sessions(arguments: Namespace) -> int:
     print(f"{'SESSION':<24} {'CHECKPOINTS':>11} {'NEWEST':>7} {'MADE':<20} {'SIZE':>10}  TAGS")
     for one in found:
         of = f"  (fork in the pool of {one['shares_packs_of']})" if one["shares_packs_of"] else ""
+        of += "  (deleted)" if one["deleted"] else ""
         print(
             f"{one['session']:<24} {one['checkpoints']:>11} {one['newest'] or '-':>7}"
             f" {_when(one['created']):<20} {_megabytes(one['bytes']):>10}"
@@ -131,10 +133,7 @@ def fork(arguments: Namespace) -> int:
 
 def prune(arguments: Namespace) -> int:
     """Delete checkpoints that are not to be kept."""
-    try:
-        policy = Retention(*(_seconds(arguments, each) for each in ("all", "hourly", "daily")))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    policy = Retention(*(_age(arguments, each) for each in ("all", "hourly", "daily")))
     gone = {}
     with steps(arguments, "deleting checkpoints"):
         for repository in Place(arguments).sessions(arguments.session):
@@ -154,8 +153,9 @@ def gc(arguments: Namespace) -> int:
     done = {}
     with steps(arguments, "collecting garbage") as progress:
         for repository in Place(arguments).pools(arguments.session):
+            idle = {*arguments.idle, *holder.idle(repository)}
             done[repository.pool] = collect(
-                repository, idle=arguments.idle, offline=arguments.offline, progress=progress
+                repository, idle=idle, offline=arguments.offline, progress=progress
             )
     if arguments.json:
         return _print({"pools": {name: vars(result) for name, result in done.items()}})
@@ -215,13 +215,12 @@ def _which(at: str | None) -> tuple[int | None, str | None]:
     return (int(at), None) if at.isdecimal() else (None, at)
 
 
-def _seconds(arguments: Namespace, name: str) -> float:
+def _age(arguments: Namespace, name: str) -> float:
     text: str = getattr(arguments, name)
-    days = text.removesuffix("d")
     try:
-        return parse_duration(days) * 86400 if days != text else parse_duration(text)
+        return parse_age(text)
     except ValueError as error:
-        raise ValueError(f"--{name}: {text!r} {error}") from None
+        raise UsageError(f"--{name}: {text!r} {error}") from None
 
 
 def _size(manifest: Manifest) -> int:

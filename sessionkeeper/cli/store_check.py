@@ -9,6 +9,7 @@ from typing import Any
 
 from checkpoint.blobs import BlobStore, open_store
 from checkpoint.errors import CheckpointError, Damaged, UnknownFormat, UnknownSession
+from checkpoint.fork import forks, pool_sessions
 from checkpoint.fsck import Finding, Report, check
 from checkpoint.repair import rebuild, repair, repair_key
 from checkpoint.repository import Repository
@@ -47,6 +48,11 @@ def fsck(arguments: Namespace) -> int:
                 made = rebuild(repository, report)
                 if made is not None:
                     told.append({"session": session_id, "rebuilt_as": made.number})
+            told += [
+                {"session": one.session_id, "deleted": True, "forks": forks(one)}
+                for one in pool_sessions(repository)
+                if one.is_closed()
+            ]
             left += len(report.findings)
             told += [_finding(finding) for finding in report.findings]
             if not arguments.json:
@@ -109,6 +115,12 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _in_words(one: dict[str, Any]) -> str:
+    if "deleted" in one:
+        needed = one["session"], ", ".join(one["forks"])
+        again = "`sessionkeeper store delete` again finishes that, if it was stopped"
+        return f"{needed[0]} was deleted; {again}" + (
+            f"; its packs stay for {needed[1]}" if needed[1] else ""
+        )
     if "rebuilt_as" in one:
         return f"{one['session']}: its newest checkpoint was made anew as {one['rebuilt_as']}"
     text = one.get("why") or f"{one['what']} was damaged."

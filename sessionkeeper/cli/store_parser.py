@@ -25,7 +25,7 @@ The store and master key are those of `sessionkeeper up` with the same --state, 
 and --master-key. All of it may be done while sessions run, but for what says otherwise.
 
 exit codes:
-  1 damage was found, or the session to make exists   2 wrong flags
+  1 damage was found, or the session to make exists   2 wrong flags   3 the session is run
   5 store or key cannot be used   8 no such session, checkpoint or tag   11 store full
   69 the store does not answer
 """
@@ -42,8 +42,22 @@ examples:
 
 _GC = """\
 Runs beside writers. What a running session may be about to use is only listed; the next run deletes
-it when every session that shares the packs has two more checkpoints. Of sessions that do not run,
-say so: --idle SESSION, or --offline when none does.
+it when every session that is run and shares the packs has two more checkpoints. Of a session whose
+gateway ended without a word, say that it is not run: --idle SESSION, or --offline when none is.
+"""
+
+_DELETE = """\
+All of it goes: checkpoints, tags, what is stored, the key. What forks of it need stays until they
+are deleted too. Refused while a gateway runs the session; where one ended without a word, a minute
+passes until that is known. Stopped at any point, run it again: until then nothing can be added to
+the session, and `fsck` says so.
+
+examples:
+  sessionkeeper store delete experiment
+  sessionkeeper store delete experiment --yes
+
+exit codes:
+  1 not confirmed   2 --yes is needed   3 it is run   8 no such session
 """
 
 _FSCK = """\
@@ -116,6 +130,9 @@ def add_store(commands: Any, add: Callable[..., ArgumentParser]) -> None:
     optional_session(parser)
     parser.add_argument("--idle", metavar="SESSION", action="append", default=[], help="is not run")
     parser.add_argument("--offline", action="store_true", help="no session runs: delete at once")
+    parser = action("delete", "delete a session for good", "store_delete:delete", _DELETE)
+    session(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
     parser = action("fsck", "read everything, name what is damaged", "store_check:fsck", _FSCK)
     optional_session(parser)
     parser.add_argument("--peer", metavar="URL", help="another copy of the store")

@@ -27,7 +27,8 @@ class Place:
         settings = load(UpSettings, {"state": arguments.state, "store": arguments.store})
         given = arguments.master_key
         self.url = settings.store
-        self.key_file = Path(given) if given else StateDirectory(settings.state).master_key
+        self.state = StateDirectory(settings.state)
+        self.key_file = Path(given) if given else self.state.master_key
         if "://" not in self.url and not Path(self.url).is_dir():
             raise UsageError(f"there is no store {self.url}", hint="give one with --store URL")
         self.store: BlobStore = open_store(self.url)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -20,15 +20,21 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords, check_token
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.upkeep import Upkeep
 from sessionkeeper.keeper.workspace import Workspace
 
 STATUS = {
     "not_found": 404,
     "unknown_node": 404,
+    "unknown_checkpoint": 404,
+    "unknown_tag": 404,
+    "session_exists": 409,
+    "not_saved": 409,
     "exists": 409,
     "not_empty": 409,
     "is_a_directory": 409,
@@ -52,6 +58,9 @@ class Shared:
     keeper: SessionKeeper
     nodes: Nodes
     workspace: Workspace
+    upkeep: Upkeep
+    masters: Sequence[KeyWrapper] = ()
+    """What wraps the keys of sessions that are forked from this one."""
 
 
 LONGEST_DEADLINE = 7 * 86400.0
@@ -66,6 +75,7 @@ class Handler(ErrorsInWords, RequestHandler):
         self.keeper = shared.keeper
         self.nodes = shared.nodes
         self.workspace = shared.workspace
+        self.shared = shared
 
     def prepare(self) -> Any:
         check_token(self.request, self._token)

@@ -12,7 +12,10 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from tornado.web import HTTPError, RequestHandler
 
@@ -27,6 +30,11 @@ from checkpoint.errors import (
 )
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+THREADS = 16
+"""Requests of nodes that are with the store at once: two nodes read with eight each."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,18 @@ def packs_only(key: str, only_new: bool) -> bool:
 
 
 class Grants:
-    """The tokens that are good now."""
+    """The tokens that are good now, and the threads that serve them: their own, so that a store
+    that is slow, or does not answer, leaves the gateway's other threads free.
+    """
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
+        self._threads = ThreadPoolExecutor(THREADS, "blobs")
+
+    async def served(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do what blocks for the bearer of a token."""
+        call = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def issue(self, grant: Grant) -> str:
         """Return a new token for ``grant``."""
@@ -89,13 +105,13 @@ class BlobHandler(RequestHandler):
         store = self._grant.store
         if not key:
             prefix = self.get_query_argument("prefix", "")
-            keys = await asyncio.to_thread(lambda: list(store.list(prefix)))
+            keys = await self._grants.served(lambda: list(store.list(prefix)))
             self.finish("\n".join(keys))
             return
         wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
         length = int(wanted[2]) - start + 1 if wanted and wanted[2] else None
-        data = await asyncio.to_thread(store.get, self._checked(key), start, length)
+        data = await self._grants.served(store.get, self._checked(key), start, length)
         self.set_status(206 if wanted else 200)
         self.set_header("Content-Type", "application/octet-stream")
         self.finish(data)
@@ -104,12 +120,12 @@ class BlobHandler(RequestHandler):
         only_new = self.request.headers.get("If-None-Match") == "*"
         self._allow(key, only_new)
         write = self._grant.store.create if only_new else self._grant.store.put
-        await asyncio.to_thread(write, self._checked(key), self.request.body)
+        await self._grants.served(write, self._checked(key), self.request.body)
         self.set_status(201)
 
     async def delete(self, key: str) -> None:
         self._allow(key, only_new=False)
-        await asyncio.to_thread(self._grant.store.delete, self._checked(key))
+        await self._grants.served(self._grant.store.delete, self._checked(key))
         self.set_status(204)
 
     def compute_etag(self) -> None:

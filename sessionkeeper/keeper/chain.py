@@ -8,9 +8,14 @@ import time
 
 from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
 from checkpoint.manifest import Body, Manifest
-from checkpoint.repository import Repository, Skipped
+from checkpoint.repository import DELETED, Repository, Skipped
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import Needs
+
+WENT_BACK = "went_back"
+"""In ``meta`` of a checkpoint that is an earlier one once more: ``{"to", "saved"}``, numbers; what
+was before is in ``saved`` (None: nowhere).
+"""
 
 
 class Chain:
@@ -32,6 +37,22 @@ class Chain:
         """The last recorded workspace write that the checkpoint contains."""
         return int(self.manifest.meta.get("writes", 0)) if self.manifest else 0
 
+    @property
+    def over(self) -> int:
+        """Incarnations up to this epoch ended when the user went back to the checkpoint."""
+        went_back = self.manifest is not None and WENT_BACK in self.manifest.meta
+        return self.manifest.epoch if self.manifest is not None and went_back else 0
+
+    @property
+    def deleted(self) -> bool:
+        """Nothing can be added to it any more."""
+        return self.manifest is not None and DELETED in self.manifest.meta
+
+    @property
+    def at_newest(self) -> bool:
+        """Whether the checkpoint to go on from is the newest there is."""
+        return self.manifest is not None and self.manifest.number == self._last
+
     async def read(self) -> list[Skipped]:
         """Find the newest intact checkpoint; returns those that were passed over for it."""
         self.manifest, skipped = await asyncio.to_thread(self.repository.newest_intact)
@@ -40,13 +61,17 @@ class Chain:
         self.portable = await asyncio.to_thread(self._portable)
         return skipped
 
-    async def commit(self, body: Body, epoch: int) -> Manifest:
-        """Make ``body`` the next checkpoint. Raises ``StaleWriter``, and what the store raises."""
+    async def commit(self, body: Body, epoch: int, parent: int | None = None) -> Manifest:
+        """Make ``body`` the next checkpoint, which goes on from ``parent`` (the one before).
+
+        Raises ``StaleWriter``, and what the store raises.
+        """
         await self.settle()
+        before = self.manifest.number if self.manifest else None
         manifest = Manifest(
             number=self._last + 1,
             epoch=epoch,
-            parent=self.manifest.number if self.manifest else None,
+            parent=before if parent is None else parent,
             created=time.time(),
             body=body,
         )
@@ -73,7 +98,11 @@ class Chain:
         if unsure.number in numbers:
             with contextlib.suppress(Damaged, UnknownFormat):
                 if await asyncio.to_thread(self.repository.load, unsure.number) == unsure:
-                    self._go_on_from(unsure)
+                    if WENT_BACK in unsure.meta:
+                        # Those who asked for it were told that it failed, and went on.
+                        self._last = unsure.number
+                    else:
+                        self._go_on_from(unsure)
         self._unsure = None
 
     async def step_back(self) -> Manifest | None:

@@ -6,8 +6,8 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from checkpoint.errors import CheckpointError, StaleWriter
@@ -41,6 +41,9 @@ ASK_AGAIN = 5.0
 TO_STORE = 1.0
 """Seconds that a last checkpoint takes, beside its pause, for little that is new."""
 
+PAUSE_BEFORE_LAST = 1.0
+"""Seconds before a last checkpoint that failed is tried again."""
+
 FIRST_COST = 0.3
 """Seconds a checkpoint is expected to stop the kernels, before one was taken."""
 
@@ -73,6 +76,20 @@ class Channels(Protocol):
 
     def wanted(self) -> list[dict[str, Any]]:
         """Return what a node must know of every kernel that should run (its ``kernel_id`` …)."""
+        ...
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return what another gateway must know of every kernel to go on with it, by id: ``name``,
+        ``env``, ``path``, ``notebook``, ``created``, ``generation``, and ``inputs``, the number of
+        the last one there is.
+        """
+        ...
+
+    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+        """The session goes on from a checkpoint with these kernels: whatever they were asked since
+        is answered with ``why``; those that are not known here are from now on. Doing it again
+        changes nothing.
+        """
         ...
 
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None: ...
@@ -179,6 +196,7 @@ class Checkpoints:
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))
+            body = replace(body, meta={**body.meta, "kernels": self._channels.records()})
             # Also if the node is lost meanwhile: what is going back to must be known before that.
             manifest = await self.chain.commit(body, epoch)
         except StaleWriter:
@@ -209,6 +227,16 @@ class Checkpoints:
             self._status.say(taken["ignored"])
         self.show(manifest, taken)
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
+        return True
+
+    async def take_last(self, node: Node, epoch: int, variables: Variables = "no") -> bool:
+        """Take the last one of a node that leaves. What fails, a full disk say, may work a moment
+        later: the kernels run on.
+        """
+        while not await self.take(node, epoch, final=True, variables=variables):
+            if self.patience(node) < PAUSE_BEFORE_LAST:
+                return False
+            await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))
         return True
 
     def show(self, manifest: Manifest, taken: dict[str, Any] | None = None) -> None:

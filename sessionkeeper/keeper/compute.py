@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.kernels import KernelRecord, Kernels
@@ -17,6 +17,9 @@ from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
+
+KEPT = ("name", "env", "path", "notebook", "created", "generation")
+"""What a checkpoint keeps of a kernel's record."""
 
 
 class KernelChannels:
@@ -41,6 +44,31 @@ class KernelChannels:
             for record in self._kernels.records.values()
             if record.state != "ended"
         ]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        return {
+            record.id: {
+                **{name: getattr(record, name) for name in KEPT},
+                "notebook": self._kernels.notebooks.path_of(record.id) or record.notebook,
+                "inputs": self._kernels.channel(record.id).link.inputs.last,
+            }
+            for record in self._kernels.records.values()
+            if record.state != "ended"
+        }
+
+    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+        for kernel_id, said in records.items():
+            if kernel_id not in self._kernels:
+                facts = {name: said[name] for name in KEPT}
+                record = KernelRecord(kernel_id, **facts, state="running")
+                self._kernels.adopt(record, int(said["inputs"]))
+                notebook, notebooks = str(said["notebook"]), self._kernels.notebooks
+                if notebook and notebooks.by_path(notebook) is None:
+                    name = notebook.rpartition("/")[2]
+                    notebooks.create(notebook, name, "notebook", kernel_id)
+            elif self._kernels.record(kernel_id).generation < said["generation"]:
+                self._began.pop(kernel_id, None)
+                self._kernels.go_back(kernel_id, int(said["generation"]), why)
 
     def begins(self, kernel_id: str, applied: int) -> None:
         """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches

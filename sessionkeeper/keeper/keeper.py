@@ -19,8 +19,9 @@ from gateway.errors import GatewayError
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints, Variables
+from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
+from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
@@ -29,14 +30,11 @@ from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.status import State, Status
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import Choice, choose
+from sessionkeeper.placement import choose
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
-
-STAGING_SHARE = 0.3
-"""Of the time until a node leaves, how much may pass before its kernels are frozen."""
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -68,6 +66,9 @@ class SessionKeeper:
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
         self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
+        self.going_back = GoingBack(
+            self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
+        )
         self._recovery: Recovery | None = None
         self._resting = False
         self._rested = asyncio.Event()
@@ -84,9 +85,10 @@ class SessionKeeper:
         """The node that has the session, up and running; None while there is none."""
         return self._presence.node
 
-    async def up(self) -> Node:
-        """Wait until the session runs somewhere, and return where."""
-        return (await self._presence.up()).node
+    @property
+    def placed(self) -> bool:
+        """Whether there may be something of the session on a node, running or not."""
+        return self._epochs.placed is not None
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
@@ -155,6 +157,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        self.going_back.apply()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
         if self._epochs.placed is not None:
             self._nodes.expect(self._epochs.placed.node)
@@ -186,13 +189,16 @@ class SessionKeeper:
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
         return steps.Facts(
-            wanted=bool(self._channels.wanted()),
+            wanted=bool(self._channels.wanted()) and not self.chain.deleted,
             placed=self._epochs.placed,
             nodes=tuple(n.facts() for n in nodes),
             lost=frozenset(n.name for n in nodes if n.gone.done()),
             leaving=frozenset(n.name for n in nodes if n.draining),
             needs=self._opening.needs(),
             failed=frozenset(self._opening.failed),
+            go_back=self.going_back.wanted,
+            unsaved=self.going_back.unsaved,
+            over=self.chain.over,
         )
 
     async def _do(self, step: steps.Step) -> None:
@@ -212,16 +218,24 @@ class SessionKeeper:
                 await self._give_up(nodes)
             case steps.Lose():
                 self._lose()
-            case steps.Serve() | steps.Secure() | steps.Move():
+            case steps.GoBack() if self._epochs.placed is None:
+                await self.going_back.commit(None)
+                self.going_back.apply()
+            case steps.End():
+                self._end()
+            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack():
                 if self._presence.here is None:
                     await self._take_up()
+                elif isinstance(step, steps.GoBack):
+                    await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
                     self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
                 else:
                     if isinstance(step, steps.Secure):
-                        self._warn_leaving(self._presence.here.node, step.why)
+                        text = f"is leaving and no other node fits ({step.why})"
+                        self.status.warn("placement", f"{self._presence.here.node.name} {text}")
                     await self._serve(self._presence.here)
 
     # -- coming up -----------------------------------------------------------------------------
@@ -296,14 +310,11 @@ class SessionKeeper:
         else:
             await self._checkpoints.take(here.node, here.epoch, variables=variables)
 
-    def _warn_leaving(self, node: Node, why: Choice) -> None:
-        self.status.warn("placement", f"{node.name} is leaving and no other node fits ({why})")
-
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._last_checkpoint(
-                here, self._opening.variables(self._nodes, here.node)
+            if here is not None and await self._checkpoints.take_last(
+                here.node, here.epoch, self._opening.variables(self._nodes, here.node)
             ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
@@ -312,6 +323,16 @@ class SessionKeeper:
 
     def _go_back(self, here: Incarnation) -> None:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        self._leave()
+
+    def _end(self) -> None:
+        placed = self._epochs.placed
+        assert placed is not None
+        self.going_back.apply()
+        self._recovery = self.going_back.recovery(placed.node)
+        node = self._nodes.find(placed.node)
+        if self._presence.here is None and node is not None:
+            self._presence.in_background(self._incarnations.close_on(node, placed.epoch))
         self._leave()
 
     def _lose(self) -> None:
@@ -341,23 +362,14 @@ class SessionKeeper:
         staging = asyncio.create_task(self._opening.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
-            await source.while_there(asyncio.wait({staging}, timeout=_share_for_staging(source)))
-            if not await self._last_checkpoint(here, variables):
+            await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
+            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
                 self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:
             staging.cancel()
         self._leave()
-
-    async def _last_checkpoint(self, here: Incarnation, variables: Variables) -> bool:
-        """Take it. What fails, a full disk say, may work a moment later: the kernels run on."""
-        node, epoch = here.node, here.epoch
-        while not await self._checkpoints.take(node, epoch, final=True, variables=variables):
-            if self._checkpoints.patience(here.node) < PAUSE_AFTER_ERROR:
-                return False
-            await here.node.while_there(asyncio.sleep(PAUSE_AFTER_ERROR))
-        return True
 
     def _leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""
@@ -381,8 +393,6 @@ class SessionKeeper:
         if choice.node:
             await self._opening.stage(self._nodes.get(choice.node))
 
-    # -- small things --------------------------------------------------------------------------
-
     def _is_on(self, node: Node) -> bool:
         placed = self._epochs.placed
         return placed is not None and placed.node == node.name
@@ -393,8 +403,3 @@ class SessionKeeper:
         else:
             self.status.update(state=state)
         self._changes.tell()
-
-
-def _share_for_staging(node: Node) -> float:
-    left = node.leaves_at - asyncio.get_running_loop().time()
-    return max(0.0, STAGING_SHARE * left)

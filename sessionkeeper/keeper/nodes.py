@@ -29,6 +29,9 @@ SUSPECT_SHARE = 0.3
 decided.
 """
 
+STAGING_SHARE = 0.3
+"""Of the time until a node leaves, how much may pass before its kernels are frozen."""
+
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
 
@@ -82,6 +85,10 @@ class Node:
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
         self.connect(self.connection)
+
+    def time_to_stage(self) -> float:
+        """Seconds that may pass, on a node that leaves, before its kernels are frozen."""
+        return max(0.0, STAGING_SHARE * (self.leaves_at - asyncio.get_running_loop().time()))
 
     def is_another(self, hello: dict[str, Any]) -> bool:
         """Whether ``hello`` is from another machine, or from this one after it was made anew."""

@@ -52,6 +52,8 @@ class Status:
     message: str = ""
     warnings: dict[str, str] = field(default_factory=dict)
     kernels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    upkeep: dict[str, Any] = field(default_factory=dict)
+    """What is done about old checkpoints, and what was: see :mod:`sessionkeeper.keeper.upkeep`."""
 
     def __post_init__(self) -> None:
         self._events: deque[dict[str, Any]] = deque(self._kept(), maxlen=KEPT_EVENTS)
@@ -111,6 +113,7 @@ class Status:
             "warnings": list(self.warnings.values()),
             "events": list(self._events),
             "kernels": self.kernels,
+            "upkeep": self.upkeep,
         }
 
     def _kept(self) -> list[dict[str, Any]]:

@@ -35,10 +35,14 @@ class Recovery:
     saved: bool = True
     last_seen: float | None = None
     """When the node was last heard, in Unix seconds."""
+    told_as: str | None = None
+    """What it is called, if it is not about a node."""
 
     def told(self, node: str, checkpoint: Manifest | None) -> str:
         """Return how it ended: on ``node``, from that checkpoint."""
         took = f"in {time.monotonic() - self.began:.1f} s"
+        if self.told_as is not None:
+            return f"{self.told_as}; runs on {node} again {took}"
         if self.planned and self.saved:
             return f"moved from {self.node} to {node} {took}"
         source = "what was recorded"

@@ -101,6 +101,14 @@ class WriteJournal:
         self._writes.pop(number, None)
         self.data(number).unlink(missing_ok=True)
 
+    def skip_to(self, number: int) -> None:
+        """Let the next record have a number above ``number``: a checkpoint of another journal
+        contains as many.
+        """
+        if number > self._last:
+            self._append({"last": number})
+            self._last = number
+
     def after(self, number: int) -> list[Write]:
         """Return the records above ``number``, in order."""
         return [w for n, w in sorted(self._writes.items()) if n > number]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sessionkeeper.nodes.local import cgroup_of
+from sessionkeeper.retention import spelled
 from sessionkeeper.settings import UpSettings
 from sessionkeeper.up.state import StateDirectory
 
@@ -56,9 +57,11 @@ class Commands:
             *("--token-file", str(state.token_file("gateway"))),
             *("--agent-token-file", str(state.token_file("agent"))),
             *("--store", settings.store),
-            *("--master-key", str(state.master_key)),
+            *("--master-key", str(settings.master_key or state.master_key)),
+            *("--session", settings.session),
             *("--lease-seconds", str(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
+            *("--keep", spelled(settings.keep)),
             *_given("--seed", settings.workspace),
             *("--ready-fd", "{ready_fd}"),
         ]

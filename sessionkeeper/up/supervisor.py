@@ -289,6 +289,8 @@ class Supervisor:
                 "url": self._url(),
                 "gateway": self._places.url,
                 "runtime": self._runtime,
+                "session": self._settings.session,
+                "store": self._settings.store,
                 "nodes": {name: self._described(node) for name, node in self._nodes.items()},
             }
         )

@@ -32,7 +32,8 @@ from sessionkeeper import criu
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch
 from sessionkeeper.agent.runc import Runc
-from sessionkeeper.agent.savepoint import Savepoints, Staged
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.staging import Staged
 
 pytestmark = pytest.mark.container
 

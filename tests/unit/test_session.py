@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from sessionkeeper.placement import TIER_ORDER, Needs, NodeFacts
 from sessionkeeper.session import (
+    End,
     Facts,
     GiveUp,
+    GoBack,
     Lose,
     Move,
     Open,
@@ -58,6 +60,13 @@ def only(*names: str) -> frozenset[str]:
         (facts(placed=ON_A, lost=only("a"), wanted=False), Lose(ON_A)),
         (facts(placed=ON_A, leaving=only("a")), Move("b")),
         (facts(placed=ON_A, leaving=only("b")), Serve()),
+        (facts(placed=ON_A, go_back=True, leaving=only("a")), GoBack()),
+        (facts(placed=ON_A, go_back=True, lost=only("a")), Lose(ON_A)),
+        (facts(placed=ON_A, over=2), Serve()),
+        (facts(placed=ON_A, over=3), End()),
+        (facts(wanted=False, go_back=True), GoBack()),
+        # What no checkpoint has is saved by a node first.
+        (facts(wanted=False, go_back=True, unsaved=True), Open("a")),
     ],
 )
 def test_next_step(situation: Facts, expected: Step) -> None:
@@ -113,6 +122,9 @@ FACTS = st.builds(
     nodes=NODES,
     lost=SOME,
     leaving=SOME,
+    go_back=st.booleans(),
+    unsaved=st.booleans(),
+    over=st.integers(0, 9),
     needs=st.builds(Needs, engine=st.sampled_from((None, "criu"))),
     failed=SOME,
 )
@@ -123,7 +135,7 @@ def test_session_is_only_ever_opened_where_it_can_live_and_lives_nowhere_else(kn
     match decide(known):
         case Open(node):
             assert known.placed is None  # never two incarnations
-            assert known.wanted
+            assert known.wanted or known.go_back
         case Move(node):
             assert known.placed is not None
             assert node != known.placed.node

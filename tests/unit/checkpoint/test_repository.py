@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from checkpoint.blobs import BlobStore, LocalDirectory, Memory
-from checkpoint.errors import Damaged, NotFound, StaleWriter, StoreFull, StoreUnavailable
+from checkpoint.errors import (
+    Damaged,
+    NotFound,
+    SessionDeleted,
+    StaleWriter,
+    StoreFull,
+    StoreUnavailable,
+)
 from checkpoint.keys import MasterKey, SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_body, encode_body
 from checkpoint.objects import load_object, store_object
@@ -131,8 +138,10 @@ def test_committing_again_after_a_lost_answer_is_no_error() -> None:
 
 
 def test_gap_in_the_numbers_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="next checkpoint is 1"):
-        Repository(Memory(), "one", KEYS).commit(_manifest(2))
+    repository = Repository(Memory(), "one", KEYS)
+    repository.commit(_manifest(1))
+    with pytest.raises(ValueError, match="next checkpoint is 2"):
+        repository.commit(_manifest(3))
 
 
 @pytest.mark.parametrize("failed_is_done", [False, True])
@@ -266,6 +275,9 @@ class Chain(RuleBasedStateMachine):
         manifest = _manifest(number, epoch, mark=mark)
         try:
             self.repository.commit(manifest)
+        except SessionDeleted:
+            assert not self.model
+            assert number > 1
         except StaleWriter as stale:
             self.refused(stale, manifest)
         except ValueError:

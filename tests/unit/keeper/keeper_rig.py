@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Channels:
         self.ids = list(ids)
         self.attached: dict[str, int] = {}
         self.released: dict[str, Position] = {}
+        self.generations: dict[str, int] = {}
+        self.told: dict[str, str] = {}
         self.ended = 0
         self.changed: Callable[[], None] = lambda: None
 
@@ -49,7 +51,21 @@ class Channels:
         return f"the kernel {kernel_id}"
 
     def wanted(self) -> list[dict[str, Any]]:
-        return [{"kernel_id": one, "name": "python3", "generation": 0} for one in self.ids]
+        return [
+            {"kernel_id": one, "name": "python3", "generation": self.generations.get(one, 0)}
+            for one in self.ids
+        ]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        return {one: {"generation": self.generations.get(one, 0)} for one in self.ids}
+
+    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+        for one, said in records.items():
+            if one not in self.ids:
+                self.ids.append(one)
+            if self.generations.get(one, 0) < said["generation"]:
+                self.generations[one] = said["generation"]
+                self.told[one] = why
 
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
         if kernel_id not in self.ids:

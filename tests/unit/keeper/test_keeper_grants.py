@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tornado.web import Application
 from checkpoint.blobs import Memory, Prefixed
 from checkpoint.errors import AlreadyExists, NotFound, StoreNotWritable
 from sessionkeeper.agent.blobs import ProxiedBlobs
-from sessionkeeper.keeper.blobs import BlobHandler, Grant, Grants, packs_only
+from sessionkeeper.keeper.blobs import THREADS, BlobHandler, Grant, Grants, packs_only
 from sessionkeeper.keeper.workspace import StoreWithWrites
 from sessionkeeper.keeper.writes import WriteJournal
 
@@ -184,3 +186,42 @@ async def test_what_is_no_key_is_refused_with_words(store: Store) -> None:
     assert await store.raw("GET", "a//b", store.token) == 400
     assert await store.raw("PUT", "packs//b", store.token, **{"If-None-Match": "*"}) == 400
     assert await store.raw("GET", "nothing", store.token) == 404
+
+
+class Stuck(Memory):
+    """A store that answers nobody until it is told to; `asked` counts who waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = threading.Event()
+        self.asked = threading.Semaphore(0)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        self.asked.release()
+        assert self.answer.wait(30)
+        return super().get(key, start, length)
+
+
+async def test_store_that_does_not_answer_leaves_the_gateway_its_threads(store: Store) -> None:
+    stuck = Stuck()
+    stuck.put("packs/aa", b"late")
+    token = store.grants.issue(Grant(stuck, packs_only))
+    threads = ThreadPoolExecutor(THREADS)
+    nodes = ProxiedBlobs(store.url, token), ProxiedBlobs(store.url, token)
+    loop = asyncio.get_running_loop()
+    try:
+        reads = [
+            loop.run_in_executor(threads, nodes[at % 2].get, "packs/aa") for at in range(THREADS)
+        ]
+        for _ in reads:
+            assert await asyncio.to_thread(stuck.asked.acquire, timeout=10)
+        # What else the gateway does in threads, and at the same time its event loop, go on.
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 10) == "done"
+        assert not any(read.done() for read in reads)
+        stuck.answer.set()
+        assert await asyncio.gather(*reads) == [b"late"] * THREADS
+    finally:
+        stuck.answer.set()
+        threads.shutdown()
+        for node in nodes:
+            node.close()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.retention import Retention
 from sessionkeeper.errors import UsageError
+from sessionkeeper.retention import FOREVER, parse_retention, spelled
 from sessionkeeper.settings import (
     AgentSettings,
     GatewaySettings,
@@ -144,3 +146,26 @@ def test_what_is_no_duration(text: str) -> None:
 )
 def test_size(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("typed", "policy"),
+    [
+        ("all=2h", Retention(all=7200)),
+        ("daily=90d, all=10m", Retention(all=600, daily=90 * 86400)),
+        ("all=0,hourly=0,daily=0", Retention(0, 0, 0)),
+        ("forever", FOREVER),
+    ],
+)
+def test_what_is_kept_survives_being_passed_on_to_the_gateway(
+    typed: str, policy: Retention
+) -> None:
+    found = load(UpSettings, {"keep": typed}, environ={}).keep
+    assert found == policy
+    assert parse_retention(spelled(found)) == policy
+
+
+@pytest.mark.parametrize("typed", ["", "1h", "weekly=1h", "all=long", "all=1h hourly=2h"])
+def test_what_is_no_retention_is_refused_with_what_would_do(typed: str) -> None:
+    with pytest.raises(UsageError, match=r"--keep: .*(forever|duration)"):
+        load(UpSettings, {"keep": typed}, environ={})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from checkpoint import holder
 from checkpoint.blobs import LocalDirectory
 from checkpoint.keys import ENVIRONMENT, add_master_key, master_keys
 from checkpoint.manifest import Body, Manifest
@@ -75,11 +76,48 @@ def test_fork_is_listed_with_the_pool_it_shares(state: Path, capsys: Any) -> Non
 
 
 def test_collection_says_whom_it_waits_for(state: Path, capsys: Any) -> None:
+    holder.say(_repository(state), "here")
     _run(state, capsys, "prune", "--all", "0", "--hourly", "0", "--daily", "0")
     assert _run(state, capsys, "gc")["pools"]["lab"]["listed"] == 3
     assert main(["store", "gc", "--state", str(state)]) == 0
     assert "wait until lab has two more checkpoints" in capsys.readouterr().out
     assert len(_run(state, capsys, "gc", "--idle", "lab")["pools"]["lab"]["deleted"]) == 3
+
+
+def test_collection_waits_for_nobody_when_all_have_ended(state: Path, capsys: Any) -> None:
+    _run(state, capsys, "prune", "--all", "0", "--hourly", "0", "--daily", "0")
+    assert _run(state, capsys, "gc")["pools"]["lab"]["listed"] == 3
+    assert len(_run(state, capsys, "gc")["pools"]["lab"]["deleted"]) == 3
+
+
+def test_session_is_deleted_and_its_packs_stay_for_its_fork(state: Path, capsys: Any) -> None:
+    _run(state, capsys, "fork", "lab", "try", "--at", "3")
+    journals = state / "gateway/sessions/lab"
+    journals.mkdir(parents=True)
+    assert main(["store", "delete", "lab", "--state", str(state)]) == 2
+    assert "--yes" in capsys.readouterr().err
+    done = _run(state, capsys, "delete", "lab", "--yes")
+    assert (done["checkpoints"], done["kept_for"]) == (4, ["try"])
+    assert not journals.exists()
+    sessions = _run(state, capsys, "list")["sessions"]
+    assert [(one["session"], one["deleted"]) for one in sessions] == [("lab", True), ("try", False)]
+    found = _run(state, capsys, "fsck")
+    assert found["intact"]
+    assert found["findings"] == [{"session": "lab", "deleted": True, "forks": ["try"]}]
+    assert main(["store", "fsck", "--state", str(state)]) == 0
+    assert "its packs stay for try" in capsys.readouterr().out
+    assert _run(state, capsys, "delete", "try", "--yes")["pool"] == "lab"
+    assert not [path for path in (state / "store/sessions").rglob("*") if path.is_file()]
+    assert _run(state, capsys, "list")["sessions"] == []
+
+
+def test_session_that_is_run_is_not_deleted(
+    state: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder, "runs", lambda *_, **__: "a machine far away")
+    assert main(["store", "delete", "lab", "--yes", "--state", str(state)]) == 3
+    assert "is run by a gateway on a machine far away" in capsys.readouterr().err
+    assert len(_run(state, capsys, "show", "lab")["checkpoints"]) == 4
 
 
 def test_damage_is_named_with_exit_code_1_and_repaired_from_a_peer(
@@ -162,7 +200,8 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    "action", ["list", "show", "tag", "untag", "fork", "prune", "gc", "fsck", "rotate-key"]
+    "action",
+    ["list", "show", "tag", "untag", "fork", "prune", "gc", "delete", "fsck", "rotate-key"],
 )
 def test_every_action_has_help(action: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
