@@ -8,7 +8,6 @@ Every call here blocks.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -26,15 +25,14 @@ from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent import carried
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.errors import RestoreFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
-from sessionkeeper.agent.rootfs import give
 from sessionkeeper.agent.staging import Staged, images_of, stage
-from sessionkeeper.agent.variables import DIRECTORY, DUMPED
 
 log = logging.getLogger(__name__)
 
@@ -234,28 +232,14 @@ class Savepoints:
                 restored = files.materialize(reader, manifest.tree, self._place.tree)
                 self._tree = restored.tree
                 return restored.problems
-            # Of another runtime's tree only the workspace means something here.
-            home = os.fsencode(str(manifest.meta["workspace"]).strip("/"))
-            there = self._place.tree / self._place.home.strip("/")
-            self._place.create()
-            shutil.rmtree(there, ignore_errors=True)
-            problems = files.materialize(reader, manifest.tree, there, home).problems
-            self._place.take_workspace()
-            return problems
+            return carried.workspace(reader, manifest, self._place)
 
     def restore_variables(self, manifest: Manifest, kernel_id: str, directory: Path) -> None:
-        """Put the variables of a kernel into ``directory``, which is emptied: those beside its
-        process image, or in the tree of plain processes. Raises ``CheckpointError``.
+        """Put the variables of a kernel into ``directory``, which is emptied. Raises
+        ``CheckpointError``.
         """
-        root, below = manifest.processes[kernel_id].root, DUMPED
-        if root is None:
-            root, below = manifest.tree, os.fsencode(f"{DIRECTORY}/{kernel_id}")
-        assert root is not None
-        shutil.rmtree(directory, ignore_errors=True)
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            files.materialize(reader, root, directory, below)
-        if self._place.user is not None:
-            give(directory, self._place.user)
+            carried.variables(reader, manifest, kernel_id, directory, self._place.user)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
         """Bring the images of ``manifest`` here, beside those that are; without the memory of
