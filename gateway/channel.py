@@ -313,7 +313,9 @@ class KernelChannel:
         if output.missing:
             self.observer.missing(self.kernel_id, output.missing)
         if state is not None and not self.ended:
-            self.execution_state = state
+            before, self.execution_state = self.execution_state, state
+            if state == "busy" != before:
+                self.observer.busy(self.kernel_id)
         if channel == EVENT:
             self._event(json.loads(bytes(parts[0])))
         elif number and request is not None and self._note_end(request, flags, output.seq):

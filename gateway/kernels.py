@@ -249,5 +249,8 @@ class Kernels(Observer):
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         self.observer.wanted(kernel_id, msg_type)
 
+    def busy(self, kernel_id: str) -> None:
+        self.observer.busy(kernel_id)
+
     def request_done(self, kernel_id: str, msg_type: str) -> None:
         self.observer.request_done(kernel_id, msg_type)

@@ -45,5 +45,8 @@ class Observer:
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         """A request came while no node is attached."""
 
+    def busy(self, kernel_id: str) -> None:
+        """A kernel that was idle runs something."""
+
     def request_done(self, kernel_id: str, msg_type: str) -> None:
         """A request has had its reply and its idle."""

@@ -183,7 +183,7 @@ def _dirty_tracking(facts: Facts) -> Row:
 def _cpu(facts: Facts) -> Row:
     if facts.cpu_level:
         return Row("CPU", "ok", f"{facts.cpu}: {facts.cpu_level}; no higher --cpu-baseline here")
-    return Row("CPU", "low", f"{facts.cpu}: below x86-64-v2; --cpu-baseline cannot be used here")
+    return Row("CPU", "low", f"{facts.cpu}: no level from x86-64-v2 on, no --cpu-baseline here")
 
 
 def _lazy_restore(facts: Facts) -> Row:

@@ -94,8 +94,6 @@ def _unfit(node: NodeFacts, needs: Needs) -> str | None:
         return STATES.get(node.state, "is not ready")
     if node.name in needs.avoid:
         return "has just failed to run it"
-    if needs.engine == "namespace" and node.runtime != "process":
-        return "runs containers, and the session was saved from plain processes"
     return None if needs.variables else no_images(node, needs)
 
 

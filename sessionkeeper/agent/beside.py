@@ -35,6 +35,10 @@ Wanted = Literal["no", "if idle", "needed"]
 Found = Literal["no", "none", "busy", "saved"]
 """What a checkpoint says: not wanted, no Python kernel there, in the middle of a cell, there."""
 
+SILENCE = 1.0
+"""Seconds that an idle kernel is waited for where it can be saved without."""
+
+LOADED = "loaded.json"
 LARGEST_REPORT = 64 << 20
 
 
@@ -67,7 +71,10 @@ async def hold(
     if wanted == "no":
         return "no", {}
     try:
-        stands = await variables.hold(kernels, within if wanted == "needed" else 0.0)
+        if wanted == "needed":
+            stands = await variables.hold(kernels, within)
+        else:
+            stands = await variables.hold(kernels, 0.0, SILENCE)
     except KernelBusy:
         if wanted == "needed":
             raise
@@ -150,6 +157,3 @@ async def load(
         engine.load_code(dumped, exchange.seen / LOADED, moved=moved, inside=exchange.inside),
         lambda: read_report(exchange.directory, LOADED),
     )
-
-
-LOADED = "loaded.json"

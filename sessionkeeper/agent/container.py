@@ -101,6 +101,9 @@ class ContainerPlace:
     def create(self) -> None:
         rootfs.create_upper(self._layers.upper)
 
+    def take_workspace(self) -> None:
+        rootfs.give_home(self._layers.upper)
+
     def open(self) -> None:
         rootfs.hide(self._layers.upper, self._node.hidden)
         rootfs.prepare_mount_points(self._layers.upper)

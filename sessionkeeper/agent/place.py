@@ -78,6 +78,9 @@ class Place(Protocol):
         place.
         """
 
+    def take_workspace(self) -> None:
+        """Make the workspace's files the session's user's: they come from another runtime."""
+
     def open(self) -> None:
         """Make the place usable, once its tree is there: mount, network."""
 

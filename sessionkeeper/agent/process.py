@@ -76,6 +76,9 @@ class ProcessPlace:
     def create(self) -> None:
         self.tree.mkdir(parents=True, exist_ok=True)
 
+    def take_workspace(self) -> None:
+        """Files have the owners that this process can give them."""
+
     def open(self) -> None:
         self._slots.mkdir(parents=True, exist_ok=True)
         Path(self.seen(HOME)).mkdir(parents=True, exist_ok=True)

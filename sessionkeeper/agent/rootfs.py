@@ -66,15 +66,24 @@ def create_upper(upper: Path) -> None:
     upper.mkdir(parents=True, exist_ok=True)
     upper.chmod(0o755)
     hide(upper, (Path("/") / place for place in HIDDEN))
-    home = upper / HOME.lstrip("/")
-    # There from the start: Python looks once whether a directory of its path exists.
-    packages = upper / OWN_PACKAGES.lstrip("/")
-    packages.mkdir(parents=True, exist_ok=True)
-    for directory in (packages, *packages.parents):
-        if directory.is_relative_to(home):
-            os.chown(directory, USER_ID, USER_ID)
+    give_home(upper)
     (upper / "etc").mkdir(exist_ok=True)
     _add_user(upper / "etc")
+
+
+def give_home(upper: Path) -> None:
+    """Make the home with all that is in it the user's."""
+    # There from the start: Python looks once whether a directory of its path exists.
+    (upper / OWN_PACKAGES.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    give(upper / HOME.lstrip("/"), USER_ID)
+
+
+def give(directory: Path, user: int) -> None:
+    """Make a directory with all that is in it ``user``'s, who does not run anything there yet."""
+    os.chown(directory, user, user)
+    for above, directories, names in os.walk(directory):
+        for name in (*directories, *names):
+            os.chown(os.path.join(above, name), user, user, follow_symlinks=False)
 
 
 def hide(upper: Path, places: Iterable[Path]) -> None:

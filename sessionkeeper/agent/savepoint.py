@@ -7,7 +7,6 @@ Every call here blocks.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -25,13 +24,13 @@ from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent import carried
 from sessionkeeper.agent.arrivals import Arrivals
 from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
-from sessionkeeper.agent.variables import DUMPED
 
 
 @dataclass(frozen=True)
@@ -229,18 +228,14 @@ class Savepoints:
                 restored = files.materialize(reader, manifest.tree, self._place.tree)
                 self._tree = restored.tree
                 return restored.problems
-            # Of another runtime's tree only the workspace means something here.
-            home = os.fsencode(str(manifest.meta["workspace"]).strip("/"))
-            there = self._place.tree / self._place.home.strip("/")
-            return files.materialize(reader, manifest.tree, there, home).problems
+            return carried.workspace(reader, manifest, self._place)
 
-    def restore_variables(self, manifest: Manifest, root: bytes, directory: Path) -> None:
-        """Put variables that were saved beside a process image into ``directory``, which is
-        emptied. Raises ``CheckpointError``.
+    def restore_variables(self, manifest: Manifest, kernel_id: str, directory: Path) -> None:
+        """Put the variables of a kernel into ``directory``, which is emptied. Raises
+        ``CheckpointError``.
         """
-        shutil.rmtree(directory, ignore_errors=True)
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            files.materialize(reader, root, directory, DUMPED)
+            carried.variables(reader, manifest, kernel_id, directory, self._place.user)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
         """Bring the images of ``manifest`` here, beside those that are; without the memory of

@@ -189,13 +189,13 @@ class Tenancy:
         hosted = self.hosted.kernels[kernel["kernel_id"]]
         try:
             exchange = await asyncio.to_thread(place.exchange, hosted.slot)
-            if part.root is None:
+            if part.root is None and place.engine == "namespace":
                 dumped = place.tree / variables.DIRECTORY / hosted.kernel_id
                 why = await beside.load(hosted, exchange, dumped, moved)
             else:
                 given = exchange.given / GIVEN
                 load = self.savepoints.restore_variables
-                await asyncio.to_thread(load, manifest, part.root, given)
+                await asyncio.to_thread(load, manifest, hosted.kernel_id, given)
                 why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
                 await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
         except CheckpointError as error:

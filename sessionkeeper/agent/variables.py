@@ -40,15 +40,17 @@ Stand = dict[str, Any]
 """What a shim says of itself (``status``) while its kernel stands between two cells."""
 
 
-async def hold(kernels: Iterable[HostedKernel], within: float) -> dict[str, Stand]:
+async def hold(
+    kernels: Iterable[HostedKernel], within: float, silence: float = SILENCE
+) -> dict[str, Stand]:
     """Have all Python kernels stand between two cells; returns how each that lives does.
 
-    A running cell may take ``within`` seconds to end. Raises :class:`KernelBusy`; call
-    :func:`release` after it too.
+    A running cell may take ``within`` seconds to end, an idle kernel ``silence`` to answer and its
+    outputs to be acknowledged. Raises :class:`KernelBusy`; call :func:`release` after it too.
     """
     until = time.monotonic() + within
     python = [kernel for kernel in kernels if is_python(kernel)]
-    stands = await asyncio.gather(*(_stand(kernel, until) for kernel in python))
+    stands = await asyncio.gather(*(_stand(kernel, until, silence) for kernel in python))
     return {k.kernel_id: s for k, s in zip(python, stands, strict=True) if s is not None}
 
 
@@ -153,12 +155,12 @@ def _beside(report: engine.Report) -> str:
     return ", ".join(told[:NAMED]) + more
 
 
-async def _stand(kernel: HostedKernel, until: float) -> Stand | None:
+async def _stand(kernel: HostedKernel, until: float, silence: float) -> Stand | None:
     relay = kernel.relay
     if relay is None:
         raise KernelBusy(f"the {kernel.name} kernel is starting")
     await relay.call("pause_input")
-    patience = time.monotonic() + SILENCE
+    patience = time.monotonic() + silence
     barrier: asyncio.Task[Any] | None = None
     try:
         while True:
@@ -171,7 +173,7 @@ async def _stand(kernel: HostedKernel, until: float) -> Stand | None:
                 what = "runs a cell" if stand["ready"] else "is starting"
                 raise KernelBusy(f"the {kernel.name} kernel {what}")
             if not free:
-                patience = now + SILENCE
+                patience = now + silence
             if barrier is None and stand["ready"]:
                 barrier = asyncio.create_task(execute(relay, ""))
             if barrier is not None and barrier.done() and free:

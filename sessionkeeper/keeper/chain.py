@@ -139,9 +139,10 @@ class Chain:
 
 def waits_for_variables(manifest: Manifest) -> bool:
     """Whether variables were wanted beside its images, and a kernel was busy: until the next
-    checkpoint with them the one before may have to be gone back to.
+    checkpoint with them the one before may have to be gone back to. Not where the user went back:
+    what was before is another history.
     """
-    return manifest.meta.get("variables") == "busy"
+    return manifest.meta.get("variables") == "busy" and WENT_BACK not in manifest.meta
 
 
 def _has_variables(manifest: Manifest) -> bool:

@@ -34,6 +34,10 @@ BUSY = "kernel_busy"
 RETRY_BUSY = 0.25
 """Seconds until it is asked again, if nobody has told meanwhile that a cell has begun."""
 
+ASK_AGAIN = 5.0
+"""Seconds until variables are asked for once more of a kernel that runs nothing and did not answer.
+"""
+
 TO_STORE = 1.0
 """Seconds that a last checkpoint takes, beside its pause, for little that is new."""
 
@@ -144,9 +148,11 @@ class Checkpoints:
         """
         activity, now = self._channels.activity(), time.monotonic()
         changed = activity.ended > self._covered or bool(self._journal.after(self.chain.writes))
-        manifest = self.chain.manifest
-        if variables != "no" and manifest is not None:
+        again = 0.0
+        if variables != "no" and (manifest := self.chain.manifest) is not None:
             changed |= manifest.meta.get("variables", "no") == "no"
+            if waits_for_variables(manifest) and not activity.busy:
+                changed, again = True, self._last + ASK_AGAIN - now
         if not changed:
             self._changed = None
         elif self._changed is None:
@@ -163,7 +169,7 @@ class Checkpoints:
                 mid_cell=engine != "namespace",
             )
         )
-        return None if seconds is None else max(seconds, self._retry_at - now)
+        return None if seconds is None else max(seconds, self._retry_at - now, again)
 
     async def take(
         self, node: Node, epoch: int, *, final: bool = False, variables: Variables = "no"

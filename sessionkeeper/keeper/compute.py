@@ -186,6 +186,9 @@ class SessionCompute(Observer):
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         self._keeper.changed()
 
+    def busy(self, kernel_id: str) -> None:
+        self._keeper.changed()  # from now on the time that a cell takes counts
+
     def request_done(self, kernel_id: str, msg_type: str) -> None:
         self._channels.done(msg_type)
         self._keeper.changed()

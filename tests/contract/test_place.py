@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from checkpoint.namespace import engine
+from sessionkeeper.agent import beside
 from sessionkeeper.agent.hosted import HostedSession, kernelspec_launch
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.offer import Offer, offer
@@ -203,6 +205,27 @@ async def test_slot_that_was_never_started_is_not_alive_and_cannot_be_reached(pl
     with pytest.raises(OSError):
         place.connect(slot)
     place.stop(slot)
+
+
+async def test_kernel_and_node_leave_files_for_each_other(place: Place, start: Start):
+    kernel = await start("one")
+    exchange = await asyncio.to_thread(place.exchange, kernel.slot)
+    (exchange.given / "given.txt").write_text("from the node")
+    await kernel.run(f"assert open('{exchange.seen_given}/given.txt').read() == 'from the node'")
+    await kernel.run("n = 5; from sessionkeeper_replay import replayable")
+    dump = engine.dump_code(exchange.seen / "variables", inside=exchange.inside)
+    await kernel.run(dump)
+    report = beside.read_report(exchange.directory, "variables", engine.DUMP_REPORT)
+    assert report.variables["n"].state == "exact"
+    # What lies where the kernel can write is never followed to somewhere else.
+    await kernel.run(
+        f"import os, shutil; os.chdir('{exchange.seen}'); shutil.rmtree('variables');"
+        "os.symlink('/etc', 'variables'); os.symlink('/etc/passwd', 'report.json');"
+        "os.mkfifo('pipe'); open('list', 'w').write('[]'); os.chdir('/')"
+    )
+    for path in (("variables", "passwd"), ("report.json",), ("pipe",), ("list",), ("none",)):
+        with pytest.raises(engine.NamespaceError):
+            beside.read_report(exchange.directory, *path)
 
 
 async def test_another_process_goes_on_with_what_is_kept(node: Offer, place: Place, start: Start):

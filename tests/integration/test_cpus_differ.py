@@ -151,7 +151,15 @@ async def test_a_planned_move_to_a_node_without_images_waits_for_the_cell(
         assert "the files of the workspace were taken, and the variables of Python kernels" in told
         assert "numbers (it is run again when it is used next, and its first 2 items are" in told
         assert "lost" not in told
-        assert (await python.ask("list(numbers)")).endswith("[4, 9, 16, 25, 36, 49, 64]")
+        assert (await python.ask("next(numbers)")).endswith("4")
+        await system.save(python)
+        # Back to a container, where the workspace is another user's.
+        await system.start_node("node-1")
+        await system.drain("node-2")
+        assert (await python.ask("list(numbers)")).endswith("[9, 16, 25, 36, 49, 64]")
+        await python.ask("open('file.txt', 'a').write(' again')")
+        look = "open('file.txt').read(), os.getcwd(), os.getuid()"
+        assert await python.ask(look) == "('here again', '/home/jovyan/deep', 61000)"
 
 
 async def test_kernels_held_to_a_baseline_move_to_whatever_reaches_it(

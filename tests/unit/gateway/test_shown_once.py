@@ -26,9 +26,13 @@ from gateway.rollback import Rollback
 class Told(Observer):
     def __init__(self) -> None:
         self.rollbacks: list[Rollback] = []
+        self.began = 0
 
     def rolled_back(self, rollback: Rollback) -> None:
         self.rollbacks.append(rollback)
+
+    def busy(self, kernel_id: str) -> None:
+        self.began += 1
 
 
 class Scene:
@@ -125,6 +129,17 @@ async def test_cell_running_at_the_checkpoint_is_shown_once(tmp_path: Path) -> N
     (rollback,) = scene.told.rollbacks
     assert [r.msg_id for r in rollback.continued] == ["a"]
     assert rollback.rerun == ()
+
+
+async def test_the_beginning_of_a_cell_is_told_once(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    for number, msg_id in enumerate("abc", 1):
+        scene.ask(msg_id)
+        assert scene.told.began == number - 1
+        scene.says(msg_id, "status", {"execution_state": "busy"})
+        scene.prints(msg_id, "1 ")
+        assert scene.told.began == number
+        scene.ends(msg_id)
 
 
 async def test_cell_that_ended_after_the_checkpoint_ends_unseen_again(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from keeper_rig import Site, fails, remote
+
+from sessionkeeper.keeper.chain import WENT_BACK
+from sessionkeeper.keeper.checkpoints import ASK_AGAIN
 
 POORER = {"cpu": "poorer", "cpu_features": [1, 7, 832]}
 RICHER = {"cpu": "richer", "cpu_features": [3, 7, 832]}
@@ -106,6 +110,36 @@ async def test_of_busy_kernels_the_last_variables_are_kept_with_all_that_came_af
     assert [call["manifest"] for call in agent.asked("session.open")] == [saved.number]
     assert f"checkpoint {newest.number} is newer and was made in the middle of a cell" in site.said
     assert (await site.checkpointed()).number == newest.number + 1
+
+
+async def test_where_the_user_went_back_to_no_variables_of_the_other_history_count(
+    site: Site,
+) -> None:
+    join(site, "a", RICHER)
+    await site.runs_on("a")
+    join(site, "b", POORER)
+    saved = await site.checkpointed()
+    chain = site.keeper.chain
+    assert chain.portable == saved
+    await chain.commit(replace(saved.body, meta={**saved.meta, "variables": "busy"}), 1)
+    assert chain.portable == saved
+    await chain.commit(
+        replace(saved.body, meta={**saved.meta, "variables": "busy", WENT_BACK: 1}), 1
+    )
+    assert chain.portable is None
+    await chain.read()
+    assert chain.portable is None
+
+
+async def test_kernels_that_run_nothing_and_did_not_answer_are_asked_again(site: Site) -> None:
+    join(site, "a", RICHER)
+    agent = await site.runs_on("a")
+    join(site, "b", POORER)
+    agent.busy = True
+    await site.checkpointed()
+    due = site.keeper._checkpoints.due("spot", "criu", "if idle")
+    assert due == pytest.approx(ASK_AGAIN, abs=1.0)
+    assert site.keeper._checkpoints.due("spot", "criu", "no") is None
 
 
 async def test_for_a_node_that_takes_the_images_a_busy_checkpoint_is_the_newest(site: Site) -> None:
