@@ -127,7 +127,7 @@ async def test_old_checkpoints_go_beside_a_running_session_by_itself_and_by_hand
     await kernel.ask("import random; kept = random.randbytes(200_000); n = 0")
     await system.command("checkpoint", "tag", "good")
     for _ in range(2):
-        await kernel.ask("n += 1; large = random.randbytes(9_000_000)")
+        await kernel.ask("n += 1; open('large', 'wb').write(random.randbytes(20_000_000)); None")
         await system.save(kernel)
     place = system.state.path / "store/sessions/default/packs"
     before = set(place.iterdir())
