@@ -85,6 +85,10 @@ async def test_session_goes_back_with_kernels_and_files_and_forth_into_a_running
     counted = await folder.numbers("counted.txt")
     assert counted == list(range(1, len(counted) + 1))
 
+    code, _, said = await system.attempt("checkpoint", "restore", "nothing")
+    assert (code, "has no tag 'nothing'" in said) == (8, True)
+    await system.command("checkpoint", "untag", tag)
+
     # And a node that is lost then does not bring back what was left.
     await system.save(kernel)
     await system.lose()
