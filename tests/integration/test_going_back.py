@@ -178,9 +178,8 @@ async def test_fork_is_run_beside_the_session_and_deleted_when_it_has_ended(
     look = "print(x, open('mine.txt').read())"
     assert await there.ask(look) == "1 one"
     await there.ask("x = 3")
-    await other.save(there)
-    await other.lose()
-    assert await there.ask(look) == "3 one"
+    await restored(other, (await listed(other)).popitem()[0])
+    assert await there.ask(look) == "1 one"
     assert await kernel.ask(look) == "2 two"
 
     delete = "store", "delete", "experiment", "--yes"
@@ -190,8 +189,7 @@ async def test_fork_is_run_beside_the_session_and_deleted_when_it_has_ended(
     other.stop()
     await system.command("store", "delete", "experiment", "--yes")
     assert "experiment" not in await system.command("store", "list")
-    await system.save(kernel)
-    await system.lose()
-    assert await kernel.ask(look) == "2 two"
+    await restored(system, "here")
+    assert await kernel.ask(look) == "1 one"
     assert "all of it is intact" in await system.command("store", "fsck")
     await kernel.close()
