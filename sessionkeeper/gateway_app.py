@@ -122,8 +122,7 @@ class Gateway:
         settings = self._settings
         for file in self.kernels.damaged:
             self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
-        repository = self.keeper.chain.repository
-        tasks = [asyncio.create_task(hold(repository))]
+        tasks = [asyncio.create_task(hold(self.keeper.chain))]
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
             seed(self.journal, settings.seed)
@@ -143,7 +142,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         if not self.keeper.placed:
-            await let_go(repository)
+            await let_go(self.keeper.chain.repository)
         for server in servers:
             server.stop()
         self.kernels.close()

@@ -71,8 +71,10 @@ def fsck(arguments: Namespace) -> int:
 
 
 def _present(store: BlobStore) -> list[str]:
-    """All sessions of which there is anything: a lost key is damage too."""
-    return sorted({key.split("/")[1] for key in store.list("sessions/")})
+    """All sessions of which there is anything: a lost key is damage too. But a word is not of a
+    session: one that was deleted may have got it from a gateway that had not heard of that yet."""
+    keys = (key.split("/") for key in store.list("sessions/"))
+    return sorted({key[1] for key in keys if key[2:] != ["holder"]})
 
 
 def _opened(

@@ -9,21 +9,23 @@ import socket
 from checkpoint import holder
 from checkpoint.errors import CheckpointError
 from checkpoint.repository import Repository
+from sessionkeeper.keeper.chain import Chain
 
 log = logging.getLogger(__name__)
 
 
-async def hold(repository: Repository) -> None:
-    """Give word, again and again, until cancelled. That is for people and for clean-up, so a store
-    that fails is none of its business.
+async def hold(chain: Chain) -> None:
+    """Give word, again and again, until cancelled or the session was deleted. That is for people
+    and for clean-up, so a store that fails is none of its business.
     """
-    where = socket.gethostname()
-    while True:
+    repository, where = chain.repository, socket.gethostname()
+    while not chain.deleted:
         try:
             await asyncio.to_thread(holder.say, repository, where)
         except CheckpointError as error:
             log.info("session %s: no word given: %s", repository.session_id, error)
         await asyncio.sleep(holder.EVERY)
+    await let_go(repository)
 
 
 async def let_go(repository: Repository) -> None:
