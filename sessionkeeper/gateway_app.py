@@ -28,7 +28,7 @@ from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
-from sessionkeeper.keeper.holding import hold, let_go
+from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
@@ -122,6 +122,7 @@ class Gateway:
         settings = self._settings
         for file in self.kernels.damaged:
             self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
+        await take_hold(self.keeper.chain)
         tasks = [asyncio.create_task(hold(self.keeper.chain))]
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:

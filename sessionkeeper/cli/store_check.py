@@ -7,8 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+from checkpoint import holder
 from checkpoint.blobs import BlobStore, open_store
-from checkpoint.errors import CheckpointError, Damaged, UnknownFormat, UnknownSession
+from checkpoint.errors import CheckpointError, Damaged, SessionInUse, UnknownFormat, UnknownSession
 from checkpoint.fork import forks, pool_sessions
 from checkpoint.fsck import Finding, Report, check
 from checkpoint.repair import rebuild, repair, repair_key
@@ -45,6 +46,8 @@ def fsck(arguments: Namespace) -> int:
             if not report.intact and arguments.repair:
                 report = _repaired(repository, report, peer, told, progress)
             if arguments.rebuild:
+                if (where := holder.runs(repository, progress=progress)) is not None:
+                    raise SessionInUse(session_id, where)
                 made = rebuild(repository, report)
                 if made is not None:
                     told.append({"session": session_id, "rebuilt_as": made.number})

@@ -14,18 +14,24 @@ from sessionkeeper.keeper.chain import Chain
 log = logging.getLogger(__name__)
 
 
+async def take_hold(chain: Chain) -> None:
+    """Give the first word, before anything is written. Raises what the store raises."""
+    await asyncio.to_thread(holder.say, chain.repository, socket.gethostname())
+
+
 async def hold(chain: Chain) -> None:
-    """Give word, again and again, until cancelled or the session was deleted. That is for people
-    and for clean-up, so a store that fails is none of its business.
+    """Give word again and again, until cancelled or the session was deleted. A store that fails
+    meanwhile is others' business: the word that is there says enough.
     """
-    repository, where = chain.repository, socket.gethostname()
-    while not chain.deleted:
-        try:
-            await asyncio.to_thread(holder.say, repository, where)
-        except CheckpointError as error:
-            log.info("session %s: no word given: %s", repository.session_id, error)
+    while True:
         await asyncio.sleep(holder.EVERY)
-    await let_go(repository)
+        if chain.deleted:
+            break
+        try:
+            await take_hold(chain)
+        except CheckpointError as error:
+            log.info("session %s: no word given: %s", chain.repository.session_id, error)
+    await let_go(chain.repository)
 
 
 async def let_go(repository: Repository) -> None:
