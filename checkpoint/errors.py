@@ -18,6 +18,7 @@
     ├── UnknownFormat               written by a newer version
     ├── WrongKey                    a key that does not open the object
     ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
+    ├── MemoryLost                  a process that runs already cannot be given all its memory
     └── FileTreeError               a path of a file tree that is not there, or not of that kind
 
 `code` is stable and for machines, `retryable` says whether the same call may succeed later,
@@ -236,6 +237,16 @@ class SessionExists(CheckpointError):
     def __init__(self, session_id: str) -> None:
         super().__init__(f"There is a session {session_id!r} already.")
         self.session_id = session_id
+
+
+class MemoryLost(CheckpointError):
+    """A process that was restored lazily, and may run already, cannot be given all its memory."""
+
+    code = "memory_lost"
+    hint = "The process has to be ended; it can be restored again."
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The memory of a restored process did not arrive: {why}")
 
 
 class UnknownTag(CheckpointError):

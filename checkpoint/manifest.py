@@ -3,8 +3,9 @@
 Stored form: magic `SKMF` | version u8 | nonce 12 | AES-256-GCM of zstd of JSON, where the seal
 binds the session's id and the manifest's number. JSON: `number`, `epoch`, `parent` (or null),
 `created` (unix seconds), `packs` (list of `[hex id, size, index size]`), `tree` (hex chunk id or
-null), `processes` (name to `{"engine", "root", "detail"}`), `meta`. What a node builds is the
-*body* (the last four); the number and its neighbours are the committer's.
+null), `processes` (name to `{"engine", "root", "detail"}`, perhaps with `"beside"`, another of
+these), `meta`. What a node builds is the *body* (the last four); the number and its neighbours are
+the committer's.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """One process in a checkpoint: the engine that wrote it, its root chunk, the engine's JSON."""
+    """One process in a checkpoint: the engine that wrote it, its root chunk, the engine's JSON.
+
+    `beside` is the same process at the same moment by another engine, for where the first one's
+    cannot be restored.
+    """
 
     engine: str
     root: bytes | None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    beside: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ class Body:
 
     def roots(self) -> list[bytes]:
         """The chunk ids everything else is reached from."""
-        roots = [self.tree, *(part.root for part in self.processes.values())]
-        return [root for root in roots if root is not None]
+        parts = [*self.processes.values()]
+        parts += [part.beside for part in parts if part.beside is not None]
+        return [root for root in (self.tree, *(part.root for part in parts)) if root is not None]
 
 
 @dataclass(frozen=True)
@@ -143,16 +150,20 @@ def _body_json(body: Body) -> dict[str, Any]:
     return {
         "packs": [[ref.id.hex(), ref.size, ref.index_size] for ref in body.packs],
         "tree": None if body.tree is None else body.tree.hex(),
-        "processes": {
-            name: {
-                "engine": part.engine,
-                "root": None if part.root is None else part.root.hex(),
-                "detail": dict(part.detail),
-            }
-            for name, part in body.processes.items()
-        },
+        "processes": {name: _part_json(part) for name, part in body.processes.items()},
         "meta": dict(body.meta),
     }
+
+
+def _part_json(part: Part) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "engine": part.engine,
+        "root": None if part.root is None else part.root.hex(),
+        "detail": dict(part.detail),
+    }
+    if part.beside is not None:
+        fields["beside"] = _part_json(part.beside)
+    return fields
 
 
 def _parse(data: bytes, what: str) -> dict[str, Any]:
@@ -174,17 +185,23 @@ def _body(fields: dict[str, Any], what: str) -> Body:
             ),
             tree=_root(fields["tree"], what),
             processes={
-                name: Part(
-                    _of(str, part["engine"], what),
-                    _root(part["root"], what),
-                    _of(dict, part["detail"], what),
-                )
+                name: _part(part, what)
                 for name, part in _of(dict, fields["processes"], what).items()
             },
             meta=_of(dict, fields["meta"], what),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged(what, "its fields are not those of a checkpoint") from None
+
+
+def _part(fields: dict[str, Any], what: str, beside: bool = True) -> Part:
+    other = fields.get("beside") if beside else None
+    return Part(
+        _of(str, fields["engine"], what),
+        _root(fields["root"], what),
+        _of(dict, fields["detail"], what),
+        None if other is None else _part(_of(dict, other, what), what, beside=False),
+    )
 
 
 def _root(value: Any, what: str) -> bytes | None:

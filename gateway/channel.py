@@ -228,7 +228,7 @@ class KernelChannel:
         self._flush()
 
     def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
-        """Answer what still waits (numbers up to `upto`) with an error, and never run it again."""
+        """Answer what waits (numbers up to `upto`) with an error, and never run it again."""
         for request in list(self.requests.open.values()):
             if not request.finished and (upto is None or request.number <= upto):
                 self._abort(request, ename, reason)
@@ -325,13 +325,16 @@ class KernelChannel:
             self.execution_state = "idle"
             self.observer.started(self.kernel_id)
         elif event.get("event") == "exited":
-            ended = KernelExit(event.get("code"), event.get("signal"), event.get("stderr", ""))
-            comes_back = self.observer.exited(self.kernel_id, ended)
-            if comes_back is not None:
-                self.execution_state = "restarting"
-                self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
-            else:
-                self.end(str(ended))
+            self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
+
+    def exited(self, ended: KernelExit) -> None:
+        """The kernel process has ended: its shim says so, or it is gone with its shim."""
+        comes_back = self.observer.exited(self.kernel_id, ended)
+        if comes_back is not None:
+            self.execution_state = "restarting"
+            self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
+        else:
+            self.end(str(ended))
 
     def restarting(
         self, ename: str = "KernelRestarted", reason: str = "The kernel was restarted."
@@ -388,13 +391,13 @@ class KernelChannel:
             f"{resumed.epoch}); nothing was run again (on_rollback=stop)."
         )
         rerun = chosen.withdraw if self.mode == "stop" else chosen.rerun
-        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun)
+        inputs = self.journal.inputs  # what was withdrawn before is not sent again
+        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun if inputs.held(r.number))
         continued = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in chosen.continued)
         for request in chosen.withdraw:
             self.journal.inputs.void(request.number)
             if not request.finished:
                 self._abort(request, "NodeLost", reason)
-        inputs = self.journal.inputs
         missing = sum(inputs.gone(n) for n in range(resumed.applied + 1, inputs.last + 1))
         self.observer.rolled_back(
             Rollback(

@@ -108,7 +108,7 @@ class AgentLink:
         """A link frame for the gateway. Lost if the connection is: the link makes up for it."""
         self._put(encode_frame(kernel_id, frame))
 
-    async def send_event(self, event: dict[str, Any]) -> None:
+    def send_event(self, event: dict[str, Any]) -> None:
         """Tell the gateway something that needs no answer. Raises `AgentGone`."""
         if self._closed.done():
             raise AgentGone("The connection to the gateway has ended.")

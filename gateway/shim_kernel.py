@@ -25,7 +25,9 @@ from gateway.frames import CONTROL, IOPUB, SHELL, STDIN
 
 DELIMITER = b"<IDS|MSG>"
 # Read when an interpreter starts, so a warm one cannot take them over.
-_STARTUP_ENV = re.compile(r"PYTHON|LD_|LC_|LANG|HOME$|TZ$|MALLOC_|VIRTUAL_ENV$|CONDA_PREFIX$")
+_STARTUP_ENV = re.compile(
+    r"PYTHON|LD_|GLIBC_|LC_|LANG|HOME$|TZ$|MALLOC_|VIRTUAL_ENV$|CONDA_PREFIX$"
+)
 # What ipykernel's own kernelspec says (ipykernel/kernelspec.py): the debugger wants it.
 _OPTIONS = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
 _PORTS = {SHELL: 1, IOPUB: 2, STDIN: 3, CONTROL: 4}

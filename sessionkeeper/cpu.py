@@ -11,15 +11,16 @@ from __future__ import annotations
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sessionkeeper import criu
+from sessionkeeper import cpu_levels, criu
+from sessionkeeper.errors import CpuBelowBaseline
 
-__all__ = ["UNKNOWN", "Cpu", "Features", "parse", "this_cpu"]
+__all__ = ["UNKNOWN", "Cpu", "Features", "NodeCpu", "parse", "this_cpu", "this_level", "this_node"]
 
 _MAGICS = 8
 _WORD, _STATES, _BYTES = 6, 8, 9
@@ -40,6 +41,13 @@ class Features:
         missing = any(theirs & ~ours for ours, theirs in zip(self.words, needed.words, strict=True))
         states = bool(needed.states & ~self.states) or needed.state_bytes > self.state_bytes
         return missing or states
+
+    def held_to(self, level: str) -> Features:
+        """What is left of them for code that uses nothing above `level`."""
+        bits = cpu_levels.bits_of(level) + (0,) * len(self.words)
+        states, size = cpu_levels.states_of(level)
+        words = tuple(word & bit for word, bit in zip(self.words, bits, strict=False))
+        return Features(words, self.states & states, min(self.state_bytes, size))
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,96 @@ class Cpu:
 UNKNOWN = Cpu("")
 
 
+@dataclass(frozen=True)
+class NodeCpu:
+    """A node's CPU, and what its operator says of it.
+
+    Kernels are held to the level `baseline` (None: they use what the CPU has). With `most` the node
+    is treated as if it had that level and nothing above it. Raises `CpuBelowBaseline` when the
+    pool's baseline is more than the node has, or may use.
+    """
+
+    cpu: Cpu
+    flags: frozenset[str]
+    baseline: str | None = None
+    most: str | None = None
+
+    def __post_init__(self) -> None:
+        for level in filter(None, (self.most, self.baseline)):
+            if lacking := cpu_levels.missing(self.flags, level):
+                what = f"the CPU ({self.cpu.model}) is not {level}: it lacks {', '.join(lacking)}"
+                raise CpuBelowBaseline(what)
+        if (
+            self.most
+            and self.baseline
+            and cpu_levels.highest((self.most, self.baseline)) != self.most
+        ):
+            raise CpuBelowBaseline(
+                f"the pool's baseline is {self.baseline}, and this node is to be no more than"
+                f" {self.most}"
+            )
+
+    @property
+    def level(self) -> str | None:
+        """What kernels that start here are held to."""
+        return self.baseline or self.most
+
+    @property
+    def reaches(self) -> str | None:
+        """The highest level that is offered here; None: none, or another architecture."""
+        return self.most or cpu_levels.level_of(self.flags)
+
+    def json(self) -> dict[str, Any]:
+        """What a node's greeting says; `images` is what those need of kernels started here."""
+        return {
+            **self.offered().json(),
+            "cpu_level": self.reaches,
+            "cpu_baseline": self.level,
+            "images": self.needed([self.level]).json(),
+        }
+
+    def offered(self) -> Cpu:
+        """What process images are compared with that might come here."""
+        if self.most is None:
+            return self.cpu
+        return self._held(f"{self.cpu.model} as {self.most}", self.most)
+
+    def needed(self, levels: Iterable[str | None]) -> Cpu:
+        """What the images of kernels need that were started at these levels (None: at none)."""
+        held = list(levels)
+        if not held or None in held:
+            return self.cpu
+        level = cpu_levels.highest(filter(None, held))
+        return self._held(level, level)
+
+    def _held(self, name: str, level: str) -> Cpu:
+        return Cpu(name, self.cpu.features and self.cpu.features.held_to(level))
+
+
 @cache
 def this_cpu() -> Cpu:
     """This machine's. Runs CRIU the first time, if there is one."""
-    return Cpu(_model(), _features())
+    return Cpu(model(), _features())
+
+
+def this_node(baseline: str | None = None, most: str | None = None) -> NodeCpu:
+    """This machine as a node. Raises as `NodeCpu`."""
+    return NodeCpu(this_cpu(), flags(), baseline, most)
+
+
+def this_level() -> str | None:
+    """The highest level of the x86-64 psABI that this machine's CPU reaches."""
+    return cpu_levels.level_of(flags())
+
+
+def model() -> str:
+    """What this machine's CPU calls itself, or the architecture."""
+    return _first("model name") or platform.machine()
+
+
+def flags() -> frozenset[str]:
+    """This machine's CPU flags, as /proc/cpuinfo has them."""
+    return frozenset(_first("flags").split())
 
 
 def parse(image: bytes) -> Features | None:
@@ -99,11 +193,13 @@ def parse(image: bytes) -> Features | None:
     return Features(words, one[_STATES], one[_BYTES])
 
 
-def _model() -> str:
+def _first(name: str) -> str:
+    """What /proc/cpuinfo says of the first processor under that name; nothing if it does not."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
 
 
 def _features() -> Features | None:

@@ -20,7 +20,16 @@ from pathlib import Path
 
 from sessionkeeper.errors import CriuMissing, CriuTooOld, CriuUnusable
 
-__all__ = ["MINIMUM", "Criu", "bundle_directory", "check", "find", "has_feature", "require"]
+__all__ = [
+    "MINIMUM",
+    "Criu",
+    "bundle_directory",
+    "check",
+    "find",
+    "has_feature",
+    "require",
+    "restores_lazily",
+]
 
 MINIMUM = (4, 2)
 
@@ -132,12 +141,19 @@ def require(environ: Mapping[str, str] = os.environ) -> Criu:
     return criu
 
 
-def has_feature(criu: Criu, feature: str) -> bool:
-    """Whether this kernel gives CRIU a feature, such as `mem_dirty_track`."""
+def has_feature(path: Path, feature: str) -> bool:
+    """Whether this kernel gives the CRIU at `path` a feature, such as `mem_dirty_track`."""
     try:
-        return _run(criu.path, "check", "--feature", feature).returncode == 0
+        return _run(path, "check", "--feature", feature).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def restores_lazily(path: Path) -> bool:
+    """Whether this kernel, with the CRIU at `path`, lets processes run before their memory is
+    there (userfaultfd, with word of what they do to their mappings).
+    """
+    return all(has_feature(path, feature) for feature in ("uffd", "uffd-noncoop"))
 
 
 def _run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -65,6 +65,8 @@ def rows(facts: Facts) -> list[Row]:
         _criu(facts),
         *_trial(facts),
         _dirty_tracking(facts),
+        _cpu(facts),
+        _lazy_restore(facts),
         *_kernels(facts),
         *_room(facts),
     ]
@@ -176,6 +178,19 @@ def _dirty_tracking(facts: Facts) -> Row:
     if facts.dirty_tracking:
         return Row("page tracking", "ok", "memory is copied ahead of a dump")
     return Row("page tracking", "missing", "not needed: a dump copies all memory at once")
+
+
+def _cpu(facts: Facts) -> Row:
+    if facts.cpu_level:
+        return Row("CPU", "ok", f"{facts.cpu}: {facts.cpu_level}; no higher --cpu-baseline here")
+    return Row("CPU", "low", f"{facts.cpu}: below x86-64-v2; --cpu-baseline cannot be used here")
+
+
+def _lazy_restore(facts: Facts) -> Row:
+    if facts.lazy_restore:
+        return Row("lazy restore", "ok", "a large kernel answers before its memory has arrived")
+    text = "no userfaultfd for CRIU: a large kernel answers when all of its memory is there"
+    return Row("lazy restore", "missing", text)
 
 
 def _kernels(facts: Facts) -> Iterator[Row]:

@@ -18,6 +18,7 @@ the `exit_code` of the command line. `str(error)` is the text a user reads.
     ├── UnknownKernel             8
     ├── NotRunning                9   no `sessionkeeper up` to talk to
     ├── RuntimeUnavailable       10   this machine cannot offer the runtime that was asked for
+    ├── CpuBelowBaseline         10   its CPU is less than the pool's kernels are held to
     ├── DiskFull                 11
     ├── SetupFailed              12   something could not be installed
     └── Unavailable              69   it should work and does not now: try again
@@ -33,6 +34,7 @@ __all__ = [
     "EXIT_CODES",
     "EXIT_INTERRUPTED",
     "AlreadyRunning",
+    "CpuBelowBaseline",
     "CriuError",
     "CriuMissing",
     "CriuTooOld",
@@ -164,6 +166,14 @@ class RuntimeUnavailable(SessionkeeperError):
 
     code = "runtime_unavailable"
     hint = "`sessionkeeper doctor` says what is missing; `--runtime process` needs none of it"
+    exit_code = 10
+
+
+class CpuBelowBaseline(SessionkeeperError):
+    """The CPU lacks features that the kernels of the pool may use."""
+
+    code = "cpu_below_baseline"
+    hint = "give the pool a lower --cpu-baseline, or leave this machine out of it"
     exit_code = 10
 
 

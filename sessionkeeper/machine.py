@@ -22,6 +22,7 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpecManager
 
 from sessionkeeper import criu
+from sessionkeeper.cpu import model, this_level
 from sessionkeeper.errors import CriuError
 from sessionkeeper.trial import trial
 
@@ -41,6 +42,8 @@ class Facts:
     debian: bool = False
     prefix: str = "/usr"  # of the Python that this runs with
     cpus: int = 1
+    cpu: str = ""
+    cpu_level: str | None = None  # of the x86-64 psABI
     memory: int = 0
     root: bool = False
     namespaces: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class Facts:
     criu_hint: str = ""
     trial: str | None = None  # None: not made, because something it needs is missing
     dirty_tracking: bool = False
+    lazy_restore: bool = False
     kernels: tuple[str, ...] = ()
     kernels_broken: Mapping[str, str] = field(default_factory=dict)
     dump_room: int = 0
@@ -79,6 +83,8 @@ def examine(state: Path) -> Facts:
         prefix=sys.prefix,
         debian=shutil.which("apt-get") is not None,
         cpus=len(os.sched_getaffinity(0)),
+        cpu=model(),
+        cpu_level=this_level(),
         memory=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         root=root,
         namespaces={name: _namespace(name) for name in ("net", "pid", "mount")},
@@ -92,7 +98,10 @@ def examine(state: Path) -> Facts:
         criu_trouble=criu_trouble,
         criu_hint=criu_hint,
         trial=tried,
-        dirty_tracking=root and found is not None and criu.has_feature(found, "mem_dirty_track"),
+        dirty_tracking=root
+        and found is not None
+        and criu.has_feature(found.path, "mem_dirty_track"),
+        lazy_restore=root and found is not None and criu.restores_lazily(found.path),
         kernels=kernels,
         kernels_broken=kernels_broken,
         dump_room=_room(DUMPS),

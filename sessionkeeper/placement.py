@@ -20,7 +20,10 @@ STATES = {
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What placement knows of a node. ``load`` is the number of sessions it runs."""
+    """What placement knows of a node. ``load`` is the number of sessions it runs, ``cpu`` what
+    process images are compared with that may come there, ``images`` what those need that are made
+    of kernels which start there.
+    """
 
     name: str
     ready: bool
@@ -29,16 +32,19 @@ class NodeFacts:
     runtime: str = "container"
     load: int = 0
     cpu: Cpu = UNKNOWN
+    images: Cpu = UNKNOWN
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a session needs: the engine its newest checkpoint was made with (None: any), and the CPU
-    on which its processes were dumped.
+    that its process images need. With ``variables`` a node can do without images: Python variables
+    are saved beside them.
     """
 
     engine: str | None = None
     cpu: Cpu | None = None
+    variables: bool = False
     avoid: frozenset[str] = frozenset()
 
 
@@ -60,8 +66,8 @@ class Choice:
 
 
 def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
-    """Return the node with the cheapest tier, then the least load, then the first by name, among
-    those that fit.
+    """Return, among the nodes that fit, one that can take the process images if there is any, then
+    the one with the cheapest tier, then the least load, then the first by name.
     """
     reasons: dict[str, str] = {}
     fitting: list[NodeFacts] = []
@@ -73,7 +79,12 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
             fitting.append(node)
     if not fitting:
         return Choice(None, reasons)
-    best = min(fitting, key=lambda n: (TIER_ORDER.index(n.tier), n.load, n.name))
+
+    def rank(node: NodeFacts) -> tuple[bool, int, int, str]:
+        tier = TIER_ORDER.index(node.tier)
+        return no_images(node, needs) is not None, tier, node.load, node.name
+
+    best = min(fitting, key=rank)
     reasons.update({n.name: f"{best.name} is preferred" for n in fitting if n is not best})
     return Choice(best.name, reasons)
 
@@ -83,10 +94,31 @@ def _unfit(node: NodeFacts, needs: Needs) -> str | None:
         return STATES.get(node.state, "is not ready")
     if node.name in needs.avoid:
         return "has just failed to run it"
-    if needs.engine == "criu" and node.runtime != "container":
-        return "cannot restore process images"
     if needs.engine == "namespace" and node.runtime != "process":
         return "runs containers, and the session was saved from plain processes"
-    if needs.engine == "criu" and needs.cpu and node.cpu.lacks(needs.cpu):
+    return None if needs.variables else no_images(node, needs)
+
+
+def no_images(node: NodeFacts, needs: Needs) -> str | None:
+    """Why the node cannot restore the process images; None: it can, or there are none."""
+    if needs.engine != "criu":
+        return None
+    if node.runtime != "container":
+        return "cannot restore process images"
+    if needs.cpu and node.cpu.lacks(needs.cpu):
         return f"has a CPU ({node.cpu.model}) that lacks features of {needs.cpu.model}"
     return None
+
+
+def differ(host: NodeFacts, others: list[NodeFacts], needs: Needs) -> bool:
+    """Whether one of ``others`` that stays could not take the process images of ``host``: those of
+    kernels that start there, or of the session there, which has ``needs``.
+    """
+    if host.runtime != "container":
+        return False
+    fresh = Needs(engine="criu", cpu=host.images)
+    return any(
+        no_images(node, fresh) or no_images(node, needs)
+        for node in others
+        if node.name != host.name and node.state not in {"draining", "lost"}
+    )

@@ -17,6 +17,8 @@ import uuid
 from pathlib import Path
 
 from sessionkeeper.agent import rootfs
+from sessionkeeper.agent.held import let_go
+from sessionkeeper.agent.mappings import processes_of
 from sessionkeeper.agent.oci import Container
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.errors import SessionkeeperError
@@ -78,7 +80,6 @@ def _in(scratch: Path, name: str, criu: Path) -> str:
         network=Path("/run/netns") / name,
         cgroup=f"/{name}",
         argv=("/usr/bin/sleep", "600"),
-        criu_config=runc.criu_config,
     )
     with contextlib.ExitStack() as undo:
         try:
@@ -89,10 +90,11 @@ def _in(scratch: Path, name: str, criu: Path) -> str:
             undo.callback(subprocess.run, ["ip", "netns", "delete", name], capture_output=True)
             undo.callback(runc.delete, name)
             runc.run(container)
-            runc.pause(name)
+            runc.pause(container)
             runc.dump(name, scratch / "image")
             runc.delete(name)
             runc.restore(container, scratch / "image")
+            let_go(processes_of(container.cgroup), frozenset())
             return "" if runc.alive(name) else "the restored process was not there"
         except SessionkeeperError as error:
             return str(error)

@@ -53,6 +53,11 @@ def _criu() -> str:
     return ""
 
 
+def _lazy() -> str:
+    found = criu.find()
+    return "" if found and criu.restores_lazily(found.path) else "no userfaultfd for CRIU"
+
+
 def _system_python() -> str:
     code = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
     command = ["/usr/bin/python3", "-I", "-c", code]
@@ -68,6 +73,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "root": _root,
     "runc": lambda: _program("runc"),
     "criu": _criu,
+    "lazy": _lazy,
     "ip": lambda: _program("ip"),
     "nft": lambda: _program("nft"),
     "chromium": lambda: _program(*CHROMIUM),

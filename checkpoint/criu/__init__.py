@@ -2,22 +2,32 @@
 
 A full dump goes in (`encode`); what comes out (`materialize`) is that directory again, or, beside
 one that a node already has, an incremental directory with only the pages that differ
-(`materialize_delta`).
+(`materialize_delta`). `materialize_lazily` leaves large stretches of memory out; a `Pager` gives
+them to the processes while they run.
 """
 
 from checkpoint.criu.encode import encode
 from checkpoint.criu.identity import note_open_files
 from checkpoint.criu.image import Image, load_image
+from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
+from checkpoint.criu.pager import Pager
+from checkpoint.criu.tasks import note_stopped, stopped_processes
 
 __all__ = [
     "Image",
+    "Lazy",
     "Materialized",
+    "Pager",
     "encode",
     "keep_locks",
+    "lazy_bytes",
     "load_image",
     "materialize",
     "materialize_delta",
+    "materialize_lazily",
     "note_open_files",
+    "note_stopped",
+    "stopped_processes",
 ]

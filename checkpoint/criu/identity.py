@@ -79,19 +79,24 @@ class OpenFiles:
 
     @classmethod
     def read(cls, directory: Path) -> OpenFiles:
-        """The list in `directory`; empty where none was noted. Raises `Damaged`,
-        `UnknownFormat`.
-        """
+        """The list in `directory`; empty where none was noted. Raises as `decode`."""
         try:
-            fields = json.loads((directory / OPEN_FILES).read_bytes())
+            data = (directory / OPEN_FILES).read_bytes()
+        except FileNotFoundError:
+            return cls()
+        return cls.decode(data)
+
+    @classmethod
+    def decode(cls, data: bytes) -> OpenFiles:
+        """Inverse of `encode`. Raises `Damaged`, `UnknownFormat`."""
+        try:
+            fields = json.loads(data)
             if fields["version"] > VERSION:
                 raise UnknownFormat("The list of open files", fields["version"], VERSION)
             files = tuple(OpenFile(str(p), int(d), int(i)) for p, d, i in fields["files"])
             marks = tuple(Mark(str(t), int(a), int(f)) for t, a, f in fields["marks"])
             if not all(0 <= mark.file < len(files) for mark in marks):
                 raise ValueError
-        except FileNotFoundError:
-            return cls()
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Damaged("The list of open files", "its form is not known") from None
         return cls(files, marks)
@@ -212,7 +217,7 @@ def described_files(directory: Path) -> set[tuple[int, bytes]]:
             if descriptor.get(3) == _REG
         }
         names = {
-            file[2]: _fields(file[3])[6]
+            file[2]: message_fields(file[3])[6]
             for _, file in image_messages(directory / "files.img")
             if file.get(1) == _REG
         }
@@ -237,13 +242,13 @@ def image_messages(path: Path) -> Iterator[tuple[int, dict[int, int | bytes]]]:
         while at < len(data):
             length = int.from_bytes(data[at : at + 4], "little")
             at += 4
-            yield at, _fields(data[at : at + length])
+            yield at, message_fields(data[at : at + length])
             at += length
     except (IndexError, KeyError, TypeError):
         raise InvalidImage(f"{path.name} is cut short, or in a form that is not known.") from None
 
 
-def _fields(data: int | bytes) -> dict[int, int | bytes]:
+def message_fields(data: int | bytes) -> dict[int, int | bytes]:
     """The integer and byte fields of one protobuf message, the last of each number."""
     if isinstance(data, int):
         raise TypeError

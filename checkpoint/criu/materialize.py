@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from checkpoint.criu.encode import digests_of, map_pages
 from checkpoint.criu.identity import GONE, WORD, OpenFiles, identity_below, word_at
 from checkpoint.criu.image import ZERO, Image, Stored, Table, load_whole
-from checkpoint.criu.pagemap import IN_PARENT, PAGE, PRESENT, Mask, Pagemap, encode_pagemap
+from checkpoint.criu.pagemap import IN_PARENT, LAZY, PAGE, PRESENT, Mask, Pagemap, encode_pagemap
 from checkpoint.errors import Damaged
 from checkpoint.objects import load_object
 from checkpoint.reader import Reader
@@ -83,15 +85,20 @@ class Materialized:
         with path.open("r+b") as file:
             os.pwrite(file.fileno(), struct.pack("<Q", value), at)
 
+    def in_parent(self, name: str) -> Mask:
+        """Which pages of a table are those of the parent."""
+        return ~self.own[name]
+
     def _with_digests(self, name: str, before: Image | None) -> Table:
         table, own = self.loaded.tables[name], self.own[name]
-        digests = np.empty((len(table.pages), 2), dtype=np.uint64)
+        digests = np.zeros((len(table.pages), 2), dtype=np.uint64)
         pages_id = self.loaded.pagemaps[name].pages_id
         digests[own] = digests_of(map_pages(self.directory / f"pages-{pages_id}.img"))
-        if before is not None and not own.all():
+        shared = self.in_parent(name)
+        if before is not None and shared.any():
             known = before.tables[name]
             assert known.digests is not None
-            digests[~own] = known.digests[np.searchsorted(known.pages, table.pages[~own])]
+            digests[shared] = known.digests[np.searchsorted(known.pages, table.pages[shared])]
         digests[sorted(self.patched.get(name, ()))] = 0  # so that they count as changed
         return Table(table.pages, table.chunk, table.slot, digests)
 
@@ -101,7 +108,9 @@ def materialize(reader: Reader, root: bytes, directory: str | os.PathLike[str]) 
 
     Raises `Damaged`, what the store raises, and `OSError` when the directory cannot be written.
     """
-    return _write(reader, load_whole(reader, root), Path(directory), None)
+    stored = load_whole(reader, root)
+    own = write_image(reader, stored, Path(directory), None)
+    return Materialized(Path(directory), stored.image, None, own)
 
 
 def materialize_delta(
@@ -112,28 +121,41 @@ def materialize_delta(
     CRIU restores from `directory` as long as both are there and keep their places relative to each
     other. Raises as `materialize`.
     """
-    return _write(reader, load_whole(reader, root), Path(directory), parent)
+    stored = load_whole(reader, root)
+    own = write_image(reader, stored, Path(directory), parent)
+    return Materialized(Path(directory), stored.image, parent, own)
 
 
-def _write(
-    reader: Reader, stored: Stored, directory: Path, parent: Materialized | None
-) -> Materialized:
+def write_image(
+    reader: Reader,
+    stored: Stored,
+    directory: Path,
+    parent: Materialized | None,
+    later: Mapping[str, Mask] = MappingProxyType({}),
+) -> dict[str, Mask]:
+    """Write all files of an image, but of its pages neither those that are in `parent` nor those
+    that come `later`. Returns which it wrote.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     image = stored.image
-    own = {name: _own(name, image, parent) for name in image.tables}
+    own = {}
+    for name in image.tables:
+        own[name] = own_pages(name, image, parent)
+        if name in later:
+            own[name] &= ~later[name]
     for name, data in stored.files.items():
-        if name in image.pagemaps and not own[name].all():
-            data = encode_pagemap(_split(image.pagemaps[name], own[name]))
+        if name in image.pagemaps and (name in later or not own[name].all()):
+            data = encode_pagemap(_split(image.pagemaps[name], own[name], later.get(name)))
         (directory / name).write_bytes(data)
     for name, object_id in stored.large.items():
         (directory / name).write_bytes(load_object(reader, object_id))
     if parent is not None:
         (directory / "parent").symlink_to(os.path.relpath(parent.directory, directory))
     _write_pages(reader, image, directory, own)
-    return Materialized(directory, image, parent, own)
+    return own
 
 
-def _own(name: str, image: Image, parent: Materialized | None) -> Mask:
+def own_pages(name: str, image: Image, parent: Materialized | None) -> Mask:
     """Which pages of a table are to be written: those not at the same place in the parent.
 
     Shared memory is written whole: its segments get new names with every restore.
@@ -154,28 +176,32 @@ def _own(name: str, image: Image, parent: Materialized | None) -> Mask:
     return own
 
 
-def _split(pagemap: Pagemap, own: Mask) -> Pagemap:
-    """The pagemap with its present entries split along `own`;
+def _split(pagemap: Pagemap, own: Mask, later: Mask | None) -> Pagemap:
+    """The pagemap with its present entries split along `own` and `later`;
 
-    the others are marked as in the parent.
+    those that are neither are marked as in the parent.
     """
     addresses: list[int] = []
     counts: list[int] = []
     flags: list[int] = []
+    kinds = np.where(own, PRESENT, IN_PARENT)
+    if later is not None:
+        kinds[later] = LAZY
     at = 0
     rows = zip(
         pagemap.addresses.tolist(), pagemap.counts.tolist(), pagemap.flags.tolist(), strict=True
     )
     for address, count, flag in rows:
         if not flag & PRESENT:
-            edges, kinds = [0, count], [flag]
+            edges, kept = [0, count], [flag]
         else:
-            mine = own[at : at + count]
+            mine = kinds[at : at + count]
             inner = (np.flatnonzero(mine[1:] != mine[:-1]) + 1).tolist()
             edges = [0, *inner, count]
-            kinds = [flag if mine[edge] else IN_PARENT for edge in edges[:-1]]
+            # Lazy in an entry with pages is how CRIU marks what it might leave out.
+            kept = [flag & ~LAZY if kind == PRESENT else kind for kind in mine[edges[:-1]].tolist()]
             at += count
-        for start, end, kind in zip(edges, edges[1:], kinds, strict=False):
+        for start, end, kind in zip(edges, edges[1:], kept, strict=False):
             addresses.append(address + start * PAGE)
             counts.append(end - start)
             flags.append(kind)

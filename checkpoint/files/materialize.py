@@ -27,20 +27,24 @@ class Restored:
     problems: list[Skipped]
 
 
-def materialize(reader: Reader, root_id: bytes, root: str | os.PathLike[str]) -> Restored:
+def materialize(
+    reader: Reader, root_id: bytes, root: str | os.PathLike[str], below: bytes = b""
+) -> Restored:
     """Write the tree to the directory `root`, created if it is not there; it must be empty.
+
+    With `below`, a path in the tree, only what is in that directory.
 
     Contents, names, kinds, modes, times, links and holes are exactly as they were. Owners are set
     for root only; devices and attributes that this user may not set are in `problems`. Raises
-    `FileTreeError` when `root` is not an empty directory or cannot be written, `Damaged`, and what
-    the store raises.
+    `FileTreeError` when `root` is not an empty directory or cannot be written, or the tree has no
+    directory `below`, `Damaged`, and what the store raises.
     """
     path = os.fsencode(root)
     try:
         os.makedirs(path, exist_ok=True)
         if os.listdir(path):
             raise FileTreeError(f"{os.fsdecode(path)} is not empty.")
-        return _Materializer(reader, path).run(root_id)
+        return _Materializer(reader, path).run(root_id, below)
     except OSError as error:
         raise FileTreeError(f"The files cannot be written: {error}.") from error
 
@@ -55,10 +59,15 @@ class _Materializer:
         self._leaves: list[tuple[bytes, Leaf]] = []
         self._directories: list[tuple[bytes, Entry]] = []
 
-    def run(self, root_id: bytes) -> Restored:
+    def run(self, root_id: bytes, below: bytes) -> Restored:
         top = decode_directory(load_object(self._reader, root_id)).get(b"")
         if top is None or top.kind is not Kind.DIRECTORY:
             raise Damaged("The root of the file tree", "it is not a directory")
+        for name in filter(None, below.split(b"/")):
+            found = decode_directory(load_object(self._reader, top.content or b"")).get(name)
+            if found is None or found.kind is not Kind.DIRECTORY:
+                raise FileTreeError(f"The tree has no directory {os.fsdecode(below)}.")
+            top = found
         directory = self._skeleton(top)
         for start in range(0, len(self._files), _BATCH_FILES):
             self._write(self._files[start : start + _BATCH_FILES])

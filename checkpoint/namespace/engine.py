@@ -25,7 +25,12 @@ DUMP_REPORT = "report.json"
 INDEX = "index.json"
 LIMIT = 16 << 30  # bytes one dump may hold
 
-_INSIDE = Path(__file__).with_name("inside")
+INSIDE = Path(__file__).with_name("inside")
+"""What runs in the kernel: a directory of modules. A kernel that cannot see it gets a copy."""
+
+LENT = "lent"
+"""In `INSIDE`: what user code may import, if it is on the kernel's path."""
+
 _NAME = "_sessionkeeper_namespace"
 # One expression: a statement would leave a name in the user's namespace, and names that the user
 # may have given another meaning (`open`, `exec`, `id`) are not used.
@@ -85,19 +90,26 @@ class Report:
         return [name for name, variable in self.variables.items() if variable.state == state]
 
 
-def dump_code(directory: Path, *, limit: int = LIMIT) -> str:
+def dump_code(directory: Path, *, limit: int = LIMIT, inside: Path = INSIDE) -> str:
     """Code that writes the namespace to ``directory``, at most ``limit`` bytes, and ``report.json``
     in it.
 
     A variable beyond the limit is reported lost. Run it silently, between two cells. A report of an
-    earlier dump is removed here and now, so that it is not taken for the one of this dump.
+    earlier dump is removed here and now, so that it is not taken for the one of this dump. Paths
+    are the kernel's; ``inside`` is where it finds a copy of `INSIDE`.
     """
     with contextlib.suppress(OSError):
         (directory / DUMP_REPORT).unlink()
-    return _code("dump", str(directory), limit)
+    return _code("dump", inside, str(directory), limit)
 
 
-def load_code(directory: Path, report: Path, *, moved: tuple[Path, Path] | None = None) -> str:
+def load_code(
+    directory: Path,
+    report: Path,
+    *,
+    moved: tuple[Path, Path] | None = None,
+    inside: Path = INSIDE,
+) -> str:
     """Code that brings the namespace at ``directory`` into a fresh kernel; its report goes to
     ``report``.
 
@@ -108,13 +120,15 @@ def load_code(directory: Path, report: Path, *, moved: tuple[Path, Path] | None 
     with contextlib.suppress(OSError):
         report.unlink()
     places = (str(moved[0]), str(moved[1])) if moved is not None and moved[0] != moved[1] else None
-    return _code("load", str(directory), str(report), places)
+    return _code("load", inside, str(directory), str(report), places)
 
 
-def _code(function: str, directory: str, *more: int | str | tuple[str, str] | None) -> str:
+def _code(
+    function: str, inside: Path, directory: str, *more: int | str | tuple[str, str] | None
+) -> str:
     borrowed = str(Path(cloudpickle.__file__).parents[1])
     call = f"{function}{(directory, borrowed, *more)!r}"
-    return _CODE.format(call=call, name=_NAME, start=str(_INSIDE))
+    return _CODE.format(call=call, name=_NAME, start=str(inside))
 
 
 def read_report(path: Path) -> Report:
@@ -123,14 +137,27 @@ def read_report(path: Path) -> Report:
     Raises `NoReport` when there is none, `NamespaceError` when the dump or load failed as a whole.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return parse_report(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
         raise NoReport(f"The kernel left no readable report at {path}: {error}.") from error
+
+
+def parse_report(text: str | bytes) -> Report:
+    """The report that this is the content of. Raises as `read_report`."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise NoReport(f"The kernel left no readable report: {error}.") from error
+    if not isinstance(content, dict):
+        raise NoReport("What the kernel left as its report is none.")
     if "error" in content:
         raise NamespaceError(f"The namespace could not be carried over: {content['error']}.")
-    return Report(
-        variables={name: Variable(**value) for name, value in content["variables"].items()},
-        seconds=float(content["seconds"]),
-        bytes=int(content["bytes"]),
-        also=content["also"],
-    )
+    try:
+        return Report(
+            variables={name: Variable(**value) for name, value in content["variables"].items()},
+            seconds=float(content["seconds"]),
+            bytes=int(content["bytes"]),
+            also=content["also"],
+        )
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise NoReport("What the kernel left as its report is none.") from None

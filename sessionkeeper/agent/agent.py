@@ -21,13 +21,13 @@ from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
-from sessionkeeper.agent.hosted import HostedSession
+from sessionkeeper.agent.hosted import Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
-from sessionkeeper.agent.savepoint import Savepoints, Staged
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.cpu import this_cpu
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -48,6 +48,7 @@ class Agent:
         self._offer = offer
         self._kernelspecs = Kernelspecs()
         self._tenancies: dict[str, Tenancy] = {}
+        self._staging: dict[str, Savepoints] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
         self._link: AgentLink | None = None
         self._early: list[tuple[str, bytes]] = []
@@ -114,6 +115,8 @@ class Agent:
         early, self._early = self._early, []
         for kernel_id, frame in early:
             self._frame(kernel_id, frame)
+        for tenancy in self._tenancies.values():
+            tenancy.hosted.tell_gone()
         announce(self._settings.ready_fd)
         beat = asyncio.create_task(self._beat(link))
         try:
@@ -131,7 +134,7 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
-            **this_cpu().json(),
+            **self._offer.cpu.json(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -140,7 +143,7 @@ class Agent:
     async def _beat(self, link: AgentLink) -> None:
         with contextlib.suppress(AgentGone):
             while True:
-                await link.send_event({"event": "heartbeat", "sent": clock()})
+                link.send_event({"event": "heartbeat", "sent": clock()})
                 await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
 
     def _event(self, event: dict[str, Any]) -> None:
@@ -199,6 +202,17 @@ class Agent:
         if self._link is not None:
             self._link.send_frame(kernel_id, frame)
 
+    def _gone(self, session: str, epoch: int) -> Gone:
+        """What tells the gateway of a kernel that went without a word."""
+
+        def gone(kernel_id: str) -> None:
+            facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
+            if self._link is not None:
+                with contextlib.suppress(AgentGone):
+                    self._link.send_event({"event": "kernel_gone", **facts})
+
+        return gone
+
     def _turn(self, session: str) -> asyncio.Lock:
         """Whoever opens or closes a session on this node: one after the other."""
         return self._turns.setdefault(session, asyncio.Lock())
@@ -217,6 +231,8 @@ class Agent:
     async def _open(self, session: str, **call: Any) -> dict[str, Any]:
         asked = self._disconnected
         await self._leased()
+        if session in self._staging:
+            self._staging[session].hurry()
         async with self._turn(session):
             opened = await self._open_here(session, **call)
             if asked != self._disconnected:
@@ -226,15 +242,7 @@ class Agent:
         return opened
 
     async def _open_here(
-        self,
-        session: str,
-        key: str,
-        blobs: str,
-        epoch: int,
-        manifest: int | None,
-        kernels: list[dict[str, Any]],
-        restore_kernels: bool,
-        writes: list[dict[str, Any]],
+        self, session: str, key: str, blobs: str, epoch: int, **what: Any
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
@@ -243,11 +251,11 @@ class Agent:
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
-        hosted = HostedSession(session, epoch, place, self._forward)
-        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+        hosted = HostedSession(session, epoch, place, self._forward, self._gone(session, epoch))
+        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
-            opened = await tenancy.open(manifest, kernels, restore_kernels, writes, staged)
+            opened = await tenancy.open(staged=staged, **what)
         except BaseException:
             await self._close(session)
             raise
@@ -268,11 +276,16 @@ class Agent:
         await self._unstage(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
+        self._staging[session] = savepoints
         try:
-            staged = await asyncio.to_thread(savepoints.stage, session, manifest)
+            staged = await asyncio.to_thread(
+                savepoints.stage, session, manifest, self._offer.lazy_above
+            )
         except BaseException:
             await asyncio.to_thread(savepoints.close)
             raise
+        finally:
+            del self._staging[session]
         self._staged[session] = savepoints, staged
 
     async def _unstage(self, session: str) -> None:
@@ -293,15 +306,14 @@ class Agent:
 
     async def _status(self, session: str) -> dict[str, Any]:
         hosted = self._tenancy(session).hosted
-        return {"epoch": hosted.epoch, "kernels": sorted(hosted.kernels), "writes": hosted.writes}
+        kernels = sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone)
+        return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
 
-    async def _checkpoint(
-        self, session: str, epoch: int, final: bool, within: float = 0.0
-    ) -> dict[str, Any]:
+    async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)
         if tenancy.hosted.epoch != epoch:
             raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(final, within)
+        return await tenancy.checkpoint(**how)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
         async with self._turn(session):
@@ -364,12 +376,13 @@ class Agent:
         for facts in self._ledger.sessions():
             session = facts["session"]
             place = self._offer.place(session, facts["epoch"])
-            hosted = HostedSession(session, facts["epoch"], place, self._forward)
+            gone = self._gone(session, facts["epoch"])
+            hosted = HostedSession(session, facts["epoch"], place, self._forward, gone)
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
-            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs)
+            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
             self._tenancies[session], self._stores[session] = tenancy, store
             self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
             try:

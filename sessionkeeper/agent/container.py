@@ -7,19 +7,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+from checkpoint import criu
+from checkpoint.criu import Lazy
+from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
+from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.mappings import in_use, processes_of, written_through
+from sessionkeeper.agent.held import let_go, send, stopped_by_signal
+from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
@@ -30,8 +37,9 @@ from sessionkeeper.agent.oci import (
     Bind,
     Container,
 )
-from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
 
 EPOCH_DIGITS = 10
@@ -44,13 +52,18 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel."""
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    is in the environment of all processes; a kernel with more than ``lazy_above`` (bytes) is
+    restored lazily.
+    """
 
     runc: Runc
     shim: Path
     cgroup: str
     memory: int | None = None
     hidden: tuple[Path, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    lazy_above: int | None = None
 
     def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
         """Return the two ends of the link between the node and a session's network namespace."""
@@ -75,6 +88,11 @@ class ContainerPlace:
         self._network = f"sk-{base.name}"
         self.tree = self._layers.upper
         self.root = self._layers.root
+        self._stopped: dict[str, dict[int, int]] = {}
+        """Of frozen slots: the processes that a signal had stopped."""
+        self._held: dict[str, frozenset[int]] = {}
+        """Of restored slots that were not let go: which processes were stopped at the dump."""
+        self.lazy_above = node.lazy_above
         self.excluded = frozenset(p.lstrip("/").encode() for p in rootfs.NOT_SAVED)
 
     def seen(self, path: str) -> str:
@@ -131,11 +149,16 @@ class ContainerPlace:
 
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:
-            self._node.runc.pause(self._name(slot))
+            self._node.runc.pause(self._container(slot))
+            self._stopped[slot.name] = stopped_by_signal(self._processes([slot]))
+            send(signal.SIGCONT, self._stopped[slot.name])
 
     def thaw(self, slots: list[Slot]) -> None:
         for slot in slots:
-            self._node.runc.resume(self._name(slot))
+            send(signal.SIGSTOP, self._stopped.pop(slot.name, ()))
+            self._node.runc.resume(self._container(slot))
+            if (stopped := self._held.pop(slot.name, None)) is not None:
+                let_go(self._processes([slot]), stopped)
 
     def written_through(self, slots: list[Slot]) -> frozenset[bytes]:
         return written_through(self._processes(slots))
@@ -146,14 +169,42 @@ class ContainerPlace:
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
 
+    def exchange(self, slot: Slot) -> Exchange:
+        control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
+        return Exchange(
+            ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
+        )
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        return sum(own_memory(pid) for pid in self._processes(slots))
+
     def dump(self, slot: Slot, images: Path) -> None:
         self._node.runc.dump(self._name(slot), images)
+        criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)
             if content is not None:
                 (images / f"ipc-{name}").write_bytes(content)
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
+        self._prepare_restore(slot, images, epoch)
+        self._node.runc.restore(self._container(slot), images)
+        self._held[slot.name] = criu.stopped_processes(images)
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        self._prepare_restore(slot, image.directory, epoch)
+        container, runc = self._container(slot), self._node.runc
+        groups = [str(root / container.cgroup.strip("/")) for root in hierarchies()]
+        arrival = Arrival(slot.name, image, runc.work(image.directory), groups)
+        try:
+            runc.restore(container, image.directory, lazy=True)
+        except BaseException:
+            arrival.give_up()
+            raise
+        self._held[slot.name] = criu.stopped_processes(image.directory)
+        return arrival
+
+    def _prepare_restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare(slot, epoch)
         for name in STARTUP_FILES:
             if (images / f"ipc-{name}").exists():
@@ -161,7 +212,6 @@ class ContainerPlace:
                 shutil.copyfile(images / f"ipc-{name}", file)
                 os.chown(file, USER_ID, USER_ID)
                 file.chmod(0o600)
-        self._node.runc.restore(self._container(slot), images)
 
     def close(self) -> None:
         for name in self._node.runc.names():
@@ -188,6 +238,9 @@ class ContainerPlace:
         # Same size for every epoch: CRIU compares the size of open files at restore.
         (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
         shutil.copyfile(self._node.shim, control / "shim.pyz")
+        # Where this program is installed need not be visible in the container.
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(INSIDE, control / INSIDE.name, ignore=without, dirs_exist_ok=True)
         return control
 
     def _container(self, slot: Slot) -> Container:
@@ -198,12 +251,12 @@ class ContainerPlace:
             network=Path("/run/netns") / self._network,
             cgroup=f"{self._node.cgroup}/{self._name(slot)}",
             argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
-            criu_config=self._node.runc.criu_config,
             env={
                 "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
                 # `%pip install` works: beside the packages of this Python, which are read-only.
                 "PIP_TARGET": OWN_PACKAGES,
-                "PYTHONPATH": OWN_PACKAGES,
+                "PYTHONPATH": f"{OWN_PACKAGES}:{CONTROL_DIR}/{INSIDE.name}/{LENT}",
+                **self._node.env,
             },
             binds=(
                 *(Bind(p, str(p)) for p in python_prefixes()),

@@ -3,7 +3,7 @@
 SessionkeeperError
 ├── NodeSetupFailed     a namespace, mount or address could not be made
 ├── DumpFailed          CRIU could not dump a kernel; the kernel goes on
-├── KernelBusy          no checkpoint now: a kernel is not between two cells
+├── KernelBusy          no checkpoint now: a kernel is not between two cells, or not all here
 ├── RestoreFailed       CRIU could not restore a kernel here
 ├── KernelStartFailed   the container or the shim did not come up
 ├── NotHosted           this node does not run that session (any more)
@@ -28,16 +28,19 @@ class DumpFailed(SessionkeeperError):
     code = "dump_failed"
     retryable = True
     hint = (
-        "something in the kernel cannot be dumped; close it (a device, a GPU, a mount), then go on"
+        "something in the kernel cannot be dumped; close it (a device, a GPU, a mount, a file"
+        " watcher), then go on"
     )
 
 
 class KernelBusy(SessionkeeperError):
-    """A kernel whose variables are saved between two cells is not there. It goes on."""
+    """A kernel whose variables are saved between two cells is not there, or the memory of one that
+    was restored lazily is not yet. It goes on.
+    """
 
     code = "kernel_busy"
     retryable = True
-    hint = "the `container` runtime can save a kernel in the middle of a cell"
+    hint = "it is tried again; the `container` runtime can save a kernel in the middle of a cell"
 
 
 class RestoreFailed(SessionkeeperError):

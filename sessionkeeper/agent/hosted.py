@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sys
 from collections.abc import Callable, Iterable
@@ -10,11 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.errors import AgentTimeout, ShimGone
 from gateway.shim_archive import PRELOAD
 from sessionkeeper.agent.errors import KernelStartFailed
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.relay import ShimRelay
 from sessionkeeper.agent.workspace import LiveWorkspace
+from sessionkeeper.errors import SessionkeeperError
+
+log = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
 FIRST_PORT = 20000
@@ -26,6 +31,7 @@ OWN_PYTHON = {"python", "python3", f"python3.{sys.version_info.minor}"}
 """A kernelspec that says no more than this means the Python it is found with, as in Jupyter."""
 
 Forward = Callable[[str, bytes], None]
+Gone = Callable[[str], None]
 
 
 @dataclass
@@ -41,6 +47,10 @@ class HostedKernel:
     token: str
     launch: dict[str, Any]
     relay: ShimRelay | None = None
+    running: bool = False
+    """Whether there are processes: a checkpoint leaves out what is just being started."""
+    gone: bool = False
+    """Whether there were some, which went with their shim."""
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says of it, for another node to bring it back."""
@@ -80,13 +90,15 @@ class Spare:
 class HostedSession:
     """The session ``session`` under ``epoch`` in ``place``.
 
-    ``forward`` takes a kernel id and a link frame for the gateway. ``warm`` keeps one spare.
+    ``forward`` takes a kernel id and a link frame for the gateway, ``gone`` the id of a kernel all
+    of which is gone, its shim as well. ``warm`` keeps one spare.
     """
 
     session: str
     epoch: int
     place: Place
     forward: Forward
+    gone: Gone = lambda kernel_id: None
     warm: bool = True
     kernels: dict[str, HostedKernel] = field(default_factory=dict)
     writes: int = 0
@@ -96,10 +108,13 @@ class HostedSession:
         self.workspace = LiveWorkspace(self.place.root, self.place.home, self.place.user)
         self.files = self.workspace.executor()
         self.changing = asyncio.Lock()
-        """Held while workspace files are written, and while a checkpoint cuts them."""
+        """Held while workspace files are written, while a kernel is ended, and while a checkpoint
+        cuts all that.
+        """
         self._ports = FIRST_PORT
         self._spare: Spare | None = None
         self._warming: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start_kernel(
         self,
@@ -112,39 +127,51 @@ class HostedSession:
     ) -> None:
         """Start a kernel; returns when its shim is linked. Raises :class:`KernelStartFailed`."""
         await self.stop_kernel(kernel_id)
+        position = {"next_seq": next_seq, "applied": applied}
         spare, self._spare = self._spare, None
         if spare is not None:
             kernel = HostedKernel(
-                kernel_id, name, generation, spare.slot, spare.token, launch, spare.relay
+                kernel_id, name, generation, spare.slot, spare.token, launch, spare.relay, True
             )
             self.kernels[kernel_id] = kernel
-            await spare.relay.call(
-                "start", kernel_id=kernel_id, kernel=launch, next_seq=next_seq, applied=applied
-            )
-        else:
-            kernel = HostedKernel(
-                kernel_id, name, generation, self._slot(kernel_id), secrets.token_hex(16), launch
-            )
-            self.kernels[kernel_id] = kernel
-            configuration = {
-                "kernel_id": kernel_id,
-                "token": kernel.token,
-                "kernel": launch,
-                "next_seq": next_seq,
-                "applied": applied,
-            }
             try:
-                await asyncio.to_thread(self.place.start, kernel.slot, self.epoch, configuration)
-                await self._link(kernel)
+                await spare.relay.call("start", kernel_id=kernel_id, kernel=launch, **position)
+                return
+            except (ShimGone, AgentTimeout) as error:
+                log.warning("the spare of session %s is of no use: %s", self.session, error)
+                await self._stop(kernel)
             except BaseException:
-                await self.stop_kernel(kernel_id)
+                await self._stop(kernel)
                 raise
-        self.keep_warm()
+        kernel = HostedKernel(
+            kernel_id, name, generation, self._slot(kernel_id), secrets.token_hex(16), launch
+        )
+        self.kernels[kernel_id] = kernel
+        configuration = {
+            "kernel_id": kernel_id,
+            "token": kernel.token,
+            "kernel": launch,
+            **position,
+        }
+        try:
+            await asyncio.to_thread(self.place.start, kernel.slot, self.epoch, configuration)
+            if self.kernels.get(kernel_id) is not kernel:
+                raise KernelStartFailed("the kernel was deleted while it was started")
+            kernel.running = True
+            await self._link(kernel)
+        except BaseException:
+            await self._stop(kernel)
+            raise
+
+    def reserve(self, slots: Iterable[Slot]) -> None:
+        """Give these slots to nobody else: what has them is about to be adopted."""
+        self._ports = max([self._ports, *(slot.port for slot in slots)])
 
     async def adopt(self, kernel: HostedKernel) -> None:
         """Take over a kernel that runs already: restored, or left by an agent that crashed."""
+        self.reserve([kernel.slot])
+        kernel.running = True
         self.kernels[kernel.kernel_id] = kernel
-        self._ports = max(self._ports, kernel.slot.port + 1)
         await self._link(kernel)
 
     def record(self) -> dict[str, Any]:
@@ -161,6 +188,7 @@ class HostedSession:
         slots = [kernel.slot for kernel in kernels]
         await asyncio.to_thread(self.place.resume, slots)
         self.writes = int(record["writes"])
+        self.reserve(slots)
         await asyncio.to_thread(self.place.thaw, slots)
         for kernel in kernels:
             await self.adopt(kernel)
@@ -168,12 +196,17 @@ class HostedSession:
 
     async def stop_kernel(self, kernel_id: str) -> None:
         """End a kernel; nothing happens when there is none of that id."""
-        kernel = self.kernels.pop(kernel_id, None)
-        if kernel is None:
-            return
-        if kernel.relay is not None:
-            await kernel.relay.close()
-        await asyncio.to_thread(self.place.stop, kernel.slot)
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None:
+            await self._stop(kernel)
+
+    async def _stop(self, kernel: HostedKernel) -> None:
+        async with self.changing:  # not while it is being dumped
+            if self.kernels.get(kernel.kernel_id) is kernel:
+                del self.kernels[kernel.kernel_id]
+            if kernel.relay is not None:
+                await kernel.relay.close()
+            await asyncio.to_thread(self.place.stop, kernel.slot)
 
     def to_shim(self, kernel_id: str, frame: bytes) -> None:
         """Pass a frame of the gateway on; dropped when the kernel is not here (any more)."""
@@ -192,6 +225,12 @@ class HostedSession:
         if kernel is not None and kernel.relay is not None:
             await kernel.relay.call("interrupt")
 
+    def tell_gone(self) -> None:
+        """Tell of all kernels that are gone, as somebody may not have been told."""
+        for kernel in self.kernels.values():
+            if kernel.gone:
+                self.gone(kernel.kernel_id)
+
     def slots(self) -> list[Slot]:
         return [kernel.slot for kernel in self.kernels.values()]
 
@@ -202,9 +241,10 @@ class HostedSession:
 
     async def close(self) -> None:
         """End everything of the session on this node."""
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.gather(self._warming, return_exceptions=True)
+        tasks = [task for task in (self._warming, *self._ending) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         relays = [kernel.relay for kernel in self.kernels.values()]
         if self._spare is not None:
             relays.append(self._spare.relay)
@@ -225,10 +265,28 @@ class HostedSession:
             "next_seq": 1,
             "applied": 0,
         }
-        await asyncio.to_thread(self.place.start, slot, self.epoch, configuration)
-        relay = self._relay(slot, token, lambda: self._owner(slot))
-        await relay.open(START_TIMEOUT)
+        try:
+            await asyncio.to_thread(self.place.start, slot, self.epoch, configuration)
+            relay = self._relay(slot, token, lambda: self._owner(slot))
+            await relay.open(START_TIMEOUT)
+        except SessionkeeperError as error:
+            # The next kernel is started without.
+            log.warning("session %s has no spare: %s", self.session, error)
+            await asyncio.to_thread(self.place.stop, slot)
+            return
         self._spare = Spare(slot, token, relay)
+
+    def _shim_gone(self, slot: Slot, kernel_id: str | None) -> None:
+        """The shim in ``slot`` is not there any more, of whichever kernel it was."""
+        if kernel_id is not None:
+            kernel = self.kernels[kernel_id]
+            kernel.running, kernel.gone = False, True
+            self.gone(kernel_id)
+        elif self._spare is not None and self._spare.slot == slot:
+            self._spare = None
+            task = asyncio.create_task(asyncio.to_thread(self.place.stop, slot))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _link(self, kernel: HostedKernel) -> None:
         kernel.relay = self._relay(kernel.slot, kernel.token, lambda: kernel.kernel_id)
@@ -241,7 +299,11 @@ class HostedSession:
                 self.forward(kernel_id, frame)
 
         return ShimRelay(
-            lambda: self.place.connect(slot), lambda: self.place.alive(slot), token, forward
+            lambda: self.place.connect(slot),
+            lambda: self.place.alive(slot),
+            token,
+            forward,
+            lambda: self._shim_gone(slot, owner()),
         )
 
     def _owner(self, slot: Slot) -> str | None:

@@ -1,12 +1,13 @@
 """Which files processes have mapped to write into: such writes leave no time stamp for a while.
 
-And which they have in use at all: they cannot be restored without those.
+And which they have in use at all: they cannot be restored without those; and how much memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def processes_of(cgroup: str) -> list[int]:
                 int(pid) for pid in (root / cgroup.strip("/") / "cgroup.procs").read_text().split()
             ]
     return []
+
+
+def own_memory(pid: int) -> int:
+    """Return the bytes of memory that a process has for itself (proc_pid_statm(5)); 0 of one that
+    has ended.
+    """
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 def written_through(pids: Iterable[int]) -> frozenset[bytes]:

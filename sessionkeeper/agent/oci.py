@@ -65,10 +65,10 @@ class Container:
     network: Path
     cgroup: str
     argv: tuple[str, ...]
-    criu_config: Path
     env: dict[str, str] = field(default_factory=dict)
     binds: tuple[Bind, ...] = ()
     memory: int | None = None
+    criu_config: Path = Path("/dev/null")
     user: int = USER_ID
     home: str = HOME
 

@@ -14,7 +14,9 @@ from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
-from sessionkeeper.criu import find
+from sessionkeeper.cpu import NodeCpu, this_node
+from sessionkeeper.cpu_levels import knobs
+from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.settings import AgentSettings
 
@@ -30,6 +32,9 @@ class Offer(Protocol):
     """Makes places for sessions on this node."""
 
     engine: str
+    cpu: NodeCpu
+    lazy_above: int | None
+    """As of its places."""
 
     def place(self, session: str, epoch: int) -> Place:
         """Return an empty place, whatever an earlier epoch left."""
@@ -46,6 +51,7 @@ class ContainerOffer:
     engine = "criu"
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         data = settings.data
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(0o711)  # the kernels' user passes through it to its root file system
@@ -53,12 +59,15 @@ class ContainerOffer:
         self._sessions = data / "sessions"
         self._images = data / "images"
         _mount_tmpfs(self._images)
+        self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
             memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
             hidden=(data,),
+            env=knobs(self.cpu.level) if self.cpu.level else {},
+            lazy_above=self.lazy_above,
         )
 
     def place(self, session: str, epoch: int) -> Place:
@@ -72,8 +81,10 @@ class ProcessOffer:
     """Plain processes."""
 
     engine = "namespace"
+    lazy_above: int | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
+        self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data = settings.data
         self._shim = build_shim(settings.data / "shim.pyz")

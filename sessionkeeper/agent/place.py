@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from checkpoint.criu import Lazy
+from sessionkeeper.agent.arrival import Arrival
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -22,6 +25,22 @@ class Slot:
 
     name: str
     port: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Where a kernel and this program find each other's files.
+
+    ``directory`` is the kernel's to write, and ``given`` to read only: as the node sees them; for
+    the kernel they are ``seen`` and ``seen_given``. ``inside`` is where the kernel finds
+    ``checkpoint.namespace.engine.INSIDE``.
+    """
+
+    directory: Path
+    seen: Path
+    given: Path
+    seen_given: Path
+    inside: Path
 
 
 class Place(Protocol):
@@ -46,6 +65,9 @@ class Place(Protocol):
 
     user: int | None
     """The user id that owns what the session writes; None: this process's own."""
+
+    lazy_above: int | None
+    """A kernel with more memory than so many bytes is better restored lazily; None: none is."""
 
     def seen(self, path: str) -> str:
         """Return how the kernels name what is at ``path``, an absolute one below ``root``."""
@@ -101,11 +123,25 @@ class Place(Protocol):
         """
         ...
 
+    def exchange(self, slot: Slot) -> Exchange:
+        """Return where the kernel in ``slot`` and this program leave files for each other."""
+        ...
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
+        ...
+
     def dump(self, slot: Slot, images: Path) -> None:
         """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
-        """Bring back what :meth:`dump` wrote, running, under ``epoch``."""
+        """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until
+        :meth:`thaw`.
+        """
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        """Bring back a kernel that runs before its memory is there; :attr:`lazy_above` is set."""
+        ...
 
     def close(self) -> None:
         """Kill everything and leave nothing of the session on the node."""

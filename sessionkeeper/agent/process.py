@@ -24,9 +24,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from checkpoint.criu import Lazy
+from checkpoint.namespace.engine import INSIDE, LENT
+from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
 from sessionkeeper.agent.mappings import below, in_use, written_through
-from sessionkeeper.agent.place import Slot
+from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.nodes.local import erase
 from sessionkeeper.nodes.processes import PART, end_all, parents
 
@@ -58,6 +61,7 @@ class ProcessPlace:
     excluded: frozenset[bytes] = frozenset()
     user: int | None = None
     home = HOME
+    lazy_above: int | None = None
 
     def __init__(self, shim: Path, session: str, base: Path) -> None:
         self._shim = shim
@@ -100,6 +104,7 @@ class ProcessPlace:
         )
         workspace = self.seen(HOME)
         kept = {k: v for k, v in os.environ.items() if k == PART or not k.startswith(OURS)}
+        lent = os.pathsep.join([*filter(None, [kept.get("PYTHONPATH")]), str(INSIDE / LENT)])
         try:
             with (directory / "shim.log").open("ab") as words:
                 child = subprocess.Popen(
@@ -109,7 +114,7 @@ class ProcessPlace:
                     stdout=subprocess.DEVNULL,
                     stderr=words,
                     start_new_session=True,
-                    env={**kept, "HOME": workspace, MARK: self._mark(slot)},
+                    env={**kept, "HOME": workspace, "PYTHONPATH": lent, MARK: self._mark(slot)},
                 )
         except OSError as error:
             raise KernelStartFailed(f"the shim did not start: {error}") from error
@@ -159,6 +164,15 @@ class ProcessPlace:
     def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
         return below(in_use(self._processes(*slots)), self.tree)
 
+    def exchange(self, slot: Slot) -> Exchange:
+        directory, given = (self._slots / slot.name / name for name in ("exchange", "given"))
+        for one in (directory, given):
+            one.mkdir(parents=True, exist_ok=True)
+        return Exchange(directory, directory, given, given, INSIDE)
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        return 0
+
     def dump(self, slot: Slot, images: Path) -> None:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
 
@@ -167,6 +181,9 @@ class ProcessPlace:
             "this node runs kernels as plain processes and cannot restore a process image",
             hint="a node with the `container` runtime can: see `sessionkeeper doctor`",
         )
+
+    def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
+        raise NotImplementedError("plain processes are not restored: `lazy_above` is None")
 
     def close(self) -> None:
         end_all(lambda: _descending(f"{self._slots}/"))

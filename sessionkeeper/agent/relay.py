@@ -23,7 +23,8 @@ class ShimRelay:
     """The agent's side of one shim.
 
     ``dial`` returns a connected socket or raises OSError, ``alive`` says whether the shim is there;
-    both may block. ``on_frame`` gets the link frames for the gateway.
+    both may block. ``on_frame`` gets the link frames for the gateway; ``on_gone`` is called when
+    the shim has ended by itself.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class ShimRelay:
         alive: Callable[[], bool],
         token: str,
         on_frame: Callable[[bytes], None],
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self._dial = dial
         self._alive = alive
         self._token = token
         self._on_frame = on_frame
+        self._on_gone = on_gone
         self._client: ShimClient | None = None
         self._closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -103,4 +106,5 @@ class ShimRelay:
             try:
                 await self._connect()
             except KernelStartFailed:
+                self._on_gone()
                 return

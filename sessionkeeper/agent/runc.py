@@ -7,6 +7,8 @@ What made dump and restore work, and why:
 * ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
   the namespace.
 * ``--file-locks``: sqlite3 and others hold some.
+* ``leave-stopped``, at a restore: kernels of one session go on together, when all are there. An
+  option of CRIU that runc has not, so it is in the configuration file while that runs.
 * A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only
   with the same *real* user id (prlimit(2)); CRIU then runs with the user's real and root's
   effective id.
@@ -15,19 +17,27 @@ What made dump and restore work, and why:
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
 from sessionkeeper.agent.oci import USER_ID, Container, config
+from sessionkeeper.nodes import cgroups
 
 CAP_SYS_RESOURCE = 24
+CRIU_CONFIG_FILE = "criu.conf"
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
+
+SHORT, LONG = 60.0, 300.0
+"""Seconds that a call of runc may take; the long one is for those that copy a kernel's memory."""
 
 
 @dataclass(frozen=True)
@@ -47,59 +57,74 @@ class Runc:
 
     def __init__(self, base: Path, criu: Path, *, runc: str = "runc") -> None:
         self.base = base
-        self.criu_config = base / "criu.conf"
         self._runc = runc
         base.mkdir(parents=True, exist_ok=True)
-        self.criu_config.write_text(CRIU_CONFIG)
         self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
         subprocess.run([criu, "check"], capture_output=True)
 
     def run(self, container: Container) -> None:
         """Create and start ``container``. Raises :class:`KernelStartFailed`."""
+        if self._exists(container.name):
+            raise KernelStartFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
         done = self._call("run", "--detach", "--bundle", str(bundle), container.name)
         if done.returncode:
             self.delete(container.name)
             raise KernelStartFailed(f"the container did not start: {_words(done.log)}")
 
-    def pause(self, name: str) -> None:
+    def pause(self, container: Container) -> None:
         """Freeze all of the container's processes. Raises :class:`DumpFailed`."""
-        done = self._call("pause", name)
-        if done.returncode:
-            raise DumpFailed(f"the kernel could not be frozen: {_words(done.log)}")
+        try:
+            cgroups.freeze(container.cgroup)
+        except OSError as error:
+            raise DumpFailed(f"the kernel could not be frozen: {error}") from None
 
-    def resume(self, name: str) -> None:
+    def resume(self, container: Container) -> None:
         """Let a frozen container go on; nothing happens when it is not frozen."""
-        self._call("resume", name)
+        cgroups.thaw(container.cgroup)
 
     def dump(self, name: str, images: Path) -> None:
         """Dump the (frozen) container into ``images``, and leave it as it is. Raises
         :class:`DumpFailed`.
         """
         images.mkdir(parents=True)
-        log = images.parent / f"{images.name}.work"
+        log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log), name,
+            limit=LONG,
         )  # fmt: skip
         if done.returncode:
             raise DumpFailed(
                 f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
             )
 
-    def restore(self, container: Container, images: Path) -> None:
-        """Restore a dump as ``container``, running. Raises :class:`RestoreFailed`."""
+    def work(self, images: Path) -> Path:
+        """Return the directory in which CRIU works when it dumps to or restores from ``images``."""
+        return images.parent / f"{images.name}.work"
+
+    def restore(self, container: Container, images: Path, *, lazy: bool = False) -> None:
+        """Restore a dump as ``container``; its processes are stopped (SIGSTOP). A ``lazy`` one is
+        given its memory by who listens in the work directory.
+
+        Raises :class:`RestoreFailed`.
+        """
+        if self._exists(container.name):
+            raise RestoreFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
-        log = images.parent / f"{images.name}.work"
+        (bundle / CRIU_CONFIG_FILE).write_text(f"{CRIU_CONFIG}leave-stopped\n")
+        log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log),
-            "--bundle", str(bundle), container.name,
+            "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
             within=("unshare", "--mount"),
+            limit=LONG,
         )  # fmt: skip
+        (bundle / CRIU_CONFIG_FILE).write_text(CRIU_CONFIG)
         if done.returncode:
             self.delete(container.name)
             raise RestoreFailed(
@@ -124,24 +149,36 @@ class Runc:
             "created",
         }
 
+    def _exists(self, name: str) -> bool:
+        return (self.base / "state" / name).exists()
+
     def _bundle(self, container: Container) -> Path:
         bundle = self.base / "bundles" / container.name
         bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / CRIU_CONFIG_FILE).write_text(CRIU_CONFIG)
+        container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
         (bundle / "config.json").write_text(json.dumps(config(container)))
         return bundle
 
-    def _call(self, *arguments: str, within: tuple[str, ...] = ()) -> Outcome:
+    def _call(self, *arguments: str, within: tuple[str, ...] = (), limit: float = SHORT) -> Outcome:
         with tempfile.NamedTemporaryFile(dir=self.base, prefix="log-") as log:
             runc = [*within, self._runc, "--root", str(self.base / "state"), "--log", log.name]
-            done = subprocess.run(
+            with subprocess.Popen(
                 [*runc, *arguments],
                 stdin=subprocess.DEVNULL,
                 # A detached container inherits what it is given here; a pipe would never close.
                 stdout=subprocess.PIPE if arguments[0] in {"list", "state"} else subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
-            )
-            return Outcome(done.returncode, done.stdout or "", log.read().decode(errors="replace"))
+                start_new_session=True,
+            ) as process:
+                try:
+                    stdout, _ = process.communicate(timeout=limit)
+                except subprocess.TimeoutExpired:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    return Outcome(1, "", f"it did not end within {limit:.0f} s")
+            return Outcome(process.returncode, stdout or "", log.read().decode(errors="replace"))
 
     def _with_real_user(self, criu: Path) -> Path:
         wrapper = self.base / "criu-as-user"

@@ -7,10 +7,13 @@ Every call here blocks.
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +23,19 @@ from checkpoint import criu, files
 from checkpoint.blobs import BlobStore
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_manifest
+from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
+from sessionkeeper.agent.arrival import Arrival
+from sessionkeeper.agent.beside import Dumped
+from sessionkeeper.agent.errors import RestoreFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
+from sessionkeeper.agent.room import Room
+from sessionkeeper.agent.staging import Staged, images_of, stage
+from sessionkeeper.agent.variables import DUMPED
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Cut:
     pause: float
     seconds: dict[str, float]
     namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, Dumped] = field(default_factory=dict)
+    """Variables of kernels that are in ``images`` too."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +68,6 @@ class Saved:
     seconds: dict[str, float]
 
 
-@dataclass
-class Staged:
-    """Images of a checkpoint that lie on this node, ready to be restored or to be completed."""
-
-    number: int
-    kernels: dict[str, criu.Materialized]
-
-
 class Savepoints:
     """The checkpoints of one session on this node. ``images`` is a directory on tmpfs of its
     own.
@@ -72,12 +78,17 @@ class Savepoints:
         self._store = store
         self._keys = keys
         self._images = images
+        self._room = Room(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._known: dict[str, Future[criu.Image]] = {}
+        self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
+        self._packs: tuple[PackRef, ...] = ()
+        self._arrivals: list[Arrival] = []
+        self._hurried = threading.Event()
         images.mkdir(parents=True, exist_ok=True)
 
     def settle(self, place: Place, store: BlobStore) -> None:
@@ -92,9 +103,18 @@ class Savepoints:
 
     # -- taking one ------------------------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """Read and store what changed in the file tree, while everything runs."""
-        self._tree = self._scan(copy=False)
+    def prepare(self, kernels: Iterable[HostedKernel]) -> None:
+        """Do what can be done before a cut of ``kernels``, while everything runs: read and store
+        what changed in the file tree, and have memory at hand for the dump.
+
+        Raises ``DumpFailed`` when there is too little of that.
+        """
+        size = self._place.dump_size([kernel.slot for kernel in kernels])
+        reserving = self._pool.submit(self._room.reserve, size)
+        try:
+            self._tree = self._scan(copy=False)
+        finally:
+            reserving.result()
 
     def cut(
         self,
@@ -119,6 +139,8 @@ class Savepoints:
         clock = Stopwatch()
         began = time.monotonic()
         done = False
+        dumps: list[Future[None]] = []
+        self._room.release()
         try:
             self._place.freeze(slots)
             clock.lap("freeze")
@@ -140,6 +162,7 @@ class Savepoints:
             facts = meta()
             done = True
         finally:
+            wait(dumps)  # one has failed perhaps, and the others still read and write
             if not (final and done):
                 self._place.thaw(slots)
             if not done:
@@ -160,6 +183,10 @@ class Savepoints:
             }
             clock.lap("encode")
             root = cut.tree.store(writer)
+            beside = {
+                kernel_id: dumped.store(writer, self._beside.get(kernel_id))
+                for kernel_id, dumped in cut.beside.items()
+            }
             packs = writer.finish()
             clock.lap("upload")
         except BaseException:
@@ -169,8 +196,10 @@ class Savepoints:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
         self._tree = cut.tree
+        self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
+        others = {kernel_id: part for kernel_id, (_, part) in beside.items()}
         processes = {
-            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record())
+            k.kernel_id: Part("criu", images[k.kernel_id].root, k.record(), others.get(k.kernel_id))
             for k in cut.kernels
             if k.kernel_id in images
         }
@@ -180,11 +209,18 @@ class Savepoints:
 
     # -- bringing one back -----------------------------------------------------------------------
 
-    def stage(self, session: str, number: int) -> Staged:
-        """Bring the images of a checkpoint here. Raises ``CheckpointError``."""
+    def stage(self, session: str, number: int, lazy_above: int | None = None) -> Staged:
+        """Bring the images of a checkpoint here, whole. Those above ``lazy_above`` bytes, which can
+        be restored lazily as well, are left out from when :meth:`hurry` is called. Raises
+        ``CheckpointError``.
+        """
         manifest = self.load(session, number)
-        with Reader(self._store, self._keys, manifest.packs) as reader:
-            return self._materialize(reader, manifest, f"staged-{manifest.number}", None)
+        where = self._images / f"staged-{number}"
+        return stage(self._store, self._keys, manifest, where, lazy_above, self._hurried)
+
+    def hurry(self) -> None:
+        """The images that are being staged are wanted now."""
+        self._hurried.set()
 
     def restore_tree(self, manifest: Manifest) -> list[files.Skipped]:
         """Put the file tree of ``manifest`` in its place; what of it could not be set, and why.
@@ -193,25 +229,67 @@ class Savepoints:
         if manifest.tree is None:
             return []
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            restored = files.materialize(reader, manifest.tree, self._place.tree)
-        self._tree = restored.tree
-        return restored.problems
+            if manifest.meta.get("engine", self._place.engine) == self._place.engine:
+                restored = files.materialize(reader, manifest.tree, self._place.tree)
+                self._tree = restored.tree
+                return restored.problems
+            # Of another runtime's tree only the workspace means something here.
+            home = os.fsencode(str(manifest.meta["workspace"]).strip("/"))
+            there = self._place.tree / self._place.home.strip("/")
+            return files.materialize(reader, manifest.tree, there, home).problems
+
+    def restore_variables(self, manifest: Manifest, root: bytes, directory: Path) -> None:
+        """Put variables that were saved beside a process image into ``directory``, which is
+        emptied. Raises ``CheckpointError``.
+        """
+        shutil.rmtree(directory, ignore_errors=True)
+        with Reader(self._store, self._keys, manifest.packs) as reader:
+            files.materialize(reader, root, directory, DUMPED)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
-        """Bring the images of ``manifest`` here, beside those that are. Raises
-        ``CheckpointError``.
+        """Bring the images of ``manifest`` here, beside those that are; without the memory of
+        kernels that are better restored lazily. Raises ``CheckpointError``.
         """
-        if staged is not None and staged.number == manifest.number:
+        lazy_above = self._place.lazy_above
+        if staged is not None and staged.number == manifest.number and lazy_above is None:
             return staged
+        self._packs = manifest.packs
         with Reader(self._store, self._keys, manifest.packs) as reader:
-            return self._materialize(reader, manifest, f"opened-{manifest.number}", staged)
+            name = f"opened-{manifest.number}"
+            return self._materialize(reader, manifest, name, staged, lazy_above)
 
     def restore(self, slot: Slot, image: criu.Materialized, epoch: int) -> None:
-        """Bring a kernel's processes back, its file tree being in its place. Raises
-        ``RestoreFailed``, ``CheckpointError``.
+        """Bring a kernel's processes back, its file tree being in its place; they stand still
+        until the place lets them go on. Of a lazy image the memory comes later: see
+        :meth:`arrived`. Raises ``RestoreFailed``, ``CheckpointError``.
         """
         image.refer_to(self._place.root)
+        if isinstance(image, criu.Lazy):
+            try:
+                self._arrivals.append(self._place.restore_lazily(slot, image, epoch))
+                return
+            except RestoreFailed as error:
+                log.warning("kernel %s is restored with all of its memory: %s", slot.name, error)
+            root, directory = image.loaded.root, image.directory
+            with Reader(self._store, self._keys, self._packs) as reader:
+                image = criu.materialize(reader, root, directory.with_name(f"{slot.name}.whole"))
+            image.refer_to(self._place.root)
         self._place.restore(slot, image.directory, epoch)
+
+    def arrived(self, within: float) -> bool:
+        """Return whether all memory of the kernels is there, after ``within`` seconds at most.
+
+        Before that they must not be dumped. Raises ``MemoryLost`` for one that is dead because its
+        memory did not come.
+        """
+        until = time.monotonic() + within
+        for arrival in list(self._arrivals):
+            if not arrival.wait(max(0.0, until - time.monotonic())):
+                return False
+            self._arrivals.remove(arrival)
+            if arrival.lost is not None:
+                raise arrival.lost
+        return True
 
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
@@ -232,6 +310,8 @@ class Savepoints:
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""
+        for arrival in self._arrivals:
+            arrival.give_up()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None and not self._writer.cancelled():
             with suppress(Exception):
@@ -253,20 +333,43 @@ class Savepoints:
         )
 
     def _materialize(
-        self, reader: Reader, manifest: Manifest, name: str, parent: Staged | None
+        self,
+        reader: Reader,
+        manifest: Manifest,
+        name: str,
+        parent: Staged | None,
+        lazy_above: int | None,
     ) -> Staged:
         kernels: dict[str, criu.Materialized] = {}
-        for kernel_id, part in manifest.processes.items():
-            if part.engine != "criu" or part.root is None:
-                continue
+        for kernel_id, root in images_of(manifest).items():
             directory = self._images / name / kernel_id
             before = parent.kernels.get(kernel_id) if parent is not None else None
-            kernels[kernel_id] = (
-                criu.materialize(reader, part.root, directory)
-                if before is None
-                else criu.materialize_delta(reader, part.root, directory, before)
-            )
+            if lazy_above is not None:
+                image = self._lazily(reader, manifest, root, directory, before, lazy_above)
+            elif before is not None:
+                image = criu.materialize_delta(reader, root, directory, before)
+            else:
+                image = criu.materialize(reader, root, directory)
+            kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
+
+    def _lazily(
+        self,
+        reader: Reader,
+        manifest: Manifest,
+        root: bytes,
+        directory: Path,
+        before: criu.Materialized | None,
+        least: int,
+    ) -> criu.Materialized:
+        own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
+        image = None
+        try:
+            image = criu.materialize_lazily(own, root, directory, before, least)
+        finally:
+            if not isinstance(image, criu.Lazy):
+                own.close()
+        return image
 
     def _open_writer(self) -> Writer:
         if self._writer is None:

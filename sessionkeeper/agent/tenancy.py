@@ -7,8 +7,7 @@ import base64
 import contextlib
 import logging
 import shutil
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +16,24 @@ from typing import IO, Any
 
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError
-from checkpoint.manifest import Manifest, encode_body
-from sessionkeeper.agent import unsaved, variables
-from sessionkeeper.agent.errors import FileRefused
+from checkpoint.manifest import Manifest, Part, encode_body
+from sessionkeeper.agent import beside, unsaved, variables
+from sessionkeeper.agent.cuts import Cuts
+from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
-from sessionkeeper.agent.savepoint import Cut, Savepoints, Staged, Stopwatch
-from sessionkeeper.cpu import this_cpu
+from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
+from sessionkeeper.agent.staging import Staged
+from sessionkeeper.cpu import NodeCpu
+from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
 
 log = logging.getLogger(__name__)
 
 PIECE = 4 << 20
 LARGEST_IN_MEMORY = 64 << 20
+GIVEN = "variables"
+"""What a kernel loads, in the part of its exchange that it can only read."""
 
 
 class Tenancy:
@@ -41,11 +45,14 @@ class Tenancy:
         savepoints: Savepoints,
         store: BlobStore,
         kernelspecs: Kernelspecs,
+        cpu: NodeCpu,
     ) -> None:
         self.hosted = hosted
         self.savepoints = savepoints
         self._store = store
         self._kernelspecs = kernelspecs
+        self._cpu = cpu
+        self._cuts = Cuts(hosted, savepoints, self._meta)
         self._saving = asyncio.Lock()
 
     async def open(
@@ -55,26 +62,32 @@ class Tenancy:
         restore_kernels: bool,
         writes: list[dict[str, Any]],
         staged: Staged | None,
+        no_images: str | None = None,
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
+
+        ``no_images`` says why process images cannot be restored here, if they cannot: variables
+        that were saved beside them are loaded into fresh kernels.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
         """
         clock = Stopwatch()
         place = self.hosted.place
-        await asyncio.to_thread(this_cpu)  # asks CRIU, once: not while kernels stand still
+        newest: Manifest | None = None
         opened: Manifest | None = None
         images: Staged | None = None
         refused: list[str] = []
         if manifest is None:
             await asyncio.to_thread(place.create)
         else:
-            opened = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
+            newest = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
             if not restore_kernels:
                 kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
-            opened = _only(opened, wanted)
+            opened = _only(newest, wanted)
+            if no_images is not None:
+                opened = beside.fall_back(opened, no_images)
             problems, images = await asyncio.gather(
                 asyncio.to_thread(self.savepoints.restore_tree, opened),
                 asyncio.to_thread(self.savepoints.restore_images, opened, staged),
@@ -83,6 +96,10 @@ class Tenancy:
             self.hosted.writes = int(opened.meta.get("writes", 0))
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
+        restored = _restorable(kernels, opened, images)
+        await self._restore(restored, images)
+        clock.lap("restore")
+        # What was written after the checkpoint comes after what the kernels had open then.
         for write in writes:
             try:
                 await self._redo(write)
@@ -90,7 +107,10 @@ class Tenancy:
                 # Done before, but to files that are not in the checkpoint.
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
-        outcome = await self._bring_kernels(kernels, opened, images)
+        await self._let_go(restored)
+        others = [kernel for kernel in kernels if kernel["kernel_id"] not in restored]
+        outcome = await self._start_others(others, opened, newest)
+        outcome |= {kernel_id: {"state": "restored", "why": None} for kernel_id in restored}
         clock.lap("kernels")
         self.savepoints.go_on_from(opened, images)
         self._reaching = asyncio.create_task(self._reach_out())
@@ -108,72 +128,87 @@ class Tenancy:
         except SessionkeeperError as error:
             log.warning("the kernels cannot reach the outside: %s", error)
 
-    async def _bring_kernels(
-        self, kernels: list[dict[str, Any]], manifest: Manifest | None, images: Staged | None
+    async def _restore(self, restored: dict[str, HostedKernel], images: Staged | None) -> None:
+        """Bring back the processes of all these kernels; they stand still."""
+        if images is None:
+            return
+        self.hosted.reserve(kernel.slot for kernel in restored.values())
+        epoch = self.hosted.epoch
+        await _all(
+            asyncio.to_thread(
+                self.savepoints.restore, kernel.slot, images.kernels[kernel_id], epoch
+            )
+            for kernel_id, kernel in restored.items()
+        )
+
+    async def _let_go(self, restored: dict[str, HostedKernel]) -> None:
+        slots = [kernel.slot for kernel in restored.values()]
+        await asyncio.to_thread(self.hosted.place.thaw, slots)
+        await _all(self.hosted.adopt(kernel) for kernel in restored.values())
+
+    async def _start_others(
+        self, kernels: list[dict[str, Any]], opened: Manifest | None, newest: Manifest | None
     ) -> dict[str, Any]:
-        restored = dict(images.kernels) if images is not None else {}
+        """Start the kernels whose processes do not come back, with their variables if those do."""
         outcome: dict[str, Any] = {}
 
-        async def bring(kernel: dict[str, Any]) -> None:
+        async def start(kernel: dict[str, Any]) -> None:
             kernel_id = kernel["kernel_id"]
-            image = restored.get(kernel_id)
-            record = None
-            if image is not None and manifest is not None:
-                record = HostedKernel.from_record(dict(manifest.processes[kernel_id].detail))
-            if image is not None and record and record.generation == kernel["generation"]:
-                await asyncio.to_thread(
-                    self.savepoints.restore, record.slot, image, self.hosted.epoch
-                )
-                await self.hosted.adopt(record)
-                outcome[kernel_id] = {"state": "restored", "why": None}
-                return
-            if manifest is not None and (found := self._variables(manifest, kernel)) is not None:
-                outcome[kernel_id] = await self._load(kernel, found)
+            part = _part(opened, kernel) if opened is not None else None
+            if opened is not None and part is not None and part.engine == "namespace":
+                outcome[kernel_id] = await self._load(opened, kernel, part)
                 return
             if kernel["since"] is not None:
                 # It began after the checkpoint, so all that it was asked can be asked again.
-                await self.start_kernel(**{**kernel, "applied": kernel["since"]})
+                await self._start(**{**kernel, "applied": kernel["since"]})
                 outcome[kernel_id] = {"state": "started", "why": None}
                 return
-            await self.start_kernel(**kernel)
+            await self._start(**kernel)
             why = None
             if kernel["applied"]:
-                why = "started anew: no checkpoint has it, its variables are lost"
+                there = newest is not None and _part(newest, kernel) is not None
+                reason = "it could not be restored" if there else "no checkpoint has it"
+                why = f"started anew: {reason}, its variables are lost"
             outcome[kernel_id] = {"state": "started", "why": why}
 
-        results = await asyncio.gather(*(bring(k) for k in kernels), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await _all(start(kernel) for kernel in kernels)
         return outcome
 
-    def _variables(self, manifest: Manifest, kernel: dict[str, Any]) -> Mapping[str, Any] | None:
-        """Return what the checkpoint says of a kernel whose variables are in the tree."""
-        part = manifest.processes.get(kernel["kernel_id"])
-        if part is None or part.engine != "namespace":
-            return None
-        return part.detail if part.detail["generation"] == kernel["generation"] else None
-
-    async def _load(self, kernel: dict[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    async def _load(self, manifest: Manifest, kernel: dict[str, Any], part: Part) -> dict[str, Any]:
+        detail = part.detail
         if "unsaved" in detail:
-            await self.start_kernel(**kernel)
+            await self._start(**kernel)
             return {
                 "state": "started",
                 "why": f"{detail['unsaved']}; started anew, its variables are lost",
             }
         position = {"next_seq": detail["next_seq"], "applied": detail["applied"]}
-        await self.start_kernel(**{**kernel, **position})
+        await self._start(**{**kernel, **position})
         place = self.hosted.place
         moved = Path(detail["workspace"]), Path(place.seen(place.home))
         hosted = self.hosted.kernels[kernel["kernel_id"]]
         try:
-            why = await variables.load(hosted, place.tree, moved)
+            exchange = await asyncio.to_thread(place.exchange, hosted.slot)
+            if part.root is None:
+                dumped = place.tree / variables.DIRECTORY / hosted.kernel_id
+                why = await beside.load(hosted, exchange, dumped, moved)
+            else:
+                given = exchange.given / GIVEN
+                load = self.savepoints.restore_variables
+                await asyncio.to_thread(load, manifest, part.root, given)
+                why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
+                await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
         return {"state": "restored", "why": why}
 
-    async def start_kernel(
+    async def start_kernel(self, **kernel: Any) -> None:
+        """Start a kernel of the kernelspec ``name`` in the directory ``path`` of the workspace."""
+        await self._start(**kernel)
+        self.hosted.keep_warm()
+
+    async def _start(
         self,
         kernel_id: str,
         name: str,
@@ -184,22 +219,32 @@ class Tenancy:
         applied: int,
         since: int | None = None,
     ) -> None:
-        """Start a kernel of the kernelspec ``name`` in the directory ``path`` of the workspace."""
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
         cwd = await self._directory(path or "")
         launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
+        if self._cpu.level:
+            env = held_to(self._cpu.level, launch["env"])
+            launch = {**launch, "env": env, "cpu": self._cpu.level}
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
-    async def checkpoint(self, final: bool, within: float = 0.0) -> dict[str, Any]:
+    async def checkpoint(
+        self, final: bool, within: float = 0.0, wanted: beside.Wanted = "no"
+    ) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
-        Where that can be done between two cells only, a running one has ``within`` seconds to end;
-        raises :class:`KernelBusy` when it does not.
+        Where that can be done between two cells only, a running one has ``within`` seconds to end,
+        and the memory of a kernel that was restored lazily as long to arrive; raises
+        :class:`KernelBusy` when that is not enough. ``wanted``: variables beside process images.
         """
         async with self._saving:
-            await asyncio.to_thread(self.savepoints.prepare)
-            cut = await self._cut(final, within)
+            if not await asyncio.to_thread(self.savepoints.arrived, within):
+                raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
+            await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
+            if self.hosted.place.engine == "criu":
+                cut = await self._cuts.processes(final, within, wanted)
+            else:
+                cut = await self._cuts.variables(final, within)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
@@ -216,29 +261,6 @@ class Tenancy:
             "ignored": unsaved.ignored(cut.tree, self.hosted.place.home),
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
-
-    async def _cut(self, final: bool, within: float) -> Cut:
-        kernels = list(self.hosted.kernels.values())
-        place = self.hosted.place
-        if place.engine == "criu":
-            async with self.hosted.changing:
-                return await asyncio.to_thread(self.savepoints.cut, kernels, self._meta, final)
-        done = False
-        try:
-            stands = await variables.hold(kernels, within)
-            began = time.monotonic()
-            async with self.hosted.changing:
-                namespaces = await variables.dump(
-                    kernels, stands, place.tree, place.seen(place.home)
-                )
-                cut = await asyncio.to_thread(
-                    self.savepoints.cut, kernels, self._meta, final, namespaces
-                )
-            done = True
-        finally:
-            if not (final and done):
-                await variables.release(kernels)
-        return replace(cut, pause=time.monotonic() - began)
 
     async def _redo(self, write: dict[str, Any]) -> None:
         """Do what was done before on another node, also in directories that the checkpoint has not:
@@ -301,7 +323,7 @@ class Tenancy:
     def _meta(self) -> dict[str, Any]:
         return {
             "writes": self.hosted.writes,
-            **this_cpu().json(),
+            **self._cpu.needed(k.launch.get("cpu") for k in self.hosted.kernels.values()).json(),
             "engine": self.hosted.place.engine,
             "workspace": self.hosted.place.home,
         }
@@ -323,3 +345,29 @@ def _only(manifest: Manifest, kernels: Iterable[str]) -> Manifest:
     """Return ``manifest`` without the processes of kernels that have ended since."""
     kept = {k: part for k, part in manifest.processes.items() if k in set(kernels)}
     return replace(manifest, body=replace(manifest.body, processes=kept))
+
+
+def _part(manifest: Manifest, kernel: dict[str, Any]) -> Part | None:
+    """Return what a checkpoint has of this life of a kernel."""
+    part = manifest.processes.get(kernel["kernel_id"])
+    return part if part and part.detail["generation"] == kernel["generation"] else None
+
+
+def _restorable(
+    kernels: Iterable[dict[str, Any]], manifest: Manifest | None, images: Staged | None
+) -> dict[str, HostedKernel]:
+    """Return the kernels whose processes can be brought back."""
+    if manifest is None or images is None:
+        return {}
+    return {
+        kernel["kernel_id"]: HostedKernel.from_record(dict(part.detail))
+        for kernel in kernels
+        if kernel["kernel_id"] in images.kernels and (part := _part(manifest, kernel)) is not None
+    }
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Await all of it, also if some fails; then raise what failed first."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

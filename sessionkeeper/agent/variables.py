@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from checkpoint.namespace import engine
@@ -20,6 +19,9 @@ from gateway.errors import GatewayError
 from sessionkeeper.agent.errors import KernelBusy, KernelStartFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.relay import ShimRelay
+
+DUMPED = b"variables"
+"""Where the exchange of a kernel and its node has a dump."""
 
 DIRECTORY = "namespaces"
 """In the session's tree: one directory per kernel, its dump."""
@@ -78,7 +80,7 @@ async def dump(
         elif stand is not None and kernel.relay is not None:
             directory = tree / DIRECTORY / kernel.kernel_id
             before = (directory / engine.INDEX).exists()
-            await _execute(kernel.relay, engine.dump_code(directory))
+            await execute(kernel.relay, engine.dump_code(directory))
             try:
                 report = engine.read_report(directory / engine.DUMP_REPORT)
             except engine.NamespaceError as error:
@@ -87,31 +89,37 @@ async def dump(
                 # Most likely it never can be: no reason to save nothing else of the session.
                 details[kernel.kernel_id] = {**kernel.record(), "unsaved": f"{error}"}
                 continue
-            details[kernel.kernel_id] = {
-                **kernel.record(),
-                "applied": stand["applied"],
-                "next_seq": stand["produced"] + 1,
-                "workspace": workspace,
-                "lost": ", ".join(filter(None, (named(report, "lost"), _beside(report)))),
-            }
+            details[kernel.kernel_id] = detail(kernel, stand, workspace, report)
     return details
 
 
-async def load(kernel: HostedKernel, tree: Path, moved: tuple[Path, Path]) -> str | None:
-    """Load the dump of ``kernel`` below ``tree`` into it, a fresh one that no cell has reached.
+def detail(
+    kernel: HostedKernel, stand: Stand, workspace: str, report: engine.Report
+) -> dict[str, Any]:
+    """What a checkpoint says of a kernel whose variables are saved."""
+    return {
+        **kernel.record(),
+        "applied": stand["applied"],
+        "next_seq": stand["produced"] + 1,
+        "workspace": workspace,
+        "lost": ", ".join(filter(None, (named(report, "lost"), _beside(report)))),
+    }
 
-    ``moved``: where its workspace was and is. Returns what is not as it was, in words; None: all
-    is. Raises ``CheckpointError``, ``GatewayError``, :class:`KernelStartFailed`.
+
+async def load(
+    kernel: HostedKernel, code: str, read_report: Callable[[], engine.Report]
+) -> str | None:
+    """Have ``kernel``, a fresh one that no cell has reached, load what ``code`` names.
+
+    Returns what is not as it was, in words; None: all is. Raises ``CheckpointError``,
+    ``GatewayError``, :class:`KernelStartFailed`.
     """
     relay = kernel.relay
     assert relay is not None
     await relay.call("pause_input")
     await _ready(relay)
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "loaded.json"
-        dumped = tree / DIRECTORY / kernel.kernel_id
-        await _execute(relay, engine.load_code(dumped, path, moved=moved))
-        report = engine.read_report(path)
+    await execute(relay, code)
+    report = read_report()
     await relay.call("resume_input")
     said = {
         "variables lost": named(report, "lost"),
@@ -165,7 +173,7 @@ async def _stand(kernel: HostedKernel, until: float) -> Stand | None:
             if not free:
                 patience = now + SILENCE
             if barrier is None and stand["ready"]:
-                barrier = asyncio.create_task(_execute(relay, ""))
+                barrier = asyncio.create_task(execute(relay, ""))
             if barrier is not None and barrier.done() and free:
                 barrier.result()
                 # Of one that says something without end not everything is ever acknowledged.
@@ -189,5 +197,6 @@ async def _ready(relay: ShimRelay) -> None:
         await asyncio.sleep(POLL)
 
 
-async def _execute(relay: ShimRelay, code: str) -> None:
+async def execute(relay: ShimRelay, code: str) -> None:
+    """Run code in a kernel, silently."""
     await relay.call("execute", code=code, timeout=LONGEST, wait=LONGEST + 5)

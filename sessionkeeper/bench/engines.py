@@ -136,11 +136,11 @@ async def _cell(one: Stand, code: str) -> Any:
     return await one.checkpoint()
 
 
-async def _restore(one: Stand, figure: str) -> None:
+async def _restore(one: Stand, figure: str, *, lazily: bool = True) -> None:
     wanted = await one.run("", CHECK)
     await one.kill()
     began = time.perf_counter()
-    await one.begin()
+    await one.begin(lazily=lazily)
     await one.run("z = x[0]")
     taken = time.perf_counter() - began
     if (found := await one.run("", CHECK)) != wanted:
@@ -152,18 +152,22 @@ async def _restore(one: Stand, figure: str) -> None:
 async def _big(bench: Bench) -> None:
     """A kernel so large that copying it is what takes the time: each run has one of its own."""
     for number in range(bench.runs):
-        with _failures("big_pause_s", "big_commit_s", "big_restore_s"):
-            async with bench.stand() as one:
+        async with bench.stand() as one:
+            with _failures("big_pause_s", "big_commit_s", "big_restore_s"):
                 await one.run(FILL.format(bytes=bench.size))
                 first = await one.checkpoint()
                 _value("big_pause_s", first.pause)
                 _value("big_commit_s", first.committed)
                 _say(f"big {number + 1}: {first.seconds}")
-                await _restore(one, "big_restore_s")
+                await _restore(one, "big_restore_s", lazily=False)
                 if not number:
                     pause, _, restore = await one.plain(bench.scratch / "plain")
                     _emit(figure="big_pause_s", peer="runc", value=pause)
                     _emit(figure="big_restore_s", peer="runc", value=restore)
+            with _failures("big_lazy_restore_s"):
+                if not one.lazy:
+                    raise RunFailed("this machine has no userfaultfd for CRIU")
+                await _restore(one, "big_lazy_restore_s")
         shutil.rmtree(one.store)
 
 

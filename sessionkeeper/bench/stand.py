@@ -56,6 +56,8 @@ class Stand:
     epoch: int = 0
     opening: dict[str, float] = field(default_factory=dict)
     """Seconds of each part of the newest `begin`."""
+    lazy: bool = False
+    """Whether the node can restore lazily."""
     _tenancy: Tenancy | None = field(default=None, repr=False)
     _link: GatewayLink | None = field(default=None, repr=False)
 
@@ -63,15 +65,19 @@ class Stand:
         """Bytes of all objects in the store."""
         return _size(self.store)
 
-    async def begin(self) -> None:
-        """Open the session and its kernel: anew, or as the newest checkpoint has them."""
+    async def begin(self, *, lazily: bool = True) -> None:
+        """Open the session and its kernel: anew, or as the newest checkpoint has them; `lazily`
+        where the node would do that."""
         self._attach()
         place = self.offer.place(self.session, self.epoch)
+        self.lazy = place.lazy_above is not None
+        if not lazily:
+            place.lazy_above = None
         blobs, keys = self.repository.blobs, self.repository.keys
         savepoints = Savepoints(blobs, keys, self.offer.images(self.session, self.epoch))
         savepoints.settle(place, blobs)
         hosted = HostedSession(self.session, self.epoch, place, self._hear, warm=False)
-        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs())
+        self._tenancy = Tenancy(hosted, savepoints, blobs, Kernelspecs(), self.offer.cpu)
         kernel = {
             "kernel_id": KERNEL,
             "name": "python3",
@@ -108,11 +114,12 @@ class Stand:
             raise RunFailed(f"{expression!r} failed: {value.get('evalue')}")
         return ast.literal_eval(value["data"]["text/plain"])
 
-    async def checkpoint(self) -> Checkpoint:
-        """Take one, as the keeper has it taken between two cells, and commit it."""
+    async def checkpoint(self, within: float = READY_SECONDS) -> Checkpoint:
+        """Take one, as the keeper has it taken between two cells, and commit it. `within` seconds
+        what it has to wait for must have happened."""
         assert self._tenancy is not None
         before, began = self.stored(), time.perf_counter()
-        taken = await self._tenancy.checkpoint(False, within=READY_SECONDS)
+        taken = await self._tenancy.checkpoint(False, within=within)
         body = decode_body(base64.b64decode(taken["body"]))
         manifest = Manifest(self.number + 1, self.epoch, self.number or None, time.time(), body)
         await asyncio.to_thread(self.repository.commit, manifest)
@@ -124,6 +131,7 @@ class Stand:
         """What `runc checkpoint` and `runc restore` do by themselves: seconds of the one, bytes in
         `directory`, and seconds from SIGKILL until the first cell has run again."""
         assert self._tenancy is not None
+        await asyncio.to_thread(self._tenancy.savepoints.arrived, READY_SECONDS)
         hosted = self._tenancy.hosted
         kernel, place = hosted.kernels[KERNEL], hosted.place
         began = time.perf_counter()
@@ -137,6 +145,7 @@ class Stand:
         self._attach()
         began = time.perf_counter()
         await asyncio.to_thread(place.restore, kernel.slot, directory, self.epoch)
+        await asyncio.to_thread(place.thaw, [kernel.slot])
         await hosted.adopt(kernel)
         self._say()
         await self.run("z = x[0]")

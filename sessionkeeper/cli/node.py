@@ -23,13 +23,14 @@ def list_nodes(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps({"nodes": found}, indent=1))
         return 0
-    print(f"{'NODE':<12} {'STATE':<9} {'RUNTIME':<10} {'TIER':<10} {'LAST SEEN':<10} SESSIONS")
+    head = f"{'NODE':<12} {'STATE':<9} {'RUNTIME':<10} {'TIER':<10} {'CPU':<10}"
+    print(f"{head} {'LAST SEEN':<10} SESSIONS")
     for node in found:
         seen = f"{max(0.0, time.time() - node['last_seen']):.1f} s ago"
         sessions = ", ".join(node["sessions"]) or "-"
         print(
             f"{node['name']:<12} {node['state']:<9} {node['runtime'] or '-':<10}"
-            f" {node['tier'] or '-':<10} {seen:<10} {sessions}"
+            f" {node['tier'] or '-':<10} {node['cpu_level'] or '-':<10} {seen:<10} {sessions}"
         )
     return 0
 
@@ -53,6 +54,9 @@ def drain(arguments: Namespace) -> int:
         return 1
     moved = ", ".join(done["moved"]) or "nothing"
     print(f"{arguments.name} is drained: moved {moved} in {done['seconds']:.1f} s")
+    if done.get("lost"):
+        print(f"not all of it: {done['lost']}")
+        return 1
     return 0
 
 
@@ -74,7 +78,13 @@ def start(arguments: Namespace) -> int:
         print(f"{arguments.name} takes sessions again")
         return 0
     with Terminal().step("starting a node"):
-        done = control.request(state, "start", node=arguments.name)
+        done = control.request(
+            state,
+            "start",
+            node=arguments.name,
+            runtime=arguments.runtime,
+            cpu_most=arguments.cpu_most,
+        )
     print(f"{done['node']} is ready")
     return 0
 

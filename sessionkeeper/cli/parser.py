@@ -179,6 +179,7 @@ _UP_FLAGS = {
     ),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
+    "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
     "--config": ("FILE", "settings as TOML, in the table [up]"),
 }
 
@@ -209,7 +210,13 @@ _AGENT_FLAGS = {
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
     "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--lazy-above": ("SIZE", "a kernel with more memory answers before it has arrived (128M)"),
     "--cgroup": ("PATH", "parent of the kernels' control groups"),
+    "--cpu-baseline": (
+        "LEVEL",
+        "x86-64-v2, -v3 or -v4: what the pool's kernels use at most (native)",
+    ),
+    "--cpu-most": ("LEVEL", "treat this node's CPU as one of that level (native)"),
     "--ready-fd": ("N", "descriptor to write a line to when the gateway accepted it"),
     "--config": ("FILE", "settings as TOML, in the table [agent]"),
 }
@@ -269,6 +276,10 @@ def _add_node(commands: Any) -> None:
         actions, "start", "start a killed node, take back a drained one, or add one", "node:start"
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
+    parser.add_argument("--runtime", metavar="R", help="container or process (that of the others)")
+    parser.add_argument(
+        "--cpu-most", metavar="LEVEL", help="treat its CPU as one of that level (native)"
+    )
     _add_state(parser)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from gateway.agents import AgentConnection, Agents
 from gateway.auth import check_token
 from gateway.errors import Fenced, KernelNotFound
 from gateway.kernels import Kernels
+from gateway.observer import KernelExit
 from sessionkeeper.keeper.nodes import Node, Nodes
 
 
@@ -35,10 +37,15 @@ class NodeAgents(Agents):
 
     def event(self, connection: AgentConnection, event: dict[str, Any]) -> None:
         node = self._by_connection[connection]
-        if event.get("event") != "heartbeat" or node.gone.done():
+        if node.gone.done():
             return
-        self._nodes.heard(node)
-        connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
+        if event.get("event") == "heartbeat":
+            self._nodes.heard(node)
+            connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
+        elif event.get("event") == "kernel_gone" and event["kernel_id"] in self._kernels:
+            channel = self._kernels.channel(event["kernel_id"])
+            if channel.attached == event["epoch"]:
+                channel.exited(KernelExit(None, signal.SIGKILL))
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
         node = self._by_connection[connection]

@@ -63,6 +63,10 @@ class Shared:
     """What wraps the keys of sessions that are forked from this one."""
 
 
+LONGEST_DEADLINE = 7 * 86400.0
+"""Seconds ahead that a node's end can be told."""
+
+
 class Handler(ErrorsInWords, RequestHandler):
     """A handler behind the gateway's token, whose errors are words."""
 
@@ -118,18 +122,22 @@ class DrainHandler(Handler):
         node = self.nodes.get(name)
         try:
             deadline = float(json.loads(self.request.body or b"{}").get("deadline", 30.0))
-        except (ValueError, AttributeError):
+            if not 0 <= deadline <= LONGEST_DEADLINE:  # nor NaN
+                raise ValueError
+        except (ValueError, TypeError, AttributeError):
             raise HTTPError(400, reason="deadline must be a number of seconds") from None
         began = time.monotonic()
         self.nodes.drain(node, deadline)
         moving = asyncio.ensure_future(self.keeper.drain(node))
         done, _ = await asyncio.wait({moving}, timeout=deadline)
-        moved = [self.keeper.session] if done and moving.result() else []
+        lost = moving.result() if done else None
+        moved = [self.keeper.session] if lost is not None else []
         left = [] if done else [self.keeper.session]
         self.finish(
             {
                 "moved": moved,
                 "left": left,
+                "lost": lost or "",
                 "why": self.keeper.status.warnings.get("placement", ""),
                 "seconds": time.monotonic() - began,
             }

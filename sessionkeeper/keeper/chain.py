@@ -20,12 +20,15 @@ was before is in ``saved`` (None: nowhere).
 
 class Chain:
     """``manifest`` is the checkpoint to go on from: the newest one, unless that was found
-    damaged.
+    damaged. ``portable`` is the newest that a node can open which cannot restore the process images
+    of ``manifest``: one with variables beside them, as ``manifest`` itself or before it while
+    kernels were busy.
     """
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
         self.manifest: Manifest | None = None
+        self.portable: Manifest | None = None
         self._last = 0
         self._unsure: Manifest | None = None
         self._gone = False
@@ -56,6 +59,7 @@ class Chain:
         self.manifest, skipped = await asyncio.to_thread(self.repository.newest_intact)
         numbers = await asyncio.to_thread(self.repository.numbers)
         self._last = numbers[-1] if numbers else 0
+        self.portable = await asyncio.to_thread(self._portable)
         return skipped
 
     async def commit(self, body: Body, epoch: int, parent: int | None = None) -> Manifest:
@@ -79,8 +83,13 @@ class Chain:
             self._gone = True
             raise
         self._unsure = None
-        self.manifest, self._last = manifest, manifest.number
+        self._go_on_from(manifest)
         return manifest
+
+    def _go_on_from(self, manifest: Manifest) -> None:
+        self.manifest, self._last = manifest, manifest.number
+        if not waits_for_variables(manifest):
+            self.portable = manifest if _has_variables(manifest) else None
 
     async def settle(self) -> None:
         """Find out whether the last commit was done, if the store failed before it said so.
@@ -94,10 +103,11 @@ class Chain:
         if unsure.number in numbers:
             with contextlib.suppress(Damaged, UnknownFormat):
                 if await asyncio.to_thread(self.repository.load, unsure.number) == unsure:
-                    self._last = unsure.number
-                    if WENT_BACK not in unsure.meta:
-                        self.manifest = unsure
-                    # Else those who asked for it were told that it failed, and went on.
+                    if WENT_BACK in unsure.meta:
+                        # Those who asked for it were told that it failed, and went on.
+                        self._last = unsure.number
+                    else:
+                        self._go_on_from(unsure)
         self._unsure = None
 
     async def step_back(self) -> Manifest | None:
@@ -106,6 +116,7 @@ class Chain:
         """
         assert self.manifest is not None
         self.manifest = await asyncio.to_thread(self._before, self.manifest.number)
+        self.portable = await asyncio.to_thread(self._portable)
         return self.manifest
 
     def needs(self) -> Needs:
@@ -115,10 +126,28 @@ class Chain:
         engines = {part.engine for part in self.manifest.processes.values()}
         cpu = Cpu.from_json(self.manifest.meta) if "criu" in engines else None
         # Of a checkpoint without kernels too: a file tree is another one in each runtime.
-        return Needs(engine=self.manifest.meta.get("engine"), cpu=cpu)
+        engine = self.manifest.meta.get("engine")
+        return Needs(engine=engine, cpu=cpu, variables=self.portable is not None)
+
+    def _portable(self) -> Manifest | None:
+        manifest = self.manifest
+        while manifest is not None and waits_for_variables(manifest):
+            manifest = self._before(manifest.number)
+        return manifest if manifest is not None and _has_variables(manifest) else None
 
     def _before(self, number: int) -> Manifest | None:
         for candidate in reversed([n for n in self.repository.numbers() if n < number]):
             with contextlib.suppress(CheckpointError):
                 return self.repository.load(candidate)
         return None
+
+
+def waits_for_variables(manifest: Manifest) -> bool:
+    """Whether variables were wanted beside its images, and a kernel was busy: until the next
+    checkpoint with them the one before may have to be gone back to.
+    """
+    return manifest.meta.get("variables") == "busy"
+
+
+def _has_variables(manifest: Manifest) -> bool:
+    return manifest.meta.get("variables") == "saved"

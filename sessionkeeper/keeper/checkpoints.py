@@ -8,18 +8,21 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.manifest import Manifest, decode_body
 from gateway.errors import GatewayError
-from sessionkeeper.keeper.chain import Chain
+from sessionkeeper.keeper.chain import Chain, waits_for_variables
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.status import CheckpointFacts, Status
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.policy import Situation, due
 
 log = logging.getLogger(__name__)
+
+Variables = Literal["no", "if idle", "needed"]
+"""Whether there are variables beside process images: `needed`, no checkpoint without them."""
 
 TIMEOUT = 600.0
 RETRY_AFTER = (1.0, 60.0)
@@ -133,12 +136,17 @@ class Checkpoints:
         """Let the next one be due at once."""
         self._last = self._retry_at = 0.0
 
-    def due(self, tier: str, engine: str | None = None) -> float | None:
+    def due(
+        self, tier: str, engine: str | None = None, variables: Variables = "no"
+    ) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
-        happens.
+        happens. It should if the newest is without ``variables`` that are wanted.
         """
         activity, now = self._channels.activity(), time.monotonic()
         changed = activity.ended > self._covered or bool(self._journal.after(self.chain.writes))
+        manifest = self.chain.manifest
+        if variables != "no" and manifest is not None:
+            changed |= manifest.meta.get("variables", "no") == "no"
         if not changed:
             self._changed = None
         elif self._changed is None:
@@ -157,8 +165,11 @@ class Checkpoints:
         )
         return None if seconds is None else max(seconds, self._retry_at - now)
 
-    async def take(self, node: Node, epoch: int, *, final: bool = False) -> bool:
+    async def take(
+        self, node: Node, epoch: int, *, final: bool = False, variables: Variables = "no"
+    ) -> bool:
         """Take a checkpoint and commit it; after a ``final`` one the kernels stay frozen.
+        ``variables``: whether those of Python kernels are saved beside process images.
 
         False: there is none, the user was told why, and it is tried again later. Raises
         ``NodeLost``, and ``StaleWriter`` when somebody else owns the session by now.
@@ -175,6 +186,7 @@ class Checkpoints:
                 "epoch": epoch,
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
+                "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             body = decode_body(base64.b64decode(taken["body"]))
@@ -194,9 +206,11 @@ class Checkpoints:
         self._last, self._covered, self._changed = began, ended, None
         self._cost = float(taken["pause"])
         self._retry_delay = RETRY_AFTER[0]
-        for kernel_id, position in positions.items():
-            self._channels.release(kernel_id, position)
-        self._journal.release(self.chain.writes)
+        # Else the checkpoint before it may have to be gone back to, and what came after it.
+        if self.chain.portable is None or not waits_for_variables(manifest):
+            for kernel_id in positions.keys() & manifest.processes.keys():
+                self._channels.release(kernel_id, positions[kernel_id])
+            self._journal.release(self.chain.writes)
         self._status.warn("checkpoint", None)
         self._status.warn(
             "variables", _not_in(manifest, taken.get("lost", {}), self._status.called)
@@ -209,11 +223,11 @@ class Checkpoints:
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True
 
-    async def take_last(self, node: Node, epoch: int) -> bool:
+    async def take_last(self, node: Node, epoch: int, variables: Variables = "no") -> bool:
         """Take the last one of a node that leaves. What fails, a full disk say, may work a moment
         later: the kernels run on.
         """
-        while not await self.take(node, epoch, final=True):
+        while not await self.take(node, epoch, final=True, variables=variables):
             if self.patience(node) < PAUSE_BEFORE_LAST:
                 return False
             await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))

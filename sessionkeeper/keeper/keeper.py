@@ -96,8 +96,9 @@ class SessionKeeper:
             await self._changes.watch()
         return self.node
 
-    async def drain(self, node: Node) -> bool:
-        """The node is leaving: wait until the session is elsewhere; False: it was not there.
+    async def drain(self, node: Node) -> str | None:
+        """The node is leaving: wait until the session is elsewhere. Returns what was lost on the
+        way, in words, ``""`` when nothing was; None when the session was not there.
 
         It stays there, secured by checkpoints, as long as no other node fits.
         """
@@ -105,9 +106,10 @@ class SessionKeeper:
         self.changed()
         while self._is_on(node) and not node.gone.done():
             await self._changes.watch()
-        if there:
-            await self.settled()
-        return there
+        if not there:
+            return None
+        await self.settled()
+        return self._opening.lost
 
     async def checkpointed(self) -> bool:
         """Wait for a checkpoint with everything up to now; False if it could not be made."""
@@ -300,17 +302,20 @@ class SessionKeeper:
 
     async def _serve(self, here: Incarnation) -> None:
         tier = str(here.node.hello.get("tier", "on-demand"))
-        pause = self._checkpoints.due(tier, here.node.engine)
+        variables = self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(tier, here.node.engine, variables)
         self._show("running")
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
-            await self._checkpoints.take(here.node, here.epoch)
+            await self._checkpoints.take(here.node, here.epoch, variables=variables)
 
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._checkpoints.take(here.node, here.epoch, final=True):
+            if here is not None and await self._checkpoints.take_last(
+                here.node, here.epoch, self._opening.variables(self._nodes, here.node)
+            ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
         finally:
@@ -353,12 +358,13 @@ class SessionKeeper:
         except NodeLost:
             self._recovery = None
             return
-        staging = asyncio.create_task(self._incarnations.stage(target))
+        variables = self._opening.variables(self._nodes, source, target)
+        staging = asyncio.create_task(self._opening.stage(target))
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
-            if not await self._checkpoints.take_last(here.node, here.epoch):
-                self._recovery.planned = False
+            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+                self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self.status.say(text, "warning")
         finally:
@@ -385,7 +391,7 @@ class SessionKeeper:
     async def _stage_elsewhere(self, suspect: Node) -> None:
         choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
         if choice.node:
-            await self._incarnations.stage(self._nodes.get(choice.node))
+            await self._opening.stage(self._nodes.get(choice.node))
 
     def _is_on(self, node: Node) -> bool:
         placed = self._epochs.placed

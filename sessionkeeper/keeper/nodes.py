@@ -123,6 +123,7 @@ class Node:
             runtime=self.runtime,
             load=len(self.hosting),
             cpu=Cpu.from_json(self.hello),
+            images=Cpu.from_json(self.hello.get("images") or {}),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
@@ -299,6 +300,9 @@ class Nodes:
                 "state": n.state,
                 "tier": n.hello.get("tier"),
                 "runtime": n.runtime,
+                "cpu": n.hello.get("cpu"),
+                "cpu_level": n.hello.get("cpu_level"),
+                "cpu_baseline": n.hello.get("cpu_baseline"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
             }

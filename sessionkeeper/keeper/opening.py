@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from checkpoint.manifest import Manifest
 from gateway.errors import GatewayError
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Checkpoints
+from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
-from sessionkeeper.placement import Needs
+from sessionkeeper.placement import Needs, differ, no_images
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ class Opening:
         self, chain: Chain, incarnations: Incarnations, checkpoints: Checkpoints, presence: Presence
     ) -> None:
         self.failed: set[str] = set()
+        self._without_images = False
+        self._instead = ""
+        self.lost = ""
+        """What the newest opening did not bring back, in words."""
         self._without_kernels = False
         self._chain = chain
         self._incarnations = incarnations
@@ -40,26 +46,87 @@ class Opening:
         needs = self._chain.needs()
         return replace(needs, cpu=None) if self._without_kernels else needs
 
+    def no_images(self, node: Node) -> str | None:
+        """Why ``node`` is to load variables and not to restore process images; None: it restores
+        what there is.
+        """
+        if self._without_kernels or self._chain.portable is None:
+            return None
+        if self._without_images:
+            return "no node could restore its process images"
+        why = no_images(node.facts(), self._chain.needs())
+        return f"{node.name} {why}" if why else None
+
+    def variables(self, nodes: Iterable[Node], node: Node, target: Node | None = None) -> Variables:
+        """Whether variables are to be beside the images of ``node``, which ``target`` is to take,
+        or any of ``nodes`` may have to.
+        """
+        facts, needs = node.facts(), self._chain.needs()
+        if target is not None and differ(facts, [target.facts()], needs):
+            return "needed"
+        return "if idle" if differ(facts, [n.facts() for n in nodes], needs) else "no"
+
+    async def stage(self, target: Node) -> None:
+        """Have the process images brought to ``target``, if it can do something with them."""
+        if self.no_images(target) is None:
+            await self._incarnations.stage(target)
+
     async def open(self, node: Node, epoch: int) -> tuple[Incarnation, dict[str, Any]] | None:
         """Bring it up on ``node``; also returns what :meth:`say` says of it.
 
         None when that failed, which is said and remembered. Raises ``NodeLost``.
         """
+        newest, why = self._chain.manifest, self.no_images(node)
+        if why is not None:
+            self._chain.manifest = self._chain.portable
         try:
             opened = await self._incarnations.open(
-                node, epoch, restore_kernels=not self._without_kernels
+                node, epoch, restore_kernels=not self._without_kernels, no_images=why
             )
         except GatewayError as error:
+            if error.code not in BAD_CHECKPOINT:
+                self._chain.manifest = newest
             self._presence.in_background(self._incarnations.close_on(node, epoch))
             await self._failed_on(node, error)
             return None
+        except BaseException:
+            self._chain.manifest = newest
+            raise
         self.failed.clear()
-        self._without_kernels = False
+        self._without_images = self._without_kernels = False
+        self._instead = self._told_instead(node, why, newest) if why and newest else ""
         return opened
+
+    def _told_instead(self, node: Node, why: str, newest: Manifest) -> str:
+        """What it means that variables were loaded, beside what each kernel lost."""
+        manifest = self._chain.manifest
+        assert manifest is not None
+        files = "files" if node.runtime == "container" else "files of the workspace"
+        text = (
+            f"{why}: of checkpoint {manifest.number} the {files} were taken, and the variables of"
+            " Python kernels. Threads, connections and child processes are not there any more"
+        )
+        if newest is not manifest:
+            text += (
+                f"; checkpoint {newest.number} is newer and was made in the middle of a cell,"
+                " without variables: what came in between is run again"
+            )
+        return text
 
     def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
         """Tell the user that the session runs again, and what became of it."""
         self._status.kernels = opened["kernels"]
+        lost = [
+            f"{self._status.called(kernel_id)}: {outcome['why']}"
+            for kernel_id, outcome in opened["kernels"].items()
+            if outcome["state"] == "started" and outcome.get("why")
+        ]
+        if self._instead:
+            lost.insert(0, self._instead)
+            self._status.say(self._instead, "warning")
+        if recovery is not None and not recovery.saved:
+            lost.insert(0, "there was no last checkpoint, what came after the newest one ran again")
+        self.lost = "; ".join(lost)
         log.info("session %s: opened on %s: %s", self._status.session, node.name, opened["seconds"])
         for text in opened["refused"]:
             self._status.say(text, "warning")
@@ -72,13 +139,22 @@ class Opening:
             self._status.say(f"runs on {node.name}{resumed}")
             return
         text = recovery.told(node.name, manifest)
-        self._status.say(text, "info" if recovery.planned else "warning")
+        self._status.say(text, "info" if recovery.planned and recovery.saved else "warning")
 
     def give_up_kernels(self) -> bool:
         """No node could restore the kernels: go on without them. False: that was so already."""
         manifest = self._chain.manifest
         if manifest is None or not manifest.processes or self._without_kernels:
             return False
+        if self._chain.portable is not None and not self._without_images:
+            self._without_images = True
+            self.failed.clear()
+            self._status.say(
+                f"no node could restore the process images of checkpoint {manifest.number}:"
+                " the variables beside them are tried",
+                "warning",
+            )
+            return True
         self._without_kernels = True
         self.failed.clear()
         self._status.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ from sessionkeeper.keeper.nodes import NodeLost
 from sessionkeeper.keeper.presence import Presence
 
 SOON_AGAIN = 60.0
-"""Seconds in which a kernel that was brought back is not brought back again."""
+"""Seconds in which a kernel that was brought back, and asked nothing since, is not brought back
+again: it would die of the same."""
 
 
 class SessionKernels:
@@ -27,7 +29,7 @@ class SessionKernels:
         self._channels = channels
         self._chain = chain
         self._restart: Incarnation | None = None
-        self._brought_back: dict[str, float] = {}
+        self._brought_back: dict[str, tuple[float, int]] = {}
 
     async def start(self, kernel: dict[str, Any]) -> None:
         """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
@@ -58,8 +60,27 @@ class SessionKernels:
         await self._presence.ask("kernel.stop", kernel_id)
 
     async def interrupt(self, kernel_id: str) -> None:
-        """Interrupt what the kernel runs now."""
-        await self._presence.ask("kernel.interrupt", kernel_id)
+        """Interrupt what the kernel runs: now, or when the session is up again."""
+        if (here := self._presence.here) is not None:
+            try:
+                await here.ask("kernel.interrupt", {"kernel_id": kernel_id})
+                return
+            except NodeLost:
+                pass
+            except RemoteError:
+                if here is self._presence.here:
+                    raise  # else it was on its way while the session left
+        self._presence.in_background(self._interrupt_later(kernel_id))
+
+    async def _interrupt_later(self, kernel_id: str) -> None:
+        """What goes on in its middle is interrupted there; what would run again does not."""
+        if self._presence.status.state != "moving":
+            applied = self._channels.position(kernel_id).applied
+            self._channels.give_up(kernel_id, applied, "Interrupted while its node was lost.")
+        here = await self._presence.up()
+        if kernel_id in here.kernels:
+            with contextlib.suppress(NodeLost):
+                await here.ask("kernel.interrupt", {"kernel_id": kernel_id})
 
     def only_wanted(self, here: Incarnation) -> None:
         """End what was deleted while the session was not up."""
@@ -81,10 +102,12 @@ class SessionKernels:
         False: there is none with this kernel, or it was brought back a moment ago and died again.
         """
         here, manifest, now = self._presence.here, self._chain.manifest, time.monotonic()
-        again = now - self._brought_back.get(kernel_id, -SOON_AGAIN) < SOON_AGAIN
+        applied = self._channels.position(kernel_id).applied
+        last, asked = self._brought_back.get(kernel_id, (-SOON_AGAIN, 0))
+        again = now - last < SOON_AGAIN and applied <= asked
         if here is None or manifest is None or kernel_id not in manifest.processes or again:
             return False
-        self._brought_back[kernel_id] = now
+        self._brought_back[kernel_id] = now, applied
         self._restart = here
         self._presence.changes.note()
         return True

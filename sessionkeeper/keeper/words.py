@@ -24,11 +24,15 @@ ONLY_LOOKS = {
 
 @dataclass
 class Recovery:
-    """A way back that is under way: from which node, by plan or not, since when (monotonic)."""
+    """A way back that is under way: from which node, by plan or not, since when (monotonic).
+
+    ``saved``: everything is in the newest checkpoint; not, when a planned move could not take one.
+    """
 
     node: str
     planned: bool
     began: float
+    saved: bool = True
     last_seen: float | None = None
     """When the node was last heard, in Unix seconds."""
     told_as: str | None = None
@@ -39,7 +43,7 @@ class Recovery:
         took = f"in {time.monotonic() - self.began:.1f} s"
         if self.told_as is not None:
             return f"{self.told_as}; runs on {node} again {took}"
-        if self.planned:
+        if self.planned and self.saved:
             return f"moved from {self.node} to {node} {took}"
         source = "what was recorded"
         if checkpoint is not None:
@@ -47,6 +51,8 @@ class Recovery:
             if self.last_seen is not None:
                 before = max(0.0, self.last_seen - checkpoint.created)
                 source += f" ({before:.1f} s before the loss)"
+        if self.planned:
+            return f"moved from {self.node} to {node}, back to {source}, {took}"
         lost = "" if node == self.node else f"{self.node} was lost; "
         return f"{lost}recovered on {node} from {source} {took}"
 

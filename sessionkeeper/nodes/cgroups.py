@@ -10,13 +10,37 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["hierarchies", "remove", "thaw"]
+__all__ = ["freeze", "hierarchies", "remove", "thaw"]
 
 
 def hierarchies() -> list[Path]:
     """Where the hierarchies are mounted."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return [Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
+
+
+def freeze(name: str, timeout: float = 10.0) -> None:
+    """Freeze everything below a group. Returns when it stands still; raises `TimeoutError` when
+    that took more than `timeout` (seconds), and `FileNotFoundError` when there is no such group.
+    """
+    tops = [root / name.strip("/") for root in hierarchies()]
+    found = [top for top in tops if (top / "freezer.state").exists()]
+    if found:
+        file, word, done = found[0] / "freezer.state", "FROZEN", "FROZEN\n"
+        state = file
+    else:
+        found = [top for top in tops if (top / "cgroup.freeze").exists()]
+        if not found:
+            raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+        file, word, done = found[0] / "cgroup.freeze", "1", "frozen 1"
+        state = found[0] / "cgroup.events"
+    deadline = time.monotonic() + timeout
+    file.write_text(word)
+    while done not in state.read_text():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the control group {name} did not freeze within {timeout:.0f} s")
+        time.sleep(0.001)
+        file.write_text(word)  # version 1 may need to be told again: a process was just being made
 
 
 def thaw(name: str) -> None:

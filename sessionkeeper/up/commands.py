@@ -80,7 +80,14 @@ class Commands:
         ]
 
     def agent(
-        self, settings: UpSettings, runtime: str, instance: str, name: str, data: Path, url: str
+        self,
+        settings: UpSettings,
+        runtime: str,
+        instance: str,
+        name: str,
+        data: Path,
+        url: str,
+        cpu_most: str | None = None,
     ) -> list[str]:
         """The argv of a node's agent; `data` is the node's directory, `url` the gateway's."""
         return [
@@ -93,6 +100,8 @@ class Commands:
             *("--runtime", runtime),
             *_given("--criu", settings.criu),
             *_given("--memory-bytes", settings.memory),
+            *_given("--cpu-baseline", settings.cpu_baseline),
+            *_given("--cpu-most", cpu_most),
             *_given("--cgroup", cgroup_of(instance, name) if runtime == "container" else None),
             *("--ready-fd", "{ready_fd}"),
         ]

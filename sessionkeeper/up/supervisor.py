@@ -116,7 +116,7 @@ class Supervisor:
         with self._terminal.step("starting the gateway"):
             await self._launch("gateway", self._start_gateway)
         names = [f"node-{index + 1}" for index in range(self._settings.nodes)]
-        parts = [self._launch_node(name) for name in names]
+        parts = [self._launch_node(name, self._runtime) for name in names]
         if self._settings.ui:
             parts.append(self._launch("ui", self._start_ui))
             names.append("JupyterLab")
@@ -193,7 +193,7 @@ class Supervisor:
         environ = {**given, **part_of(self._state.id, name)}
         return await Child.start(name, argv, log=self._state.log(name), environ=environ)
 
-    async def _launch_node(self, name: str) -> None:
+    async def _launch_node(self, name: str, runtime: str, cpu_most: str | None = None) -> None:
         index = int(name.removeprefix("node-")) - 1
         data = self._state.nodes / name
         plan = NodePlan(
@@ -203,7 +203,13 @@ class Supervisor:
             data=data,
             log=self._state.log(name),
             agent=self._commands.agent(
-                self._settings, self._runtime, self._state.id, name, data, self._places.agent_url
+                self._settings,
+                runtime,
+                self._state.id,
+                name,
+                data,
+                self._places.agent_url,
+                cpu_most,
             ),
             environ=_without_store_access(os.environ),
             hide=self._state.path,
@@ -227,7 +233,7 @@ class Supervisor:
             case "kill":
                 return await self._kill_node(str(call.get("node")))
             case "start":
-                return await self._add_node(call.get("node"))
+                return await self._add_node(call)
             case "stop":
                 self._asked_to_stop()
                 return {}
@@ -246,7 +252,10 @@ class Supervisor:
             self._write_record()
             return {"node": name, "seconds": time.monotonic() - began}
 
-    async def _add_node(self, name: object) -> dict[str, Any]:
+    async def _add_node(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        name, runtime = call.get("node"), call.get("runtime") or self._runtime
+        if runtime not in ("process", self._runtime):
+            raise UsageError(f"a node here has the runtime process or {self._runtime}")
         async with self._changing_nodes:
             free = (f"node-{number}" for number in range(1, 61))
             chosen = str(name) if name else next(one for one in free if one not in self._nodes)
@@ -256,7 +265,7 @@ class Supervisor:
             if chosen == number or not number.isdecimal() or not 1 <= int(number) <= 60:
                 raise UsageError(f"{chosen!r} is no name for a node here", hint="node-1 to node-60")
             try:
-                await self._launch_node(chosen)
+                await self._launch_node(chosen, runtime, call.get("cpu_most"))
             except BaseException:
                 await self._nodes.pop(chosen).pull_plug()
                 raise

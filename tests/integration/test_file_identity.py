@@ -32,7 +32,8 @@ from sessionkeeper import criu
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch
 from sessionkeeper.agent.runc import Runc
-from sessionkeeper.agent.savepoint import Savepoints, Staged
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.staging import Staged
 
 pytestmark = pytest.mark.container
 
@@ -177,8 +178,8 @@ class Moving:
         return ast.literal_eval(answer["data"]["text/plain"])
 
     async def checkpoint(self, *, final: bool = False) -> Manifest:
-        await asyncio.to_thread(self.savepoints.prepare)
         kernels = list(self.hosted.kernels.values())
+        await asyncio.to_thread(self.savepoints.prepare, kernels)
         cut = await asyncio.to_thread(self.savepoints.cut, kernels, dict, final)
         saved = await asyncio.to_thread(self.savepoints.save, cut)
         self.number += 1
@@ -204,6 +205,7 @@ class Moving:
         kernel = HostedKernel.from_record(record)
         restore = arriving.restore
         await asyncio.to_thread(restore, kernel.slot, images.kernels["k"], self.epoch)
+        await asyncio.to_thread(self.place.thaw, [kernel.slot])
         await self.hosted.adopt(kernel)
         arriving.go_on_from(manifest, images)
         await leave(*left)

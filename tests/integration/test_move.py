@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 from system.counters import Counter
 from system.folder import Folder
-from system.running import System
+from system.running import PATIENCE, System
 
 pytestmark = pytest.mark.container
 
@@ -155,3 +155,36 @@ async def test_client_that_connects_after_the_move_sees_the_cell_too(
             assert seen.numbers == counter.cell.numbers[-len(seen.numbers) :]
         finally:
             await late.close()
+
+
+async def test_interrupt_during_a_move_reaches_the_running_cell(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        await kernel.ask("import time")
+        cell = await kernel.send("print('runs')\nwhile True: time.sleep(0.05)")
+        await cell.until(lambda cell: cell.text == "runs\n")
+        source = (await system.running())["node"]
+        moving = asyncio.create_task(system.until(lambda s: s["state"] == "moving"))
+        draining = asyncio.create_task(system.drain(source))
+        await moving
+        await system.call("POST", f"/api/kernels/{kernel.id}/interrupt")
+        await cell.end(PATIENCE)
+        assert "KeyboardInterrupt" in cell.shown
+        await draining
+
+
+async def test_interrupt_while_a_node_is_lost_ends_the_cell_for_good(
+    system: System, folder: Folder
+):
+    async with system.kernel(path=folder.name) as kernel:
+        await system.cell(kernel, "import time")
+        cell = await kernel.send("print('runs')\nwhile True: time.sleep(0.05)")
+        await cell.until(lambda cell: cell.text == "runs\n")
+        before = (await system.running())["epoch"]
+        recovering = asyncio.create_task(system.until(lambda s: s["state"] == "recovering"))
+        await system.lose()
+        await recovering
+        await system.call("POST", f"/api/kernels/{kernel.id}/interrupt")
+        await cell.end(PATIENCE)
+        assert "nterrupt" in cell.shown
+        await system.recovered(before)
+        assert await kernel.ask("1 + 1") == "2"

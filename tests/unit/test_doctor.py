@@ -23,6 +23,8 @@ GOOD = Facts(
     runc="runc version 1.1.5",
     criu="CRIU 4.2.1 (/usr/sbin/criu)",
     trial="",
+    dirty_tracking=True,
+    lazy_restore=True,
     kernels=("ir", "python3"),
     dump_room=4 * GB,
     disk="/var/lib/sessionkeeper",
@@ -124,6 +126,7 @@ def test_without_a_python_kernel_nothing_can_run() -> None:
     [
         replace(GOOD, memory=GB // 2, dump_room=0, disk_room=GB),
         replace(GOOD, dirty_tracking=False),
+        replace(GOOD, lazy_restore=False),
         replace(GOOD, kernels_broken={"julia": "julia is not there"}),
     ],
 )

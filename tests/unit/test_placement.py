@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionkeeper.cpu import Cpu
-from sessionkeeper.placement import TIER_ORDER, Choice, Needs, NodeFacts, choose
+from sessionkeeper.placement import TIER_ORDER, Choice, Needs, NodeFacts, choose, differ
 
 SPOT = NodeFacts("spot", ready=True, tier="spot", load=3)
 HOME = NodeFacts("home", ready=True, tier="volunteer")
@@ -48,6 +48,27 @@ def test_process_images_are_restored_where_that_works_on_the_same_cpu() -> None:
     assert choose(nodes, Needs(engine="namespace", cpu=Cpu("same"))).node == "spot"
 
 
+def test_a_node_without_images_is_second_choice_where_there_are_variables() -> None:
+    plain, other = replace(SPOT, runtime="process"), replace(HOME, cpu=Cpu("other"))
+    needs = Needs(engine="criu", cpu=Cpu("same"), variables=True)
+    assert choose([plain, other, replace(PAID, cpu=Cpu("same"))], needs).node == "paid"
+    assert choose([plain, other], needs).node == "spot"
+    assert choose([plain, other], replace(needs, variables=False)).node is None
+
+
+def test_variables_are_wanted_where_a_node_that_stays_could_not_take_the_images() -> None:
+    host = replace(PAID, cpu=Cpu("new"), images=Cpu("new"))
+    like, unlike = replace(HOME, cpu=Cpu("new")), replace(SPOT, cpu=Cpu("old"))
+    needs = Needs(engine="criu", cpu=Cpu("new"))
+    assert not differ(host, [host, like], needs)
+    assert differ(host, [host, like, unlike], needs)
+    assert differ(host, [replace(like, runtime="process")], needs)
+    assert not differ(host, [replace(unlike, state="lost")], needs)
+    assert not differ(replace(host, runtime="process"), [unlike], Needs(engine="namespace"))
+    # Of a session that came from elsewhere also what it brought counts.
+    assert differ(replace(host, images=Cpu("base")), [replace(like, cpu=Cpu("base"))], needs)
+
+
 def test_unknown_cpu_is_no_reason_to_refuse_a_node() -> None:
     assert choose([SPOT], Needs(engine="criu", cpu=Cpu("some"))).node == "spot"
     assert choose([replace(SPOT, cpu=Cpu("some"))], Needs(engine="criu")).node == "spot"
@@ -79,6 +100,7 @@ NEEDS = st.builds(
     Needs,
     engine=st.sampled_from((None, "criu", "namespace")),
     cpu=st.sampled_from((None, Cpu("one"))),
+    variables=st.booleans(),
     avoid=st.frozensets(st.sampled_from("abcdef")),
 )
 

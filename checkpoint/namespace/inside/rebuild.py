@@ -55,6 +55,17 @@ class Lost:
     __lt__ = __le__ = __gt__ = __ge__ = __str__ = __fspath__ = _raise
 
 
+def recipe(make: Any, check: bool) -> Any:
+    """A function that was allowed to be run again."""
+    return importlib.import_module("sessionkeeper_replay").Recipe(make, check)
+
+
+def replay(recipe: Any, given: Any, taken: int, digest: bytes, ended: bool) -> Any:
+    """What such a function gave, after ``taken`` items."""
+    module = importlib.import_module("sessionkeeper_replay")
+    return module.Replay(recipe, given, taken, digest, ended)
+
+
 def function(code: Any, globals_: dict[str, Any], closure: Any) -> Any:
     """A function whose state :func:`set_function` fills in, so that it may refer to itself."""
     return types.FunctionType(code, globals_, code.co_name, None, closure)

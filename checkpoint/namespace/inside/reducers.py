@@ -75,6 +75,8 @@ def reducer_for(kind: type) -> Reducer | None:
         if kind is numpy.memmap:
             return _memmap
         return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
+    if kind.__module__ == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
+        return _REPLAY[kind.__name__]
     if numpy is not None and kind in (numpy.finfo, numpy.iinfo):
         return _type_limits
     if kind.__module__.startswith("pandas.") and kind.__name__ in (
@@ -241,6 +243,22 @@ def _weak_dict(_pickler: Any, mapping: Any) -> Any:
     return type(mapping), (dict(mapping),)
 
 
+def _recipe(_pickler: Any, recipe: Any) -> Any:
+    return rebuild.recipe, (recipe.make, recipe.check)
+
+
+def _replay(pickler: Any, replay: Any) -> Any:
+    try:
+        _, state = replay.__reduce__()
+    except TypeError as error:
+        raise Unsaved(str(error)) from None
+    _, _, taken, _, ended = state
+    if taken and not ended:
+        told = f"it is run again when it is used next, and its first {taken} items are skipped"
+        pickler.degrade(replay, told)
+    return rebuild.replay, state
+
+
 # --- numpy and pandas ---------------------------------------------------------------------------
 
 
@@ -300,6 +318,7 @@ def _block_manager(pickler: Any, manager: Any) -> Any:
     return NotImplemented
 
 
+_REPLAY: dict[str, Reducer] = {"Recipe": _recipe, "Replay": _replay}
 _EXACT: dict[type, Reducer] = {
     rebuild.Lost: _lost_part,
     types.FunctionType: _function,

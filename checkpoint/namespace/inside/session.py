@@ -198,6 +198,14 @@ def capture_process(shell: Any, modules: dict[str, str]) -> dict[str, Any]:
     }
 
 
+_LENT = str(Path(__file__).with_name("lent"))
+
+
+def _is_lent(entry: str) -> bool:
+    """Whether it is, on some node, what is lent to user code: the directory beside this file."""
+    return Path(entry).parts[-2:] == Path(_LENT).parts[-2:]
+
+
 def restore_process(saved: dict[str, Any], also: Callable[[str, Exception | None], None]) -> None:
     """Working directory, ``sys.path`` and environment. ``also`` takes what became of each."""
     for name, value in saved["set"].items():
@@ -205,7 +213,7 @@ def restore_process(saved: dict[str, Any], also: Callable[[str, Exception | None
     for name in saved["unset"]:
         os.environ.pop(name, None)
     also("environment", None)
-    path = [moves.path(entry) for entry in saved["path"]]
+    path = [_LENT if _is_lent(entry) else moves.path(entry) for entry in saved["path"]]
     if saved["prefix"] == sys.prefix:
         sys.path[:] = path
     else:

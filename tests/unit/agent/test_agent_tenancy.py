@@ -17,6 +17,7 @@ from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.process import ProcessPlace
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.tenancy import Tenancy
+from sessionkeeper.cpu import this_node
 
 
 class Writes(Memory):
@@ -47,7 +48,7 @@ class Stay:
         self.hosted = HostedSession("one", 1, place, lambda kernel, frame: None, warm=False)
         savepoints = Savepoints(self.store, SessionKeys.generate(), base / "images")
         savepoints.settle(place, self.store)
-        self.tenancy = Tenancy(self.hosted, savepoints, self.store, Kernelspecs())
+        self.tenancy = Tenancy(self.hosted, savepoints, self.store, Kernelspecs(), this_node())
 
     async def open(self, *writes: dict[str, Any]) -> dict[str, Any]:
         return await self.tenancy.open(None, [], True, list(writes), None)

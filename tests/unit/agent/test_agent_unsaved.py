@@ -21,6 +21,7 @@ from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.process import ProcessPlace
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.tenancy import Tenancy
+from sessionkeeper.cpu import this_node
 
 HOME = "/home/me"
 
@@ -67,7 +68,7 @@ async def test_ignored_files_are_not_in_a_sessions_checkpoint_and_that_is_told(
     hosted = HostedSession("one", 1, place, lambda kernel, frame: None, warm=False)
     savepoints = Savepoints(store, keys, tmp_path / "images")
     savepoints.settle(place, store)
-    tenancy = Tenancy(hosted, savepoints, store, Kernelspecs())
+    tenancy = Tenancy(hosted, savepoints, store, Kernelspecs(), this_node())
     try:
         await tenancy.open(None, [], True, [], None)
         home = Path(place.seen(place.home))

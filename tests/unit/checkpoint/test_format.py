@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from checkpoint.blobs import Memory
 from checkpoint.errors import UnknownFormat
 from checkpoint.fork import check_marker, marker_key
 from checkpoint.keys import MasterKey, SessionKeys, unwrap_key
-from checkpoint.manifest import decode_manifest
+from checkpoint.manifest import Part, decode_manifest
 from checkpoint.packs import PackRef, read_index, verify_pack
 from checkpoint.reader import Reader
 from checkpoint.repository import Repository
@@ -128,6 +129,27 @@ def test_manifest_opens_as_the_page_says(vectors: dict[str, Any], keys: SessionK
     manifest = decode_manifest(data, keys, "lab", 7)
     assert (manifest.number, manifest.epoch, manifest.created) == (7, 3, 1700000000.5)
     assert manifest.packs[0].id == vectors["pack_id"]
+
+
+def test_what_is_beside_a_process_opens_as_the_page_says(
+    vectors: dict[str, Any], keys: SessionKeys
+) -> None:
+    data = vectors["manifest_8_of_lab"]
+    sealed = _open(_derive(vectors["session_key"], "seal"), data[5:], b"manifest 1 8 lab")
+    kernel = json.loads(zstandard.decompress(sealed))["processes"]["kernel"]
+    beside = vectors["chunk_ids"][0]
+    assert kernel.pop("beside") == {
+        "engine": "namespace",
+        "root": beside.hex(),
+        "detail": {"applied": 5},
+    }
+    manifest = decode_manifest(data, keys, "lab", 8)
+    [part] = manifest.processes.values()
+    before = decode_manifest(vectors["manifest_7_of_lab"], keys, "lab", 7).processes["kernel"]
+    # A reader that does not know it finds what was there before.
+    assert Part(kernel["engine"], bytes.fromhex(kernel["root"]), kernel["detail"]) == before
+    assert part == replace(before, beside=Part("namespace", beside, {"applied": 5}))
+    assert beside in manifest.body.roots()
 
 
 def test_tag_marker_and_garbage_open_as_the_page_says(

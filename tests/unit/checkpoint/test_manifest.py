@@ -34,6 +34,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 json_objects = st.dictionaries(st.text(), json_values, max_size=4)
 chunk_ids = st.binary(min_size=32, max_size=32)
 sizes = st.integers(0, 2**50)
+parts = st.builds(Part, st.text(), st.none() | chunk_ids, json_objects)
 bodies = st.builds(
     Body,
     packs=st.lists(
@@ -41,7 +42,9 @@ bodies = st.builds(
     ).map(tuple),
     tree=st.none() | chunk_ids,
     processes=st.dictionaries(
-        st.text(), st.builds(Part, st.text(), st.none() | chunk_ids, json_objects), max_size=3
+        st.text(),
+        st.builds(Part, st.text(), st.none() | chunk_ids, json_objects, st.none() | parts),
+        max_size=3,
     ),
     meta=json_objects,
 )

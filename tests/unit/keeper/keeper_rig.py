@@ -100,6 +100,7 @@ class ScriptedAgent:
         self.name = name
         self.epoch: int | None = None
         self.kernels: set[str] = set()
+        self.busy = False
         self.applied: list[int] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.next: dict[str, list[Answer]] = {}
@@ -140,11 +141,15 @@ class ScriptedAgent:
             raise remote("not_hosted")
         return {}
 
-    def _session_checkpoint(self, epoch: int, **_: Any) -> dict[str, Any]:
+    def _session_checkpoint(self, epoch: int, wanted: str = "no", **_: Any) -> dict[str, Any]:
         if self.epoch != epoch:
             raise remote("not_hosted")
+        if self.busy and wanted == "needed":
+            raise remote("kernel_busy", "the kernel runs a cell")
+        found = "busy" if self.busy else "saved"
         parts = {kernel: Part("criu", None, {}) for kernel in self.kernels}
-        body = Body(processes=parts, meta=self._meta())
+        said = {} if wanted == "no" else {"variables": found}
+        body = Body(processes=parts, meta={**self._meta(), **said})
         encoded = base64.b64encode(encode_body(body)).decode()
         return {"body": encoded, "pause": 0.01, "stored": 10, "seconds": {}, "lost": {}}
 
@@ -225,7 +230,7 @@ class Site:
     def lose(self, name: str) -> None:
         self.nodes.left(self.nodes.get(name))
 
-    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[bool]:
+    def drain(self, name: str, seconds: float = 30.0) -> asyncio.Task[str | None]:
         node = self.nodes.get(name)
         node.draining = True
         node.leaves_at = asyncio.get_running_loop().time() + seconds

@@ -22,6 +22,7 @@ NODES = [
         "state": state,
         "tier": "spot",
         "runtime": "container",
+        "cpu_level": "x86-64-v3",
         "sessions": [],
         "last_seen": 0.0,
     }

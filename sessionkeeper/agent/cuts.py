@@ -1,0 +1,78 @@
+"""The moment of a checkpoint: what stands still, for how long, and what is copied meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sessionkeeper.agent import beside, variables
+from sessionkeeper.agent.hosted import HostedKernel, HostedSession
+from sessionkeeper.agent.savepoint import Cut, Savepoints
+
+
+class Cuts:
+    """Those of one session. ``meta`` is what a checkpoint says of it, asked while it stands still.
+
+    After a ``final`` one all stays as it stands. Where kernels are saved between two cells, a
+    running one has ``within`` seconds to end; raises :class:`KernelBusy` when it does not.
+    """
+
+    def __init__(
+        self,
+        hosted: HostedSession,
+        savepoints: Savepoints,
+        meta: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._hosted = hosted
+        self._savepoints = savepoints
+        self._meta = meta
+
+    def running(self) -> list[HostedKernel]:
+        """The kernels that there is something to save of."""
+        return [kernel for kernel in self._hosted.kernels.values() if kernel.running]
+
+    async def processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
+        """Process images, and variables beside them as far as they are ``wanted``."""
+        held, done = self.running(), False
+        try:
+            found, stands = await beside.hold(held, wanted, within)
+            began = time.monotonic()
+            async with self._hosted.changing:
+                kernels = self.running()
+                dumped = await beside.dump(kernels, stands, self._hosted.place)
+                took = time.monotonic() - began
+                cut = await asyncio.to_thread(self._savepoints.cut, kernels, self._meta, final)
+            done = True
+        finally:
+            if wanted != "no" and not (final and done):
+                await variables.release(held)
+        if wanted == "no":
+            return cut
+        seconds = {**cut.seconds, "variables": round(took, 4)}
+        meta = {**cut.meta, "variables": found}
+        return replace(cut, pause=cut.pause + took, seconds=seconds, meta=meta, beside=dumped)
+
+    async def variables(self, final: bool, within: float) -> Cut:
+        """Variables alone, in the session's tree."""
+        place = self._hosted.place
+        kernels, done = self.running(), False
+        try:
+            stands = await variables.hold(kernels, within)
+            began = time.monotonic()
+            async with self._hosted.changing:
+                there = self.running()
+                kernels = [kernel for kernel in kernels if kernel in there]
+                namespaces = await variables.dump(
+                    kernels, stands, place.tree, place.seen(place.home)
+                )
+                cut = await asyncio.to_thread(
+                    self._savepoints.cut, kernels, self._meta, final, namespaces
+                )
+            done = True
+        finally:
+            if not (final and done):
+                await variables.release(kernels)
+        return replace(cut, pause=time.monotonic() - began)
