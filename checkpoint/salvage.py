@@ -2,7 +2,8 @@
 
 Chunks lie back to back. Deciphering one needs neither its id nor its length, only proving it does.
 A zstd frame says where it ends; content that is not compressed ends where another chunk may begin,
-of which there are a few places to try. The content gives the id, and with it the seal is checked:
+of which there are a few places to try (where damage hides the head of a chunk, the one before it is
+lost too, if it is not compressed). The content gives the id, and with it the seal is checked:
 what is found is what was written, as much as if the index had said so.
 """
 

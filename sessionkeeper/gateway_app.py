@@ -28,7 +28,7 @@ from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
-from sessionkeeper.keeper.holding import hold, let_go
+from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
@@ -122,14 +122,14 @@ class Gateway:
         settings = self._settings
         for file in self.kernels.damaged:
             self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
-        repository = self.keeper.chain.repository
-        holding = asyncio.create_task(hold(repository))
+        await take_hold(self.keeper.chain)
+        tasks = [asyncio.create_task(hold(self.keeper.chain))]
         await self.keeper.start()
         if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
             seed(self.journal, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        keeping = asyncio.gather(self.keeper.run(), self.upkeep.run())
+        tasks += [asyncio.create_task(one.run()) for one in (self.keeper, self.upkeep)]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -140,10 +140,10 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest()
-        keeping.cancel()
-        holding.cancel()
+        for task in tasks:
+            task.cancel()
         if not self.keeper.placed:
-            await let_go(repository)
+            await let_go(self.keeper.chain.repository)
         for server in servers:
             server.stop()
         self.kernels.close()

@@ -74,9 +74,9 @@ def fork(arguments: Namespace) -> int:
     print(
         f"session {done['session']} begins there. After `sessionkeeper down`, run it with\n"
         f"  sessionkeeper up --state {state.path} --session {done['session']}\n"
-        "or beside this one, with the same --store,\n"
+        "or beside this one with\n"
         f"  sessionkeeper up --state DIR --port PORT --session {done['session']}"
-        f" --master-key {state.master_key} --store URL"
+        f" --store {state.running()['store']} --master-key {state.running()['master_key']}"
     )
     return 0
 

@@ -79,6 +79,11 @@ def described(found: dict[str, Any], now: float) -> list[str]:
         lines.append(f"checkpoint   number {checkpoint['number']}, {age:.0f} s old, {size:.0f} MB")
     else:
         lines.append("checkpoint   none yet")
+    last = found.get("upkeep", {}).get("last")
+    if last:
+        ago = max(0.0, now - last["at"]) / 60
+        gone = f"{last['checkpoints']} checkpoints, {last['packs']} packs"
+        lines.append(f"cleared      {gone}, {ago:.0f} min ago")
     lines += [f"warning      {warning}" for warning in found["warnings"]]
     for event in found["events"][-10:]:
         when = time.strftime("%H:%M:%S", time.localtime(event["at"]))

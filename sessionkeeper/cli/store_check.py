@@ -7,8 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+from checkpoint import holder
 from checkpoint.blobs import BlobStore, open_store
-from checkpoint.errors import CheckpointError, Damaged, UnknownFormat, UnknownSession
+from checkpoint.errors import CheckpointError, Damaged, SessionInUse, UnknownFormat, UnknownSession
 from checkpoint.fork import forks, pool_sessions
 from checkpoint.fsck import Finding, Report, check
 from checkpoint.repair import rebuild, repair, repair_key
@@ -45,6 +46,8 @@ def fsck(arguments: Namespace) -> int:
             if not report.intact and arguments.repair:
                 report = _repaired(repository, report, peer, told, progress)
             if arguments.rebuild:
+                if (where := holder.runs(repository, progress=progress)) is not None:
+                    raise SessionInUse(session_id, where)
                 made = rebuild(repository, report)
                 if made is not None:
                     told.append({"session": session_id, "rebuilt_as": made.number})
@@ -71,8 +74,10 @@ def fsck(arguments: Namespace) -> int:
 
 
 def _present(store: BlobStore) -> list[str]:
-    """All sessions of which there is anything: a lost key is damage too."""
-    return sorted({key.split("/")[1] for key in store.list("sessions/")})
+    """All sessions of which there is anything: a lost key is damage too. But a word is not of a
+    session: one that was deleted may have got it from a gateway that had not heard of that yet."""
+    keys = (key.split("/") for key in store.list("sessions/"))
+    return sorted({key[1] for key in keys if key[2:] != ["holder"]})
 
 
 def _opened(

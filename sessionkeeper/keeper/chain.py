@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from checkpoint.errors import CheckpointError, Damaged, UnknownFormat
+from checkpoint.errors import CheckpointError, Damaged, SessionDeleted, UnknownFormat
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import DELETED, Repository, Skipped
 from sessionkeeper.cpu import Cpu
@@ -31,6 +31,7 @@ class Chain:
         self.portable: Manifest | None = None
         self._last = 0
         self._unsure: Manifest | None = None
+        self._gone = False
 
     @property
     def writes(self) -> int:
@@ -46,7 +47,7 @@ class Chain:
     @property
     def deleted(self) -> bool:
         """Nothing can be added to it any more."""
-        return self.manifest is not None and DELETED in self.manifest.meta
+        return self._gone or (self.manifest is not None and DELETED in self.manifest.meta)
 
     @property
     def at_newest(self) -> bool:
@@ -76,7 +77,11 @@ class Chain:
             body=body,
         )
         self._unsure = manifest
-        await asyncio.to_thread(self.repository.commit, manifest)
+        try:
+            await asyncio.to_thread(self.repository.commit, manifest)
+        except SessionDeleted:
+            self._gone = True
+            raise
         self._unsure = None
         self._go_on_from(manifest)
         return manifest

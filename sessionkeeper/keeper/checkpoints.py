@@ -80,8 +80,8 @@ class Channels(Protocol):
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what another gateway must know of every kernel to go on with it, by id: ``name``,
-        ``env``, ``path``, ``notebook``, ``created``, ``generation``, and ``inputs``, the number of
-        the last one there is.
+        ``env``, ``path``, ``notebook``, ``created``, ``generation``, ``inputs`` (the number of the
+        last one there is), and whether it has ``ended``.
         """
         ...
 

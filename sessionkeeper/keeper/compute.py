@@ -51,9 +51,9 @@ class KernelChannels:
                 **{name: getattr(record, name) for name in KEPT},
                 "notebook": self._kernels.notebooks.path_of(record.id) or record.notebook,
                 "inputs": self._kernels.channel(record.id).link.inputs.last,
+                "ended": record.state == "ended",
             }
             for record in self._kernels.records.values()
-            if record.state != "ended"
         }
 
     def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:

@@ -32,6 +32,9 @@ from sessionkeeper.keeper.writes import WriteJournal
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 120.0
+"""Seconds until who asks is told that there is no node to save what is now."""
+
 _HELD = "going-back"
 """The name of the checkpoint that somebody goes back to, until it is the newest."""
 
@@ -101,10 +104,13 @@ class GoingBack:
         try:
             wish = self._wish = _Wish(await asyncio.to_thread(self._find, at), discard)
             self._presence.changes.note()
-            done = await wish.answer
+            done = await asyncio.wait_for(wish.answer, PATIENCE)
             while (here := self._presence.here) is not None and here.epoch <= self._chain.over:
                 await self._presence.changes.watch()
             return done
+        except TimeoutError:
+            why = self._presence.status.warnings.get("placement", "it is on its way")
+            raise Unavailable(f"the session does not run, so it cannot be saved: {why}") from None
         finally:
             self._asked, self._wish = False, None
             with contextlib.suppress(CheckpointError):
@@ -210,6 +216,7 @@ class GoingBack:
                 "inputs": now.get(kernel_id, then.get(kernel_id, {})).get("inputs", 0),
             }
             for kernel_id in {**then, **now}
+            if kernel_id in then or not now[kernel_id].get("ended", False)
         }
         processes = {
             kernel_id: replace(

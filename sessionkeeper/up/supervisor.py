@@ -291,6 +291,7 @@ class Supervisor:
                 "runtime": self._runtime,
                 "session": self._settings.session,
                 "store": self._settings.store,
+                "master_key": str(self._settings.master_key or self._state.master_key),
                 "nodes": {name: self._described(node) for name, node in self._nodes.items()},
             }
         )

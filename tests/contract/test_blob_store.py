@@ -23,6 +23,7 @@ from checkpoint.blobs import (
     LocalDirectory,
     Memory,
     Metered,
+    Pausable,
     Prefixed,
     Retrying,
     open_store,
@@ -81,6 +82,7 @@ STORES: dict[str, Callable[[Path], BlobStore]] = {
     "bandwidth-limited": lambda _: BandwidthLimited(Memory(), read=1e9, write=1e9),
     "concurrency-limited": lambda _: ConcurrencyLimited(Memory(), 2),
     "metered": lambda _: Metered(Memory()),
+    "pausable": lambda _: Pausable(Memory()),
     "proxied": lambda path: proxied(Prefixed(LocalDirectory(path), "sessions/one/")),
 }
 

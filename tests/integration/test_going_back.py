@@ -85,6 +85,10 @@ async def test_session_goes_back_with_kernels_and_files_and_forth_into_a_running
     counted = await folder.numbers("counted.txt")
     assert counted == list(range(1, len(counted) + 1))
 
+    code, _, said = await system.attempt("checkpoint", "restore", "nothing")
+    assert (code, "has no tag 'nothing'" in said) == (8, True)
+    await system.command("checkpoint", "untag", tag)
+
     # And a node that is lost then does not bring back what was left.
     await system.save(kernel)
     await system.lose()
@@ -127,7 +131,7 @@ async def test_old_checkpoints_go_beside_a_running_session_by_itself_and_by_hand
     await kernel.ask("import random; kept = random.randbytes(200_000); n = 0")
     await system.command("checkpoint", "tag", "good")
     for _ in range(2):
-        await kernel.ask("n += 1; large = random.randbytes(9_000_000)")
+        await kernel.ask("n += 1; open('large', 'wb').write(random.randbytes(20_000_000)); None")
         await system.save(kernel)
     place = system.state.path / "store/sessions/default/packs"
     before = set(place.iterdir())
@@ -174,9 +178,8 @@ async def test_fork_is_run_beside_the_session_and_deleted_when_it_has_ended(
     look = "print(x, open('mine.txt').read())"
     assert await there.ask(look) == "1 one"
     await there.ask("x = 3")
-    await other.save(there)
-    await other.lose()
-    assert await there.ask(look) == "3 one"
+    await restored(other, (await listed(other)).popitem()[0])
+    assert await there.ask(look) == "1 one"
     assert await kernel.ask(look) == "2 two"
 
     delete = "store", "delete", "experiment", "--yes"
@@ -186,8 +189,7 @@ async def test_fork_is_run_beside_the_session_and_deleted_when_it_has_ended(
     other.stop()
     await system.command("store", "delete", "experiment", "--yes")
     assert "experiment" not in await system.command("store", "list")
-    await system.save(kernel)
-    await system.lose()
-    assert await kernel.ask(look) == "2 two"
+    await restored(system, "here")
+    assert await kernel.ask(look) == "1 one"
     assert "all of it is intact" in await system.command("store", "fsck")
     await kernel.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ from checkpoint.blobs import (
     ConcurrencyLimited,
     Memory,
     Metered,
+    Pausable,
     Retrying,
     open_store,
 )
@@ -29,6 +31,7 @@ from checkpoint.errors import (
     UnsupportedStore,
 )
 from checkpoint.stores.opening import S3Place, parse_s3
+from checkpoint.stores.pausable import Ended
 
 BRISK = Backoff(first=0.001, most=0.002, limit=5.0)
 
@@ -256,3 +259,24 @@ def test_s3_url_that_makes_no_sense_is_refused_with_words(url: str, said: str) -
         open_store(url)
     assert "s3://bucket/prefix" in caught.value.hint
     assert "secret" not in str(caught.value)
+
+
+def test_paused_store_is_asked_nothing_until_it_goes_on_or_is_ended() -> None:
+    memory = Memory()
+    memory.put("a", b"1")
+    store = Pausable(memory)
+    store.pause()
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(store.get, "a"), pool.submit(store.put, "b", b"2")]
+        assert not wait(asked, timeout=0.05).done
+        assert list(memory.list("")) == ["a"]
+        store.resume()
+        assert [one.result(10) for one in asked] == [b"1", None]
+        store.pause()
+        waiting = pool.submit(store.delete, "a")
+        store.end()
+        with pytest.raises(Ended):
+            waiting.result(10)
+    with pytest.raises(Ended):
+        store.list("")
+    assert list(memory.list("")) == ["a", "b"]

@@ -12,6 +12,7 @@ from keeper_rig import Site, fails, remote
 
 from checkpoint import tags
 from checkpoint.blobs import Buffer, Memory
+from checkpoint.deletion import delete
 from checkpoint.errors import Damaged, StoreUnavailable, UnknownCheckpoint, UnknownTag
 from sessionkeeper.keeper.chain import WENT_BACK
 from sessionkeeper.keeper.going_back import NotSaved
@@ -194,3 +195,20 @@ async def test_gateway_killed_at_any_write_has_either_gone_back_or_not(
             break
     assert outcomes == sorted(outcomes)
     assert len(outcomes) > 4
+
+
+async def test_session_that_was_deleted_meanwhile_is_let_go_and_never_begun_anew(
+    site: Site,
+) -> None:
+    await ready(site)
+    delete(site.repository, silence=0.01)
+    site.channels.ended += 1
+    site.keeper.changed()
+    await site.until(lambda: site.keeper.status.state == "idle")
+    assert "Session 'one' was deleted." in site.said
+    site.join("b")
+    await site.until(lambda: site.agents["a"].epoch is None)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert site.holders() == []
+    assert list(site.store.list("sessions/one/")) == []
