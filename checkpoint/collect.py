@@ -14,6 +14,13 @@ unless it is named by a checkpoint in between. Those are all looked at: should o
 already (`Repository.prune` leaves them), the list is void and made anew. A writer of an
 earlier epoch, or of another gateway, that comes back is refused by the chain.
 
+Of a session that nobody runs the caller may say so (`idle`; `checkpoint.holder.idle` knows), else a
+fork that is never run would keep all garbage. A fork that is just being made has given no word
+either: it looks at its end whether what it begins with is still there (`checkpoint.fork`).
+
+A claim (`docs/checkpoint-format.md`) is a commit that no `finish` came before. Its gateway has
+stored nothing then, and the one before it is refused: what either would name is not in the list.
+
 A fork's marker is in the store before the fork reads the checkpoint it begins with, and markers are
 listed last. So either its chain is in the list and has to move on as all others, or it began with a
 checkpoint that was there when the list was made.

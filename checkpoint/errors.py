@@ -17,6 +17,8 @@
     ├── Damaged                     an object is not what was written; names it
     ├── UnknownFormat               written by a newer version
     ├── WrongKey                    a key that does not open the object
+    ├── KeysBeingReplaced           somebody else replaces the master key just now
+    ├── KeyStillNeeded              a master key that cannot go yet
     ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
     ├── MemoryLost                  a process that runs already cannot be given all its memory
     └── FileTreeError               a path of a file tree that is not there, or not of that kind
@@ -202,6 +204,23 @@ class WrongKey(CheckpointError):
 
     code = "wrong_key"
     hint = "Give the master key file this store was set up with."
+
+
+class KeysBeingReplaced(CheckpointError):
+    """Another process replaces the master key in the file `path`."""
+
+    code = "keys_being_replaced"
+    hint = "Wait until it has ended, and see what it said."
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"Another process replaces the master key in {path} just now.")
+
+
+class KeyStillNeeded(CheckpointError):
+    """An old master key cannot be taken away yet, or nothing says that it can."""
+
+    code = "key_still_needed"
+    hint = "Run `sessionkeeper store rotate-key` to its end first, on the store that has sessions."
 
 
 class InvalidImage(CheckpointError):

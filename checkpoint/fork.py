@@ -23,10 +23,11 @@ from checkpoint.errors import (
     StaleWriter,
     UnknownCheckpoint,
     UnknownSession,
+    UnknownTag,
 )
 from checkpoint.keys import KeyWrapper, wrap_key
 from checkpoint.manifest import Manifest
-from checkpoint.repository import Repository, checked, open_key
+from checkpoint.repository import Repository, checked, manifest_key, open_key
 from checkpoint.sealed import FORK
 
 
@@ -59,14 +60,40 @@ def fork(
         raise
     made = repository.sharing(session_id)
     wrapped = wrap_key(masters[0], repository.keys.session_key, session_id, repository.pool)
-    with contextlib.suppress(AlreadyExists):
+    new = True
+    try:
         store.create(f"sessions/{session_id}/key", wrapped)
+    except AlreadyExists:  # an earlier attempt; perhaps it is there for long, and was run
+        new = False
     _refuse_other(repository, session_id, *masters)
     try:
         made.commit(dataclasses.replace(manifest, number=1, parent=None))
     except StaleWriter:
         raise SessionExists(session_id) from None
+    # It named all packs until the fork did. Of one that was deleted meanwhile, some may be gone.
+    try:
+        _confirm(repository, manifest, tag)
+    except CheckpointError as error:
+        if new and not error.retryable:
+            _undo(made)
+        raise
     return made
+
+
+def _undo(made: Repository) -> None:
+    made.blobs.delete(manifest_key(1))
+    made.blobs.delete("key")
+    made.store.delete(marker_key(made.pool, made.session_id))
+
+
+def _confirm(repository: Repository, manifest: Manifest, tag: str | None) -> None:
+    try:
+        if tag is None:
+            repository.load(manifest.number)
+        elif tags.resolve(repository, tag).packs != manifest.packs:
+            raise UnknownTag(repository.session_id, tag)
+    except NotFound:
+        raise UnknownCheckpoint(repository.session_id, manifest.number) from None
 
 
 def forks(repository: Repository) -> list[str]:

@@ -135,7 +135,7 @@ def _without_index(repository: Repository, ref: PackRef, errors: list[Checkpoint
     """What can be said of a pack whose index is damaged, if there is one."""
     try:
         entries = entries_of(repository.blobs, repository.keys, ref)
-    except (Damaged, UnknownFormat):
+    except (Damaged, NotFound, UnknownFormat):
         return _Checked(set(), errors, None)
     size = ref.size - tail_size(ref)
     read = sum(entry.length for entry in entries)
@@ -143,6 +143,22 @@ def _without_index(repository: Repository, ref: PackRef, errors: list[Checkpoint
     errors.append(Damaged(f"Pack {ref.id.hex()}", why))
     lost = frozenset[bytes]() if is_whole(ref, entries) else None
     return _Checked({entry.id for entry in entries}, errors, lost)
+
+
+def _still(repository: Repository, those: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those checkpoints that are still there: packs of one that was deleted meanwhile may go."""
+
+    def is_there(session: Repository, number: int) -> bool:
+        try:
+            session.blobs.get(manifest_key(number), 0, 1)
+        except NotFound:
+            try:
+                return number in tags.numbers(session.blobs, session.keys, session.session_id)
+            except (Damaged, UnknownFormat):
+                return True  # nobody knows, and better too much is said than too little
+        return True
+
+    return {(name, number) for name, number in those if is_there(repository.sharing(name), number)}
 
 
 def _check_packs(
@@ -179,7 +195,8 @@ def _check_packs(
                 roots[which] -= intact
             report.packs += 1
             report.size += ref.size
-            if errors:
+            named[ref] = _still(repository, named[ref]) if errors else named[ref]
+            if errors and named[ref]:
                 report.lost[ref] = lost
                 report.findings.append(
                     Finding(
@@ -193,7 +210,9 @@ def _check_packs(
             progress("bytes of packs", report.size, total)
     touched = {which for finding in report.findings for which in finding.touches}
     for (session_id, number), missing in sorted(roots.items()):
-        for root in missing if (session_id, number) not in touched else ():
+        if not missing or not _still(repository, {(session_id, number)} - touched):
+            continue
+        for root in missing:
             touches = frozenset({(session_id, number)})
             what = f"Chunk {root.hex()}"
             why = f"{what} is damaged: no pack of checkpoint {number} holds it."

@@ -11,10 +11,12 @@ management service that never gives its key away. While it is being replaced, se
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from checkpoint.blobs import Buffer
-from checkpoint.errors import Damaged, UnknownFormat, WrongKey
+from checkpoint.errors import Damaged, KeysBeingReplaced, UnknownFormat, WrongKey
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -228,20 +230,51 @@ def find_master_keys(path: str | os.PathLike[str]) -> list[MasterKey]:
     return master_keys_of_environment() or master_keys(path)
 
 
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Nobody else replaces keys in `path` meanwhile: a lock that ends with its process.
+
+    Raises `KeysBeingReplaced` when somebody does, `OSError`.
+    """
+    path = Path(path)
+    fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KeysBeingReplaced(str(path)) from None
+        yield
+    finally:
+        os.close(fd)
+
+
 def add_master_key(path: str | os.PathLike[str]) -> MasterKey:
-    """A new key, put before those in `path`. The file has either all or what it had before."""
+    """A new key, put before those in `path`. The file has either all or what it had before.
+
+    For who holds `locked(path)`: `checkpoint.rotation.rotate` does.
+    """
     path = Path(path)
     master_keys(path)
     _write_key_file(path, [secrets.token_hex(KEY_BYTES), *path.read_text("ascii").split()])
     return master_keys(path)[0]
 
 
-def keep_first_master_key(path: str | os.PathLike[str]) -> None:
-    """Remove all keys but the first from `path`: nothing may be wrapped with the others any more
-    (`checkpoint.rotation.left_behind`)."""
+def keep_first_master_key(path: str | os.PathLike[str]) -> list[Path]:
+    """Remove all keys but the first from `path`, each to a file `<path>.old-<key id>` (mode 0600)
+    that is there before; these files. Nothing may be wrapped with them any more.
+
+    For who holds `locked(path)`: `checkpoint.rotation.drop_old` does, and looks before.
+    """
     path = Path(path)
     master_keys(path)
-    _write_key_file(path, path.read_text("ascii").split()[:1])
+    first, *others = path.read_text("ascii").split()
+    kept = []
+    for other in others:
+        name = MasterKey(bytes.fromhex(other)).key_id.hex()
+        kept.append(path.with_name(f"{path.name}.old-{name}"))
+        _write_key_file(kept[-1], [other])
+    _write_key_file(path, [first])
+    return kept
 
 
 def _key_context(session_id: str, pool: str) -> bytes:

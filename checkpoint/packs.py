@@ -145,6 +145,20 @@ def verify_pack(
         bad(name, error)
 
     try:
+        return _verified(store, keys, ref, report)
+    except NotFound:  # perhaps in the middle of it
+        report(None, Damaged(what, "it is missing from the store"))
+        return set()
+
+
+def _verified(
+    store: BlobStore,
+    keys: SessionKeys,
+    ref: PackRef,
+    report: Callable[[bytes | None, Damaged | UnknownFormat], None],
+) -> set[bytes]:
+    what = f"Pack {ref.id.hex()}"
+    try:
         entries = read_index(store, keys, ref)
         if store.get(ref.key, ref.size, 1):
             raise Damaged(what, f"it has more than its {ref.size} bytes")

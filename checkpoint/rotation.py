@@ -6,11 +6,69 @@ both master keys are accepted (`checkpoint.keys.master_keys`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from checkpoint.blobs import BlobStore
-from checkpoint.errors import NotFound
-from checkpoint.keys import KeyWrapper, unwrap_key, wrap_key
+from checkpoint.errors import KeyStillNeeded, NotFound
+from checkpoint.keys import (
+    KeyWrapper,
+    add_master_key,
+    keep_first_master_key,
+    locked,
+    master_keys,
+    unwrap_key,
+    wrap_key,
+)
+
+
+class Rotated(NamedTuple):
+    """The `sessions` whose keys were wrapped anew; whether an earlier rotation was `resumed`."""
+
+    sessions: list[str]
+    resumed: bool
+
+
+class Dropped(NamedTuple):
+    """How many sessions were `checked` to have the new key; where the `old` ones are now."""
+
+    checked: int
+    old: list[Path]
+
+
+def rotate(
+    store: BlobStore,
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rotated:
+    """Put a new master key before those in the file `path`, and wrap every session's key with it;
+    finish that first where it was begun and ended. The old keys stay in the file.
+
+    Raises `KeysBeingReplaced`, and as `rewrap`.
+    """
+    with locked(path):
+        # Read under the lock: who had it before may have put another key there.
+        resumed = any(True for _ in left_behind(store, *master_keys(path)))
+        if not resumed:
+            add_master_key(path)
+        return Rotated(rewrap(store, *master_keys(path), progress=progress), resumed)
+
+
+def drop_old(store: BlobStore, path: str | os.PathLike[str]) -> Dropped:
+    """Take all keys but the newest out of the file `path`, into files beside it.
+
+    Raises `KeyStillNeeded` when a session needs one, or there is no session that could tell;
+    `KeysBeingReplaced`, and as `rewrap`.
+    """
+    with locked(path):
+        masters = master_keys(path)
+        if not (sessions := session_ids(store)):
+            raise KeyStillNeeded("There is no session in this store: the old keys were left.")
+        if behind := list(left_behind(store, *masters)):
+            raise KeyStillNeeded(f"The old key is still needed for {', '.join(behind)}.")
+        return Dropped(len(sessions), keep_first_master_key(path))
 
 
 def session_ids(store: BlobStore) -> list[str]:

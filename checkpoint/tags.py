@@ -38,6 +38,8 @@ def tag(repository: Repository, name: str, number: int | None = None) -> int:
     Raises `ValueError` for a name that is none, `UnknownCheckpoint`, `Damaged`, `UnknownFormat`.
     """
     key = _key(name)
+    if name.isdecimal():
+        raise ValueError(f"not a valid tag: {name!r} (it would be taken for a checkpoint's number)")
     if number is None:
         newest = repository.newest()
         if newest is None:

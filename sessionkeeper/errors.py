@@ -210,6 +210,8 @@ EXIT_INTERRUPTED = 130
 # Errors of the other packages, which know nothing of exit codes: their `code` -> exit code.
 EXIT_CODES: dict[str, int] = {
     "session_in_use": 3,
+    "keys_being_replaced": 3,
+    "key_still_needed": 2,
     "store_not_writable": 5,
     "store_credentials_refused": 5,
     "condition_not_honoured": 5,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -43,6 +44,9 @@ from sessionkeeper.up.ready import announce
 log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT_SECONDS = 10.0
+
+RUN = "SESSIONKEEPER_RUN"
+"""In the environment: which `sessionkeeper up` started this process."""
 
 
 class Whereabouts:
@@ -95,6 +99,7 @@ class Gateway:
             self.journal,
             self.grants,
             base / "incarnation.json",
+            os.environ.get(RUN),
         )
         self.compute = SessionCompute(self.kernels, channels, self.keeper, self.nodes)
         self.kernels.observer = self.compute
@@ -129,7 +134,8 @@ class Gateway:
             seed(self.journal, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        tasks += [asyncio.create_task(one.run()) for one in (self.keeper, self.upkeep)]
+        keeping = (self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run())
+        tasks += [asyncio.create_task(one) for one in keeping]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

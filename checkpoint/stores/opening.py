@@ -34,16 +34,25 @@ def open_store(url: str, backoff: Backoff = DEFAULT_BACKOFF) -> BlobStore:
 
     Raises `UnsupportedStore`, `StoreNotWritable`.
     """
+    directory = local_path(url)
+    if directory is not None:
+        return LocalDirectory(directory)
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return _open_s3(parse_s3(parts), backoff)
+    raise UnsupportedStore(f"No kind of store is known for {url!r}.")
+
+
+def local_path(url: str) -> Path | None:
+    """The directory that a path or `file:` URL names; None for anything else."""
     parts = urlsplit(url)
     match parts.scheme:
         case "":
-            return LocalDirectory(Path(url).expanduser())
+            return Path(url).expanduser()
         case "file" if parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-            return LocalDirectory(unquote(parts.path))
-        case "s3":
-            return _open_s3(parse_s3(parts), backoff)
+            return Path(unquote(parts.path))
         case _:
-            raise UnsupportedStore(f"No kind of store is known for {url!r}.")
+            return None
 
 
 def parse_s3(parts: SplitResult) -> S3Place:

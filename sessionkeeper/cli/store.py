@@ -12,17 +12,11 @@ from checkpoint.collect import collect
 from checkpoint.errors import Damaged, UnknownFormat
 from checkpoint.fork import fork as fork_session
 from checkpoint.fork import forks
-from checkpoint.keys import (
-    ENVIRONMENT,
-    add_master_key,
-    keep_first_master_key,
-    master_keys,
-    master_keys_of_environment,
-)
+from checkpoint.keys import ENVIRONMENT, master_keys_of_environment
 from checkpoint.manifest import Manifest
 from checkpoint.repository import DELETED, Repository
 from checkpoint.retention import Retention
-from checkpoint.rotation import left_behind, rewrap
+from checkpoint.rotation import drop_old, rotate
 from sessionkeeper.cli.store_place import Place, steps
 from sessionkeeper.errors import UsageError
 from sessionkeeper.retention import parse_age
@@ -178,28 +172,24 @@ def rotate_key(arguments: Namespace) -> int:
             hint="put the new key before the old one there and run it again with --master-key FILE",
         )
     if arguments.drop_old:
-        behind = list(left_behind(place.store, *place.masters))
-        if behind:
-            raise UsageError(
-                f"the old key is still needed for {', '.join(behind)}",
-                hint="run `sessionkeeper store rotate-key` to its end first",
-            )
-        keep_first_master_key(place.key_file)
-        return _done(arguments, "only the new master key is left", dropped=len(place.masters) - 1)
-    resumed = any(True for _ in left_behind(place.store, *place.masters))
-    if not resumed:
-        add_master_key(place.key_file)
+        done = drop_old(place.store, place.key_file)
+        text = f"only the new master key is left; {done.checked} sessions were checked to have it"
+        for kept in done.old:
+            text += f"\nthe old one is in {kept}: remove it once no backup needs it"
+        old = [str(kept) for kept in done.old]
+        return _done(arguments, text, dropped=len(old), checked=done.checked, old=old)
     with steps(arguments, "wrapping the sessions' keys anew") as progress:
-        done = rewrap(
+        sessions, resumed = rotate(
             place.store,
-            *master_keys(place.key_file),
+            place.key_file,
             progress=lambda number, total: progress("sessions", number, total),
         )
     text = (
-        f"{len(done)} sessions have the new master key; the old one is still in {place.key_file}.\n"
+        f"{len(sessions)} sessions have the new master key; the old one is still in"
+        f" {place.key_file}.\n"
         "Restart what uses this store, then `sessionkeeper store rotate-key --drop-old`"
     )
-    return _done(arguments, text, sessions=done, resumed=resumed)
+    return _done(arguments, text, sessions=sessions, resumed=resumed)
 
 
 def _newest(repository: Repository) -> Manifest | None:

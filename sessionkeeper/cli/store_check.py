@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from checkpoint import holder
-from checkpoint.blobs import BlobStore, open_store
+from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError, Damaged, SessionInUse, UnknownFormat, UnknownSession
 from checkpoint.fork import forks, pool_sessions
 from checkpoint.fsck import Finding, Report, check
 from checkpoint.repair import rebuild, repair, repair_key
 from checkpoint.repository import Repository
-from sessionkeeper.cli.store_place import Place, steps
+from sessionkeeper.cli.store_place import Place, existing_store, steps
+from sessionkeeper.errors import UsageError
 
 __all__ = ["fsck"]
 
@@ -24,7 +25,9 @@ DAMAGE_FOUND = 1
 def fsck(arguments: Namespace) -> int:
     """Read everything; name what is damaged, and put back what can be."""
     place = Place(arguments)
-    peer = open_store(arguments.peer) if arguments.peer else None
+    if arguments.peer and not arguments.repair:
+        raise UsageError("--peer is for --repair", hint="say --repair too, or leave --peer out")
+    peer = existing_store(arguments.peer, "--peer") if arguments.peer else None
     told: list[dict[str, Any]] = []
     left, seen = 0, set()
     with steps(arguments, "reading every byte") as progress:

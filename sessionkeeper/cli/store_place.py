@@ -12,12 +12,13 @@ from checkpoint.blobs import BlobStore, open_store
 from checkpoint.keys import ENVIRONMENT, MasterKey, find_master_keys, master_keys_of_environment
 from checkpoint.repository import Repository
 from checkpoint.rotation import session_ids
+from checkpoint.stores.opening import local_path
 from sessionkeeper.errors import UsageError
 from sessionkeeper.settings import UpSettings, load
 from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
 
-__all__ = ["Place", "steps"]
+__all__ = ["Place", "existing_store", "steps"]
 
 
 class Place:
@@ -29,9 +30,7 @@ class Place:
         self.url = settings.store
         self.state = StateDirectory(settings.state)
         self.key_file = Path(given) if given else self.state.master_key
-        if "://" not in self.url and not Path(self.url).is_dir():
-            raise UsageError(f"there is no store {self.url}", hint="give one with --store URL")
-        self.store: BlobStore = open_store(self.url)
+        self.store = existing_store(self.url)
         if not self.key_file.exists() and not master_keys_of_environment():
             hint = f"give it with --master-key FILE or in {ENVIRONMENT}"
             raise UsageError(f"there is no master key {self.key_file}", hint=hint)
@@ -55,6 +54,14 @@ class Place:
             if repository.pool not in seen:
                 seen.add(repository.pool)
                 yield repository
+
+
+def existing_store(url: str, flag: str = "--store") -> BlobStore:
+    """The store of that URL. Raises `UsageError` when there is none: no command makes one."""
+    directory = local_path(url)
+    if directory is not None and not directory.is_dir():
+        raise UsageError(f"there is no store {url}", hint=f"give one with {flag} URL")
+    return open_store(url)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
+from dataclasses import replace
 
 from checkpoint.errors import CheckpointError, Damaged, SessionDeleted, UnknownFormat
 from checkpoint.manifest import Body, Manifest
@@ -17,16 +19,23 @@ WENT_BACK = "went_back"
 was before is in ``saved`` (None: nowhere).
 """
 
+GATEWAY = "gateway"
+"""In ``meta`` of a checkpoint, who committed it: ``{"id", "where", "since"}``; since when it has
+the session (Unix seconds).
+"""
+
 
 class Chain:
-    """``manifest`` is the checkpoint to go on from: the newest one, unless that was found
-    damaged. ``portable`` is the newest that a node can open which cannot restore the process images
-    of ``manifest``: one with variables beside them, as ``manifest`` itself or before it while
-    kernels were busy.
+    """``gateway`` is the id of who writes here. ``manifest`` is the checkpoint to go on from: the
+    newest one, unless that was found damaged. ``portable`` is the newest that a node can open which
+    cannot restore the process images of ``manifest``: one with variables beside them, as
+    ``manifest`` itself or before it while kernels were busy.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, gateway: str = "") -> None:
         self.repository = repository
+        self.gateway = gateway
+        self._since: float | None = None
         self.manifest: Manifest | None = None
         self.portable: Manifest | None = None
         self._last = 0
@@ -40,9 +49,23 @@ class Chain:
 
     @property
     def over(self) -> int:
-        """Incarnations up to this epoch ended when the user went back to the checkpoint."""
-        went_back = self.manifest is not None and WENT_BACK in self.manifest.meta
-        return self.manifest.epoch if self.manifest is not None and went_back else 0
+        """Incarnations up to this epoch ended when the user went back to the checkpoint, or another
+        gateway took the session.
+        """
+        if self.manifest is not None and (self.foreign or WENT_BACK in self.manifest.meta):
+            return self.manifest.epoch
+        return 0
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another gateway committed the checkpoint to go on from."""
+        who = self.manifest.meta.get(GATEWAY) if self.manifest is not None else None
+        return who is not None and who["id"] != self.gateway
+
+    @property
+    def last(self) -> int:
+        """The highest number that is known to be taken."""
+        return self._last
 
     @property
     def deleted(self) -> bool:
@@ -59,6 +82,11 @@ class Chain:
         self.manifest, skipped = await asyncio.to_thread(self.repository.newest_intact)
         numbers = await asyncio.to_thread(self.repository.numbers)
         self._last = numbers[-1] if numbers else 0
+        self._unsure = None
+        if self.manifest is not None and GATEWAY in self.manifest.meta and not self.foreign:
+            self._since = float(self.manifest.meta[GATEWAY]["since"])
+        else:
+            self._since = None
         self.portable = await asyncio.to_thread(self._portable)
         return skipped
 
@@ -69,11 +97,16 @@ class Chain:
         """
         await self.settle()
         before = self.manifest.number if self.manifest else None
+        now = time.time()
+        if self.gateway:
+            self._since = self._since or now
+            who = {"id": self.gateway, "where": socket.gethostname(), "since": self._since}
+            body = replace(body, meta={**body.meta, GATEWAY: who})
         manifest = Manifest(
             number=self._last + 1,
             epoch=epoch,
             parent=before if parent is None else parent,
-            created=time.time(),
+            created=now,
             body=body,
         )
         self._unsure = manifest
@@ -85,6 +118,21 @@ class Chain:
         self._unsure = None
         self._go_on_from(manifest)
         return manifest
+
+    async def claim(self, epoch: int) -> None:
+        """Make the checkpoint to go on from this gateway's, by committing it once more.
+
+        Raises as :meth:`commit`: ``StaleWriter`` when there is a newer one by now.
+        """
+        assert self.manifest is not None
+        meta = {key: said for key, said in self.manifest.meta.items() if key != WENT_BACK}
+        await self.commit(replace(self.manifest.body, meta=meta), epoch)
+
+    async def is_overtaken(self) -> bool:
+        """Whether somebody else has gone on with the chain. Raises what the store raises."""
+        numbers = await asyncio.to_thread(self.repository.numbers)
+        # What is being committed here may be in the list already.
+        return self._unsure is None and bool(numbers) and numbers[-1] > self._last
 
     def _go_on_from(self, manifest: Manifest) -> None:
         self.manifest, self._last = manifest, manifest.number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway import durable
@@ -12,11 +13,15 @@ from sessionkeeper.session import Placed
 
 @dataclass
 class Epochs:
-    """The session's epoch, which only grows, and where it is placed, in the file ``path``."""
+    """The session's epoch, which only grows, and where it is placed, in the file ``path``; the id
+    of the gateway that keeps it there, and in which ``run`` of it the session was here last.
+    """
 
     path: Path
     epoch: int = 0
     placed: Placed | None = None
+    gateway: str = field(default_factory=lambda: secrets.token_hex(8))
+    run: str | None = None
 
     @classmethod
     def load(cls, path: Path) -> Epochs:
@@ -24,17 +29,31 @@ class Epochs:
         try:
             saved = json.loads(path.read_text())
         except FileNotFoundError:
-            return cls(path)
+            epochs = cls(path)
+            epochs._save()  # its id is the same from now on
+            return epochs
         placed = saved["placed"]
         # Whether it is up is for the node to say.
         where = Placed(placed["node"], placed["epoch"], up=False) if placed else None
-        return cls(path, int(saved["epoch"]), where)
+        epochs = cls(path, int(saved["epoch"]), where, run=saved.get("run"))
+        if "gateway" in saved:
+            epochs.gateway = saved["gateway"]
+        else:
+            epochs._save()
+        return epochs
 
-    def next(self, at_least: int = 0) -> int:
-        """Begin a new epoch, above all that were and ``at_least``."""
+    def next(self, at_least: int = 0, run: str | None = None) -> int:
+        """Begin a new epoch, above all that were and ``at_least``, in that ``run``."""
         self.epoch = max(self.epoch, at_least) + 1
+        self.run = run or self.run
         self._save()
         return self.epoch
+
+    def remember(self, run: str) -> None:
+        """The session was here in that ``run``."""
+        if run != self.run:
+            self.run = run
+            self._save()
 
     def place(self, placed: Placed | None) -> None:
         """The session is there now; None: nowhere."""
@@ -45,4 +64,5 @@ class Epochs:
         placed = self.placed
         where = {"node": placed.node, "epoch": placed.epoch} if placed else None
         # An epoch used twice would make two incarnations one.
-        durable.replace(self.path, json.dumps({"epoch": self.epoch, "placed": where}))
+        saved = {"epoch": self.epoch, "placed": where, "gateway": self.gateway, "run": self.run}
+        durable.replace(self.path, json.dumps(saved))

@@ -165,14 +165,21 @@ class GoingBack:
         manifest, known = self._chain.manifest, self._epochs.epoch
         if manifest is None or known > max(manifest.epoch - 1, self._chain.over):
             return False
+        self.adopt()
+        self._epochs.next(manifest.epoch)
+        return True
+
+    def adopt(self) -> None:
+        """Go on with the kernels of the newest checkpoint, from where they are in it."""
+        manifest = self._chain.manifest
+        if manifest is None:
+            return
         self._journal.skip_to(self._chain.writes)
         went_back = WENT_BACK in manifest.meta
         records = manifest.meta["kernels"] if went_back else kernels_of(manifest)
         why = f"This is not run any further: the session {self._why(manifest)}."
         self._channels.go_back(records, why)
         self._checkpoints.show(manifest)
-        self._epochs.next(manifest.epoch)
-        return True
 
     def recovery(self, node: str) -> Recovery:
         """Return the way back that begins now."""

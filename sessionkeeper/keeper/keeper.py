@@ -21,6 +21,7 @@ from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
+from sessionkeeper.keeper.fence import Fence
 from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
@@ -53,13 +54,14 @@ class SessionKeeper:
         journal: WriteJournal,
         grants: Grants,
         state: Path,
+        run: str | None = None,
     ) -> None:
         self.session = repository.session_id
         self.status = Status(self.session, state.with_name("events.json"), called=channels.called)
-        self.chain = Chain(repository)
+        self._epochs = Epochs.load(state)
+        self.chain = Chain(repository, self._epochs.gateway)
         self._nodes = nodes
         self._channels = channels
-        self._epochs = Epochs.load(state)
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status)
         self._incarnations = Incarnations(self.chain, channels, journal, grants)
         self._presence = Presence(self.status)
@@ -69,6 +71,7 @@ class SessionKeeper:
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
+        self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
         self._recovery: Recovery | None = None
         self._resting = False
         self._rested = asyncio.Event()
@@ -158,6 +161,7 @@ class SessionKeeper:
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
         self.going_back.apply()
+        self.fence.start()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
         if self._epochs.placed is not None:
             self._nodes.expect(self._epochs.placed.node)
@@ -167,29 +171,31 @@ class SessionKeeper:
         while not self._rested.is_set():
             self._changes.look()
             try:
-                if self._resting:
-                    await self._come_to_rest()
-                else:
-                    await self._step(steps.decide(self._facts()))
+                await self._step()
             except Exception as error:  # whatever it is: without its keeper a session is lost
                 log.exception("session %s: a step failed", self.session)
                 self.status.say(str(error) or repr(error), "error")
                 await self._changes.idle(PAUSE_AFTER_ERROR)
 
-    async def _step(self, step: steps.Step) -> None:
+    async def _step(self) -> None:
         try:
-            await self._do(step)
+            if self._resting:
+                await self._come_to_rest()
+                return
+            self.fence.look()
+            if self.going_back.wanted:
+                self.fence.take_back()
+            await self._do(steps.decide(self._facts()))
         except NodeLost:
             pass  # the next step is about that
         except StaleWriter as error:
-            self.status.say(f"{error} {error.hint}", "error")
-            await self.chain.read()
-            self._leave()
+            self._leave()  # whatever the store says next: it is not heard any more
+            await self.fence.yield_to(error)
 
     def _facts(self) -> steps.Facts:
         nodes = list(self._nodes)
         return steps.Facts(
-            wanted=bool(self._channels.wanted()) and not self.chain.deleted,
+            wanted=bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost),
             placed=self._epochs.placed,
             nodes=tuple(n.facts() for n in nodes),
             lost=frozenset(n.name for n in nodes if n.gone.done()),
@@ -204,7 +210,7 @@ class SessionKeeper:
     async def _do(self, step: steps.Step) -> None:
         match step:
             case steps.Rest():
-                self._show("idle")
+                self._show("failed" if self.fence.lost else "idle")
                 await self._changes.idle()
             case steps.Wait(why):
                 self._show("waiting")
@@ -243,9 +249,9 @@ class SessionKeeper:
     async def _open(self, node: Node) -> None:
         await self.chain.settle()
         self.status.warn("placement", None)
-        recovery, manifest = self._recovery, self.chain.manifest
+        recovery = self._recovery
         self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
-        epoch = self._epochs.next(manifest.epoch if manifest else 0)
+        epoch = await self.fence.claim()
         opened = await self._opening.open(node, epoch)
         if opened is None:
             return

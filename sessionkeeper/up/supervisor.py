@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -69,6 +70,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._state = state
+        self._run = secrets.token_hex(8)
         self._runtime = runtime
         self._network = BridgedNetwork(state.id) if namespaces else None
         self._commands = commands or Commands()
@@ -190,7 +192,7 @@ class Supervisor:
 
     async def _start_child(self, name: str, argv: list[str]) -> Child:
         given = os.environ if name == "gateway" else _without_store_access(os.environ)
-        environ = {**given, **part_of(self._state.id, name)}
+        environ = {**given, **part_of(self._state.id, name), "SESSIONKEEPER_RUN": self._run}
         return await Child.start(name, argv, log=self._state.log(name), environ=environ)
 
     async def _launch_node(self, name: str, runtime: str, cpu_most: str | None = None) -> None:

@@ -21,11 +21,11 @@ from small_sessions import (
     packs,
 )
 
-from checkpoint import tags
+from checkpoint import holder, tags
 from checkpoint.blobs import Memory
 from checkpoint.collect import Collected, collect
-from checkpoint.errors import Damaged, StoreUnavailable, UnknownFormat
-from checkpoint.fork import fork
+from checkpoint.errors import Damaged, StoreUnavailable, UnknownCheckpoint, UnknownFormat
+from checkpoint.fork import encode_marker, fork, marker_key
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import Repository
 from checkpoint.retention import Retention
@@ -364,3 +364,63 @@ class Pool(RuleBasedStateMachine):
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+
+
+def test_fork_that_nobody_runs_keeps_no_garbage_of_its_parent() -> None:
+    """Nor does one whose making ended after its marker was there."""
+    store = Memory()
+    parent = opened(store)
+    grow(parent, 3)
+    never_run = fork(parent, "two", MASTER)
+    store.create(marker_key("one", "three"), encode_marker(parent, "three"))
+    holder.say(parent, "a machine")
+    for _ in range(3):
+        grow(parent, 4)
+        parent.prune(NOTHING)
+        found = collect(parent, idle=holder.idle(parent))
+        assert found.waits_for == ()
+    assert found.deleted
+    assert len(parent.numbers()) <= 5
+    assert_all_readable(parent)
+    assert_all_readable(never_run)
+
+
+def test_fork_of_a_checkpoint_that_goes_meanwhile_is_refused_and_undone() -> None:
+    store = Memory()
+    parent = opened(store)
+    grow(parent, 3)
+
+    class Prunes(Memory):
+        """Before the fork's first checkpoint is there, its parent's is not any more."""
+
+        def create(self, key: str, data: bytes | bytearray | memoryview) -> None:
+            if key == "sessions/two/manifests/00000001":
+                for _ in range(2):
+                    parent.prune(NOTHING)
+                    collect(parent, idle=holder.idle(parent))
+                    grow(parent, 2)
+            super().create(key, data)
+
+    prunes = Prunes()
+    prunes.objects = store.objects
+    with pytest.raises(UnknownCheckpoint):
+        fork(opened(prunes), "two", MASTER, number=2)
+    assert not [key for key in store.list("sessions/") if "two" in key]
+    assert_all_readable(parent)
+
+
+def test_collection_goes_on_when_checkpoints_go_while_it_looks() -> None:
+    store = Memory()
+    parent = opened(store)
+    grow(parent, 20)
+    collect(parent)
+    looks: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if not looks:
+            parent.prune(NOTHING)
+        looks.append(done)
+
+    collect(parent, progress=progress)
+    collect(parent, offline=True)
+    assert_all_readable(parent)

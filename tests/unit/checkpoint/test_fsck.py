@@ -241,3 +241,46 @@ def test_what_is_not_there_is_said() -> None:
     store = _session()
     with pytest.raises(WrongKey):
         Repository.existing(store, "one", MasterKey(b"x" * 32))
+
+
+def test_checkpoints_and_packs_that_go_while_they_are_checked_are_no_damage() -> None:
+    store = Memory()
+    repository = opened(store)
+    for _ in range(3):
+        checkpoint(repository, random.randbytes(1000))
+
+    def thins_out(what: str, done: int, total: int) -> None:
+        if what.startswith("checkpoints of") and done == total:
+            repository.prune(Retention(all=0, hourly=0, daily=0))
+            collect(repository, offline=True)
+
+    before = len(repository.numbers())
+    report = check(repository, thins_out)
+    assert len(repository.numbers()) < before
+    assert report.findings == []
+    last = repository.load(3)
+    store.delete(f"sessions/one/{last.packs[-1].key}")
+    [finding] = check(repository).findings
+    assert "missing from the store" in finding.why
+    assert finding.touches == {("one", 3)}
+
+
+def test_pack_that_goes_while_it_is_read_is_named() -> None:
+    store = Memory()
+    repository = opened(store)
+    made = checkpoint(repository, random.randbytes(1000))
+    key = f"sessions/one/{made.packs[0].key}"
+
+    class Vanishes(Memory):
+        reads = 0
+
+        def get(self, key_: str, start: int = 0, length: int | None = None) -> bytes:
+            self.reads += key_ == key
+            if self.reads > 2:
+                self.objects.pop(key, None)
+            return super().get(key_, start, length)
+
+    vanishes = Vanishes()
+    vanishes.objects = dict(store.objects)
+    [finding] = check(opened(vanishes)).findings
+    assert "missing from the store" in finding.why

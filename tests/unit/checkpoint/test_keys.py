@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 from faulty_stores import DyingStore
 
-from checkpoint.blobs import Memory
+from checkpoint.blobs import LocalDirectory, Memory
 from checkpoint.chunks import chunk_id
 from checkpoint.errors import (
     CheckpointError,
     Damaged,
+    KeysBeingReplaced,
+    KeyStillNeeded,
     StoreUnavailable,
     UnknownFormat,
     WrongKey,
@@ -27,8 +32,8 @@ from checkpoint.keys import (
     unwrap_key,
     wrap_key,
 )
-from checkpoint.repository import create_or_open_key
-from checkpoint.rotation import left_behind, rewrap
+from checkpoint.repository import create_or_open_key, open_key
+from checkpoint.rotation import drop_old, left_behind, rewrap, rotate
 
 SESSION_KEY = bytes(range(32))
 
@@ -180,3 +185,28 @@ def test_rotation_goes_on_after_a_crash_at_any_write(tmp_path: Path) -> None:
             [only] = master_keys(path)
             assert only.key_id == new.key_id
             assert {name: create_or_open_key(store, name, only)[:2] for name in sessions} == before
+
+
+def _rotates(base: Path, start: Barrier) -> None:
+    store = LocalDirectory(base / "store")
+    start.wait()
+    for _ in range(3):
+        with contextlib.suppress(KeysBeingReplaced):
+            rotate(store, base / "key")
+        with contextlib.suppress(KeysBeingReplaced, KeyStillNeeded):
+            drop_old(store, base / "key")
+
+
+def test_processes_that_replace_the_key_at_once_lose_no_session(tmp_path: Path) -> None:
+    store, path = LocalDirectory(tmp_path / "store"), tmp_path / "key"
+    sessions = [f"s{number}" for number in range(3)]
+    keys = {one: create_or_open_key(store, one, *master_keys(path))[0] for one in sessions}
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+    processes = [context.Process(target=_rotates, args=(tmp_path, start)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert {one: open_key(store, one, *master_keys(path))[0] for one in sessions} == keys

@@ -177,8 +177,11 @@ class ScriptedAgent:
 class Site:
     """A gateway's keeper with all that is around it."""
 
-    def __init__(self, base: Path, *kernels: str, store: BlobStore | None = None) -> None:
+    def __init__(
+        self, base: Path, *kernels: str, store: BlobStore | None = None, run: str | None = None
+    ) -> None:
         self.base = base
+        self.run = run
         self.store = store or Memory()
         self.repository = Repository.open(self.store, SESSION, MasterKey(bytes(32)))
         self.channels = Channels(*kernels)
@@ -194,7 +197,7 @@ class Site:
         self.journal = WriteJournal(self.base / "writes")
         state = self.base / "incarnation.json"
         self.keeper = SessionKeeper(
-            self.repository, self.nodes, self.channels, self.journal, self.grants, state
+            self.repository, self.nodes, self.channels, self.journal, self.grants, state, self.run
         )
         self.keeper.status.listen(lambda _: self.happened.set())
         self.channels.attached.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from checkpoint import holder
 from checkpoint.blobs import LocalDirectory
-from checkpoint.keys import ENVIRONMENT, add_master_key, master_keys
+from checkpoint.keys import ENVIRONMENT, add_master_key, locked, master_keys
 from checkpoint.manifest import Body, Manifest
 from checkpoint.repository import Repository
 from sessionkeeper.cli import main
@@ -160,8 +160,11 @@ def test_master_key_is_replaced_in_two_steps_that_may_be_repeated(state: Path, c
     _run(state, capsys, "rotate-key")
     new, still = master_keys(file)
     assert still.key_id == old.key_id
-    _run(state, capsys, "rotate-key", "--drop-old")
+    dropped = _run(state, capsys, "rotate-key", "--drop-old")
     assert [key.key_id for key in master_keys(file)] == [new.key_id]
+    [kept] = map(Path, dropped["old"])
+    assert (dropped["checked"], kept.stat().st_mode & 0o777) == (1, 0o600)
+    assert [key.key_id for key in master_keys(kept)] == [old.key_id]
     assert _run(state, capsys, "fsck")["intact"]
 
 
@@ -171,11 +174,48 @@ def test_replacement_that_was_stopped_goes_on_with_the_same_new_key(
     new = add_master_key(state / "master.key")
     drop = ["store", "rotate-key", "--drop-old", "--state", str(state)]
     assert main(drop) == 2
-    assert "the old key is still needed for lab" in capsys.readouterr().err
+    assert "The old key is still needed for lab" in capsys.readouterr().err
     found = _run(state, capsys, "rotate-key")
     assert (found["sessions"], found["resumed"]) == (["lab"], True)
     assert main(drop) == 0
     assert [key.key_id for key in master_keys(state / "master.key")] == [new.key_id]
+
+
+def test_master_key_is_replaced_by_one_command_at_a_time(state: Path, capsys: Any) -> None:
+    file = state / "master.key"
+    before = file.read_text()
+    with locked(file):
+        for more in ([], ["--drop-old"]):
+            assert main(["store", "rotate-key", *more, "--state", str(state)]) == 3
+            assert "Another process replaces the master key" in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+def test_old_key_stays_while_no_session_tells_that_it_may_go(
+    state: Path, tmp_path: Path, capsys: Any
+) -> None:
+    _run(state, capsys, "rotate-key")
+    both = (state / "master.key").read_text()
+    (tmp_path / "empty").mkdir()
+    words = ["store", "rotate-key", "--drop-old", "--state", str(state), "--store"]
+    assert main([*words, str(tmp_path / "empty")]) == 2
+    assert "no session in this store" in capsys.readouterr().err
+    assert main([*words, f"file://{tmp_path}/mistyped"]) == 2
+    assert "there is no store" in capsys.readouterr().err
+    assert (state / "master.key").read_text() == both
+
+
+@pytest.mark.parametrize("url", ["{}/mistyped", "file://{}/mistyped"])
+@pytest.mark.parametrize("words", ["list", "fsck", "gc", "prune", "fsck --repair --peer URL"])
+def test_mistyped_store_is_refused_and_not_made(
+    state: Path, tmp_path: Path, capsys: Any, words: str, url: str
+) -> None:
+    place = url.format(tmp_path)
+    given = words.replace("URL", place).split()
+    more = [] if "URL" in words else ["--store", place]
+    assert main(["store", *given, *more, "--state", str(state)]) == 2
+    assert f"there is no store {place}" in capsys.readouterr().err
+    assert not (tmp_path / "mistyped").exists()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +224,8 @@ def test_replacement_that_was_stopped_goes_on_with_the_same_new_key(
         (["show", "none"], 8, "no session 'none'"),
         (["tag", "lab", "x", "77"], 8, "no checkpoint 77"),
         (["tag", "lab", "a/b"], 2, "not a valid tag"),
+        (["tag", "lab", "7"], 2, "would be taken for a checkpoint's number"),
+        (["fsck", "--peer", "anywhere"], 2, "--peer is for --repair"),
         (["untag", "lab", "x"], 8, "no tag 'x'"),
         (["fork", "lab", "new", "--at", "x"], 8, "no tag 'x'"),
         (["fork", "lab", "a/b"], 2, "not a valid session id"),
