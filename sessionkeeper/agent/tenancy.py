@@ -109,7 +109,11 @@ class Tenancy:
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
         failed |= await self._let_go(restored, partly)
-        others = [kernel for kernel in kernels if kernel["kernel_id"] not in restored]
+        others = [
+            {**kernel, "since": None} if kernel["kernel_id"] in failed else kernel
+            for kernel in kernels
+            if kernel["kernel_id"] not in restored
+        ]
         outcome = await self._start_others(others, opened, newest)
         for kernel_id, failure in failed.items():
             why = f"started anew, its variables are lost: {failure}"
