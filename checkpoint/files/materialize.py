@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from checkpoint.errors import Damaged, FilesNotWritten, FileTreeError
-from checkpoint.files.scan import Directory, Leaf, Skipped, Tree, settled
+from checkpoint.files.key import key_of, settled
+from checkpoint.files.scan import Directory, Leaf, Skipped, Tree
 from checkpoint.files.tree import MODE_OF_KIND, Entry, Kind, decode_directory
 from checkpoint.files.view import segments_of
 from checkpoint.objects import load_object, load_stored
@@ -237,10 +238,10 @@ class _Materializer:
                     fd = os.open(made.name, _OPEN, dir_fd=self._places.at(made.place))
                     opened.append((fd, made))
                     os.ftruncate(fd, leaf.entry.size)  # what is not written stays a hole
-                    segments, listed = segments_of(self._reader, leaf.entry)
-                    leaf.entry = replace(leaf.entry, segments=segments)
-                    leaf.chunks = (*(segment.chunk for segment in segments), *listed)
-                    for offset, length, chunk in segments:
+                    if leaf.entry.content is not None:
+                        segments, leaf.listed = segments_of(self._reader, leaf.entry)
+                        leaf.entry = replace(leaf.entry, segments=segments)
+                    for offset, length, chunk in leaf.entry.segments:
                         where.setdefault(chunk, []).append((fd, offset, length))
 
             def write(chunk: bytes, data: bytes) -> None:
@@ -278,8 +279,7 @@ class _Materializer:
             status = os.stat(leaf_name, dir_fd=fd, follow_symlinks=False)
             if leaf.entry.link:
                 leaf.entry = replace(leaf.entry, link=status.st_ino)
-            key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            leaf.key = settled(key, now)
+            leaf.key = settled(key_of(status), now)
         with self._problem(above, name):
             self._finish(fd, above, name, entry)
 
