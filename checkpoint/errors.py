@@ -22,6 +22,7 @@
     ├── InvalidImage                a process image that cannot be read or that CRIU would refuse
     ├── MemoryLost                  a process that runs already cannot be given all its memory
     └── FileTreeError               a path of a file tree that is not there, or not of that kind
+        └── FilesNotWritten         a directory that a file tree cannot be restored into
 
 `code` is stable and for machines, `retryable` says whether the same call may succeed later,
 `hint` says what to do; `str(error)` is the text a user reads.
@@ -234,6 +235,16 @@ class FileTreeError(CheckpointError):
     """A path in a file tree is not there, or is not of the kind asked for."""
 
     code = "no_such_path"
+
+
+class FilesNotWritten(FileTreeError):
+    """Nothing can be written where a file tree is to be restored: no space, or read-only."""
+
+    code = "files_not_written"
+    hint = "Free space where sessions' files are kept, or restore elsewhere; nothing is lost."
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The files cannot be written: {why}.")
 
 
 class UnknownSession(CheckpointError):

@@ -6,7 +6,7 @@ of level n - 1 follow, whose contents make up this one. A small object is one ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from checkpoint.blobs import Buffer
@@ -53,15 +53,14 @@ def _store_levels(writer: Writer, names: list[bytes]) -> StoredObject:
     return StoredObject(names[0], tuple(chunks))
 
 
-def load_stored(reader: Reader, roots: Iterable[bytes]) -> list[tuple[bytes, StoredObject]]:
-    """Several objects, in order: content, and what they are made of.
+def load_stored(reader: Reader, roots: Iterable[bytes]) -> Iterator[tuple[bytes, StoredObject]]:
+    """Several objects, in order, as they arrive: content, and what they are made of.
 
     Raises `Damaged`, and what the store raises.
     """
     roots = list(roots)
-    return [
-        _assemble(reader, root, data) for root, data in zip(roots, reader.read(roots), strict=True)
-    ]
+    for root, data in zip(roots, reader.read(roots), strict=True):
+        yield _assemble(reader, root, data)
 
 
 def load_object(reader: Reader, root: bytes) -> bytes:

@@ -30,6 +30,10 @@ _SMALL_PACK = 1 << 20
 _MANY_SMALL = 64
 
 
+Sealed = bytes | Future[bytes]
+"""A sealed chunk, or one that is being sealed: a future weighs more than most small chunks."""
+
+
 class Writer:
     """Adds chunks to a session. Thread-safe; holds at most about 64 MiB of what is on its way.
 
@@ -148,12 +152,12 @@ class Writer:
             self._given_up = None
             self._begin()
 
-    def _sealed(self, name: bytes, data: Buffer) -> Future[bytes]:
+    def _sealed(self, name: bytes, data: Buffer) -> Sealed:
         if len(data) >= _SEAL_INLINE:
             return self._sealers.submit(seal, self.keys, name, data)
-        return _done(seal(self.keys, name, data))
+        return seal(self.keys, name, data)
 
-    def _append(self, name: bytes, sealed: Future[bytes], plain: int) -> None:
+    def _append(self, name: bytes, sealed: Sealed, plain: int) -> None:
         self._open.append(name, sealed, plain)
         if self._open.size() >= PACK_TARGET:
             self._close_pack()
@@ -165,9 +169,12 @@ class Writer:
         self._room.acquire()
         self._uploads.append(self._uploaders.submit(self._upload, chunks))
 
-    def _upload(self, chunks: list[tuple[bytes, Future[bytes], int]]) -> None:
+    def _upload(self, chunks: list[tuple[bytes, Sealed, int]]) -> None:
         try:
-            sealed = [(name, future.result(), plain) for name, future, plain in chunks]
+            sealed = [
+                (name, one if isinstance(one, bytes) else one.result(), plain)
+                for name, one, plain in chunks
+            ]
             chunks.clear()
             ref, entries, data = encode_pack(self.keys, sealed)
             sealed.clear()
@@ -209,16 +216,14 @@ class Writer:
         replaced = choose_rewrites(self._live_bytes())
         if not replaced:
             return
-        names = [entry.id for ref in replaced for entry in self.index.packs[ref]]
-        names = [name for name in dict.fromkeys(names) if name in self._live]
-        names = [name for name in names if self.index.where[name].pack in replaced]
+        names = [name for name in self._live if self.index.locate(name).pack in replaced]
         for run in plan(self.index, names):
             for name, location, sealed in read_sealed(self._store, run):
                 what = f"Chunk {name.hex()} in pack {location.pack.id.hex()}"
                 unseal(self.keys, name, sealed, what)  # never carry damage on
                 with self._lock:
                     self._raise_failure()
-                    self._append(name, _done(bytes(sealed)), location.plain)
+                    self._append(name, bytes(sealed), location.plain)
         with self._lock:
             self._close_pack()
         self._settle()
@@ -254,13 +259,16 @@ class _OpenPack:
     """A pack being filled; chunks not sealed yet count with their plain size."""
 
     def __init__(self) -> None:
-        self.chunks: list[tuple[bytes, Future[bytes], int]] = []
+        self.chunks: list[tuple[bytes, Sealed, int]] = []
         self._sealed = 0
         self._pending: deque[tuple[Future[bytes], int]] = deque()
         self._pending_bytes = 0
 
-    def append(self, name: bytes, sealed: Future[bytes], plain: int) -> None:
+    def append(self, name: bytes, sealed: Sealed, plain: int) -> None:
         self.chunks.append((name, sealed, plain))
+        if isinstance(sealed, bytes):
+            self._sealed += len(sealed)
+            return
         self._pending.append((sealed, plain))
         self._pending_bytes += plain
 
@@ -270,9 +278,3 @@ class _OpenPack:
             self._sealed += len(sealed.result())
             self._pending_bytes -= plain
         return self._sealed + self._pending_bytes
-
-
-def _done(sealed: bytes) -> Future[bytes]:
-    future: Future[bytes] = Future()
-    future.set_result(sealed)
-    return future

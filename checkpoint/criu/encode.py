@@ -182,8 +182,8 @@ def _give_up_sparse(writer: Writer, chunks: list[bytes], dumped: dict[str, _Dump
     used = np.zeros(len(chunks), dtype=np.int64)
     for table in dumped.values():
         used += np.bincount(table.chunk[table.chunk != ZERO], minlength=len(chunks))
-    where = writer.index.where
-    size = [where[name].plain // PAGE if name in where else 0 for name in chunks]
+    index = writer.index
+    size = [index.locate(name).plain // PAGE if name in index.where else 0 for name in chunks]
     sparse = used * 2 < np.array(size, dtype=np.int64)
     if not sparse.any():
         return

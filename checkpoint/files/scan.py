@@ -26,6 +26,7 @@ from checkpoint.chunks import chunk_id
 from checkpoint.errors import FileTreeError
 from checkpoint.files import ignore
 from checkpoint.files.content import pieces_of, xattrs_of
+from checkpoint.files.key import Key, key_of, settled
 from checkpoint.files.pending import Pending, Spill
 from checkpoint.files.tree import (
     INLINE_SEGMENTS,
@@ -40,15 +41,12 @@ from checkpoint.objects import StoredObject, store_object
 from checkpoint.writer import Writer
 
 SOCKET = "sockets cannot be saved"
-_TICK_NS = 50_000_000
 _ATTEMPTS = 3  # at reading a file that changes meanwhile
 _AGAIN_BYTES = 16 << 20  # a larger one is read once
 _COMPARE_BYTES = 1 << 20  # a changed file above this is compared piece by piece before it is copied
 _MAX_DEPTH = 250
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-Key = tuple[int, int, int, int]
 
 
 class Skipped(NamedTuple):
@@ -62,13 +60,20 @@ class Skipped(NamedTuple):
 class Leaf:
     """Anything but a directory.
 
-    `key` is None when it must be read again; `pending` is not stored yet.
+    `key` is None when it must be read again; `pending` is not stored yet. `listed` are the chunks
+    of the list of segments where that is not in the entry.
     """
 
     entry: Entry
     key: Key | None
-    pending: list[Pending] = field(default_factory=list)
-    chunks: tuple[bytes, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    listed: tuple[bytes, ...] = ()
+
+    def chunks(self) -> Iterator[bytes]:
+        """All chunks it needs."""
+        for segment in self.entry.segments:
+            yield segment.chunk
+        yield from self.listed
 
     def store(self, writer: Writer) -> None:
         """Store what is pending and the list of segments."""
@@ -78,14 +83,12 @@ class Leaf:
             added = [Segment(p.offset, p.length, writer.add(p.read())) for p in self.pending]
             segments = tuple(sorted((*self.entry.segments, *added)))
             self.entry = replace(self.entry, segments=segments, content=None)
-            self.pending, self.chunks = [], ()
+            self.pending, self.listed = (), ()
         segments = self.entry.segments
-        if segments and not (self.chunks and writer.holds(self.chunks)):
-            self.chunks = tuple(segment.chunk for segment in segments)
-            if len(segments) > INLINE_SEGMENTS:
-                stored = store_object(writer, encode_segments(segments))
-                self.entry = self.entry.with_content(stored.id)
-                self.chunks += stored.chunks
+        if len(segments) > INLINE_SEGMENTS and not (self.listed and writer.holds(self.listed)):
+            stored = store_object(writer, encode_segments(segments))
+            self.entry = self.entry.with_content(stored.id)
+            self.listed = stored.chunks
 
 
 @dataclass(eq=False, slots=True)
@@ -100,7 +103,7 @@ class Directory:
         for child in self.children.values():
             child.store(writer)
             if isinstance(child, Leaf):
-                writer.keep(child.chunks)
+                writer.keep(child.chunks())
         if self.stored is not None and writer.holds(self.stored.chunks):
             writer.keep(self.stored.chunks)
             return
@@ -291,7 +294,7 @@ class _Scanner:
         status: os.stat_result,
         before: Leaf | None,
     ) -> Leaf:
-        key = _key(status)
+        key = key_of(status)
         linked = status.st_nlink > 1
         if linked and (seen := self._links.get(status.st_ino)) is not None:
             return seen
@@ -310,7 +313,7 @@ class _Scanner:
         if linked:
             if leaf.entry.link != status.st_ino:
                 entry = replace(leaf.entry, link=status.st_ino)
-                leaf = Leaf(entry, leaf.key, leaf.pending, leaf.chunks)
+                leaf = Leaf(entry, leaf.key, leaf.pending, leaf.listed)
             self._links[status.st_ino] = leaf
         return leaf
 
@@ -326,7 +329,7 @@ class _Scanner:
         target = os.readlink(name, dir_fd=fd) if kind is Kind.SYMLINK else b""
         rdev = status.st_rdev if kind in (Kind.CHARACTER, Kind.BLOCK) else 0
         entry = replace(Entry.of(status, kind), rdev=rdev, target=target, xattrs=xattrs_of(path))
-        return Leaf(entry, settled(_key(status), time.time_ns()))
+        return Leaf(entry, settled(key_of(status), time.time_ns()))
 
     def _file(self, directory: int, name: bytes, path: bytes, before: Leaf | None) -> Leaf:
         fd = os.open(name, _FILE, dir_fd=directory)
@@ -353,20 +356,21 @@ class _Scanner:
         known = {}
         if before is not None and status.st_size >= _COMPARE_BYTES:
             known = {segment.offset: segment for segment in before.entry.segments}
-        segments = []
+        segments: list[Segment] = []
+        pending: list[Pending] = []
         for offset, data in pieces_of(fd, status):
             self.read_bytes += len(data)
-            segment = self._segment(leaf, offset, data, known)
+            segment = self._segment(pending, offset, data, known)
             if segment is not None:
                 segments.append(segment)
-        leaf.entry = replace(entry, segments=tuple(segments))
-        still = _key(os.fstat(fd)) == _key(status)
+        leaf.entry, leaf.pending = replace(entry, segments=tuple(segments)), tuple(pending)
+        still = key_of(os.fstat(fd)) == key_of(status)
         if still:
-            leaf.key = settled(_key(status), started)
+            leaf.key = settled(key_of(status), started)
         return leaf, still
 
     def _segment(
-        self, leaf: Leaf, offset: int, data: bytes, known: dict[int, Segment]
+        self, pending: list[Pending], offset: int, data: bytes, known: dict[int, Segment]
     ) -> Segment | None:
         """The piece as a segment, or None when it was copied for later."""
         if self._spill is None:
@@ -376,21 +380,12 @@ class _Scanner:
             name = chunk_id(self._writer.keys, data)
             if name == old.chunk and self._writer.holds([name]):
                 return old
-        leaf.pending.append(self._spill.keep(offset, data))
+        pending.append(self._spill.keep(offset, data))
         self.copied_bytes += len(data)
         return None
-
-
-def _key(status: os.stat_result) -> Key:
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _above(path: bytes) -> Iterator[bytes]:
     """The directories that `path` is in."""
     while path := path.rpartition(b"/")[0]:
         yield path
-
-
-def settled(key: Key, read_ns: int) -> Key | None:
-    """`key` if a later change is sure to alter it, else None."""
-    return key if key[3] < read_ns - _TICK_NS else None

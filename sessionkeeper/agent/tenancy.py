@@ -7,7 +7,7 @@ import base64
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,11 +63,13 @@ class Tenancy:
         writes: list[dict[str, Any]],
         staged: Staged | None,
         no_images: str | None = None,
+        partly: bool = False,
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
 
         ``no_images`` says why process images cannot be restored here, if they cannot: variables
-        that were saved beside them are loaded into fresh kernels.
+        that were saved beside them are loaded into fresh kernels. ``partly``: a kernel that cannot
+        be restored starts anew, and the others are restored; otherwise it raises.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
@@ -97,7 +99,7 @@ class Tenancy:
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
         restored = _restorable(kernels, opened, images)
-        await self._restore(restored, images)
+        failed = await self._restore(restored, images, partly)
         clock.lap("restore")
         # What was written after the checkpoint comes after what the kernels had open then.
         for write in writes:
@@ -107,9 +109,16 @@ class Tenancy:
                 # Done before, but to files that are not in the checkpoint.
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
-        await self._let_go(restored)
-        others = [kernel for kernel in kernels if kernel["kernel_id"] not in restored]
+        failed |= await self._let_go(restored, partly)
+        others = [
+            {**kernel, "since": None} if kernel["kernel_id"] in failed else kernel
+            for kernel in kernels
+            if kernel["kernel_id"] not in restored
+        ]
         outcome = await self._start_others(others, opened, newest)
+        for kernel_id, failure in failed.items():
+            why = f"started anew, its variables are lost: {failure}"
+            outcome[kernel_id] = {"state": "started", "why": why}
         outcome |= {kernel_id: {"state": "restored", "why": None} for kernel_id in restored}
         clock.lap("kernels")
         self.savepoints.go_on_from(opened, images)
@@ -128,23 +137,40 @@ class Tenancy:
         except SessionkeeperError as error:
             log.warning("the kernels cannot reach the outside: %s", error)
 
-    async def _restore(self, restored: dict[str, HostedKernel], images: Staged | None) -> None:
-        """Bring back the processes of all these kernels; they stand still."""
-        if images is None:
-            return
-        self.hosted.reserve(kernel.slot for kernel in restored.values())
-        epoch = self.hosted.epoch
-        await _all(
-            asyncio.to_thread(
-                self.savepoints.restore, kernel.slot, images.kernels[kernel_id], epoch
-            )
-            for kernel_id, kernel in restored.items()
-        )
+    async def _restore(
+        self, restored: dict[str, HostedKernel], images: Staged | None, partly: bool
+    ) -> dict[str, Exception]:
+        """Bring back the processes of all these kernels; they stand still.
 
-    async def _let_go(self, restored: dict[str, HostedKernel]) -> None:
+        With ``partly``, those that cannot be are removed from ``restored`` and returned.
+        """
+        if images is None:
+            return {}
+        self.hosted.reserve(kernel.slot for kernel in restored.values())
+        epoch, restore = self.hosted.epoch, self.savepoints.restore
+        failed = await _each(
+            {
+                kernel_id: asyncio.to_thread(restore, kernel.slot, images.kernels[kernel_id], epoch)
+                for kernel_id, kernel in restored.items()
+            },
+            partly,
+        )
+        for kernel_id in failed:
+            await asyncio.to_thread(self.hosted.place.stop, restored.pop(kernel_id).slot)
+        return failed
+
+    async def _let_go(
+        self, restored: dict[str, HostedKernel], partly: bool
+    ) -> dict[str, Exception]:
+        """Let them go on, and link them; ``partly`` as above."""
         slots = [kernel.slot for kernel in restored.values()]
         await asyncio.to_thread(self.hosted.place.thaw, slots)
-        await _all(self.hosted.adopt(kernel) for kernel in restored.values())
+        adopt = self.hosted.adopt
+        failed = await _each({k: adopt(kernel) for k, kernel in restored.items()}, partly)
+        for kernel_id in failed:
+            del restored[kernel_id]
+            await self.hosted.stop_kernel(kernel_id)
+        return failed
 
     async def _start_others(
         self, kernels: list[dict[str, Any]], opened: Manifest | None, newest: Manifest | None
@@ -171,7 +197,7 @@ class Tenancy:
                 why = f"started anew: {reason}, its variables are lost"
             outcome[kernel_id] = {"state": "started", "why": why}
 
-        await _all(start(kernel) for kernel in kernels)
+        await _each({kernel["kernel_id"]: start(kernel) for kernel in kernels})
         return outcome
 
     async def _load(self, manifest: Manifest, kernel: dict[str, Any], part: Part) -> dict[str, Any]:
@@ -366,8 +392,13 @@ def _restorable(
     }
 
 
-async def _all(work: Iterable[Awaitable[None]]) -> None:
-    """Await all of it, also if some fails; then raise what failed first."""
-    for result in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(result, BaseException):
+async def _each(work: Mapping[str, Awaitable[None]], partly: bool = False) -> dict[str, Exception]:
+    """Await all of it; then raise what failed first, or with ``partly`` return what failed."""
+    results = await asyncio.gather(*work.values(), return_exceptions=True)
+    failed = {}
+    for name, result in zip(work, results, strict=True):
+        if isinstance(result, Exception) and partly:
+            failed[name] = result
+        elif isinstance(result, BaseException):
             raise result
+    return failed

@@ -158,6 +158,11 @@ class Chain:
                         self._go_on_from(unsure)
         self._unsure = None
 
+    async def has_older(self) -> bool:
+        """Whether there is a checkpoint to step back to."""
+        assert self.manifest is not None
+        return await asyncio.to_thread(self._before, self.manifest.number) is not None
+
     async def step_back(self) -> Manifest | None:
         """The checkpoint cannot be restored: go on from the newest one before it, if there is
         any.

@@ -51,12 +51,19 @@ class Incarnations:
         self._grants = grants
 
     async def open(
-        self, node: Node, epoch: int, *, restore_kernels: bool, no_images: str | None = None
+        self,
+        node: Node,
+        epoch: int,
+        *,
+        restore_kernels: bool,
+        partly: bool = False,
+        no_images: str | None = None,
     ) -> tuple[Incarnation, dict[str, Any]]:
         """Bring the session up on ``node``; also returns what the node says of it.
 
-        With ``no_images`` (why not) kernels are restored by their variables instead. Raises
-        ``NodeLost``, and ``GatewayError`` in the node's words.
+        ``partly``: kernels that cannot be restored there start anew, and do not keep the others
+        from being restored. With ``no_images`` (why not) kernels are restored by their variables
+        instead. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
         """
         token, manifest = self._grant(), self._chain.manifest
         kernels = self._channels.wanted()
@@ -66,6 +73,7 @@ class Incarnations:
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,
+            "partly": partly,
             "no_images": no_images,
             "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
         }

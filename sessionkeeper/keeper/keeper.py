@@ -149,7 +149,7 @@ class SessionKeeper:
             epoch = int(node.hello["sessions"][self.session])
             self._presence.in_background(self._incarnations.close_on(node, epoch))
         if not node.gone.done():
-            self._opening.failed.discard(node.name)
+            self._opening.failed.pop(node.name, None)
         self.changed()
 
     # -- the task ------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class SessionKeeper:
         self._show("running")
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
-        if self._opening.give_up_kernels():
+        if await self._opening.go_down():
             return
         self._show("failed")
         self.status.warn("placement", f"no node can run the session: {', '.join(sorted(nodes))}")

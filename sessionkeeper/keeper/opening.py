@@ -19,6 +19,9 @@ from sessionkeeper.placement import Needs, differ, no_images
 
 log = logging.getLogger(__name__)
 
+FILES = "files_not_written"
+"""What an agent says when nothing of the files could be written there."""
+
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
 
@@ -29,12 +32,13 @@ class Opening:
     def __init__(
         self, chain: Chain, incarnations: Incarnations, checkpoints: Checkpoints, presence: Presence
     ) -> None:
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}
+        """Nodes that could not take it, and the code of what they said."""
         self._without_images = False
         self._instead = ""
         self.lost = ""
         """What the newest opening did not bring back, in words."""
-        self._without_kernels = False
+        self._partly = self._without_kernels = False
         self._chain = chain
         self._incarnations = incarnations
         self._checkpoints = checkpoints
@@ -81,7 +85,11 @@ class Opening:
             self._chain.manifest = self._chain.portable
         try:
             opened = await self._incarnations.open(
-                node, epoch, restore_kernels=not self._without_kernels, no_images=why
+                node,
+                epoch,
+                restore_kernels=not self._without_kernels,
+                partly=self._partly,
+                no_images=why,
             )
         except GatewayError as error:
             if error.code not in BAD_CHECKPOINT:
@@ -92,10 +100,14 @@ class Opening:
         except BaseException:
             self._chain.manifest = newest
             raise
-        self.failed.clear()
-        self._without_images = self._without_kernels = False
+        self._forget()
         self._instead = self._told_instead(node, why, newest) if why and newest else ""
         return opened
+
+    def _forget(self) -> None:
+        """What was tried counts for nothing any more."""
+        self.failed.clear()
+        self._without_images = self._partly = self._without_kernels = False
 
     def _told_instead(self, node: Node, why: str, newest: Manifest) -> str:
         """What it means that variables were loaded, beside what each kernel lost."""
@@ -141,40 +153,56 @@ class Opening:
         text = recovery.told(node.name, manifest)
         self._status.say(text, "info" if recovery.planned and recovery.saved else "warning")
 
-    def give_up_kernels(self) -> bool:
-        """No node could restore the kernels: go on without them. False: that was so already."""
+    async def go_down(self) -> bool:
+        """No node could open the session: try it with less. False: there is nothing less.
+
+        Without the process images if there are variables beside them, then without the kernels
+        that cannot be restored, then without any; and where it is the files that cannot be
+        written, from an older checkpoint.
+        """
         manifest = self._chain.manifest
-        if manifest is None or not manifest.processes or self._without_kernels:
+        if manifest is None:
             return False
+        if set(self.failed.values()) == {FILES}:
+            # Nothing at all in its place would be no answer to a disk that is full.
+            why = "no node could write its files."
+            return await self._chain.has_older() and await self._step_back(manifest, why)
+        if not manifest.processes or self._without_kernels:
+            return False
+        self.failed.clear()
+        could_not = f"no node could restore the kernels of checkpoint {manifest.number}"
         if self._chain.portable is not None and not self._without_images:
             self._without_images = True
-            self.failed.clear()
-            self._status.say(
+            text = (
                 f"no node could restore the process images of checkpoint {manifest.number}:"
-                " the variables beside them are tried",
-                "warning",
+                " the variables beside them are tried"
             )
-            return True
-        self._without_kernels = True
-        self.failed.clear()
-        self._status.say(
-            f"no node could restore the kernels of checkpoint {manifest.number}: its files are"
-            " restored, its kernels start anew and their variables are lost",
-            "error",
-        )
+        elif not self._partly:
+            self._partly = True
+            text = f"{could_not}: those that can be restored are, the others start anew"
+        else:
+            self._without_kernels = True
+            text = f"{could_not}: they start anew, and their variables are lost"
+        self._status.say(text, "error" if self._partly else "warning")
         return True
 
     async def _failed_on(self, node: Node, error: GatewayError) -> None:
         manifest = self._chain.manifest
         if error.code not in BAD_CHECKPOINT or manifest is None:
-            self.failed.add(node.name)
+            self.failed[node.name] = error.code
             self._status.say(f"{node.name} could not take the session: {error}", "warning")
             return
+        await self._step_back(manifest, str(error))
+
+    async def _step_back(self, manifest: Manifest, why: str) -> bool:
+        """Go on from the checkpoint before, if there is one; both is said."""
         older = await self._chain.step_back()
         went = f"going back to checkpoint {older.number}" if older else "there is no older one"
         self._status.say(
-            f"checkpoint {manifest.number} was skipped, it cannot be restored: {error} {went}",
+            f"checkpoint {manifest.number} was skipped, it cannot be restored: {why} {went}",
             "error",
         )
+        self._forget()
         if older is not None:
             self._checkpoints.show(older)
+        return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -177,3 +179,56 @@ async def test_what_was_stopped_stays_stopped_and_what_ran_goes_on(system: Syste
         assert await kernel.ask("runs.poll(), stands.poll()") == "(None, None)"
         await kernel.ask("stands.send_signal(signal.SIGCONT)\nwhile state(stands) == 'T': pass")
         await kernel.ask("runs.kill(); stands.kill(); runs.wait(), stands.wait()")
+
+
+DEEP = """
+import os
+home = os.getcwd()
+for _ in range(25):
+    os.mkdir("d" * 220)
+    os.chdir("d" * 220)
+with open("leaf", "w") as leaf:
+    leaf.write("at the bottom")
+os.chdir(home)
+"""
+CLIMB = """
+for _ in range(25):
+    os.chdir("d" * 220)
+found = open("leaf").read()
+os.chdir(home)
+found
+"""
+
+
+@pytest.fixture
+def hosts() -> Iterator[Path]:
+    """A file of the machine, which containers see as well."""
+    with tempfile.NamedTemporaryFile("w", dir="/usr/local/share", prefix="held-") as file:
+        file.write("short")
+        file.flush()
+        os.chmod(file.name, 0o644)
+        yield Path(file.name)
+
+
+async def test_one_kernel_that_cannot_be_restored_does_not_cost_the_others(
+    system: System, folder: Folder, hosts: Path
+):
+    """CRIU restores no process with an open file that has another size. The other kernel has made
+    a tree that is deeper than a path can say.
+    """
+    async with system.kernel(path=folder.name) as first, system.kernel(path=folder.name) as second:
+        await first.ask("mine = 1")
+        await first.ask(DEEP)
+        await second.ask(f"held = open({str(hosts)!r})")
+        await system.cell(second, "mine = 2")
+        before = await system.running()
+        hosts.write_text("it is longer now")
+        await system.lose()
+        after = await system.recovered(before["epoch"])
+        assert await first.ask("mine") == "1"
+        assert await first.ask(CLIMB) == "'at the bottom'"
+        assert await second.ask("'mine' in globals()") == "False"
+        after = await system.running()
+        said = "\n".join(event["text"] for event in after["events"])
+        assert f"{second.id[:8]}: started anew, its variables are lost" in said
+        assert f"{first.id[:8]}: started anew" not in said

@@ -4,7 +4,6 @@ import os
 import random
 import socket
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pytest
 from checkpoint.blobs import Memory
 from checkpoint.errors import FileTreeError, StoreFull
 from checkpoint.files import Kind, Tree, TreeView, materialize, scan
+from checkpoint.files import key as key_module
 from checkpoint.files import pending as pending_module
 from checkpoint.files.scan import Directory, Leaf
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 
-scan_module = sys.modules["checkpoint.files.scan"]  # the package has a function of that name
 KEYS = SessionKeys(b"k" * 32)
 LONG_AGO = 1_600_000_000_123_456_789
 
@@ -323,7 +322,7 @@ def test_files_of_several_names_stay_so_over_nodes_and_changes(
     (root / "one" / "file").write_bytes(b"x")
     os.link(root / "one" / "file", root / "two" / "file")
     _, root_id, reader = _store(root, writer)
-    monkeypatch.setattr(scan_module, "_TICK_NS", -(10**15))  # as if long ago: nothing is read again
+    monkeypatch.setattr(key_module, "_TICK_NS", -(10**15))  # as if long ago: nothing is read again
     tree = materialize(reader, root_id, tmp_path / "restored").tree
     (tmp_path / "restored" / "two" / "other").write_bytes(b"y")
     second, root_id, reader = _store(tmp_path / "restored", writer, tree)

@@ -121,9 +121,7 @@ async def test_a_node_that_cannot_take_the_session_is_passed_over(site: Site) ->
     await site.until(lambda: bool(site.agents["b"].asked("session.close")))
 
 
-async def test_when_no_node_can_restore_the_kernels_start_anew_and_that_is_said(
-    site: Site,
-) -> None:
+async def test_when_no_node_can_restore_all_kernels_those_that_can_be_are(site: Site) -> None:
     site.join("a")
     await site.runs_on("a")
     await site.checkpointed()
@@ -133,9 +131,61 @@ async def test_when_no_node_can_restore_the_kernels_start_anew_and_that_is_said(
     site.lose("a")
     target = await site.runs_on("b")
     first, second = target.asked("session.open")
-    assert (first["restore_kernels"], second["restore_kernels"]) == (True, False)
+    assert (first["restore_kernels"], first["partly"]) == (True, False)
+    assert (second["restore_kernels"], second["partly"]) == (True, True)
     assert second["manifest"] == 1  # the files are those of the checkpoint
-    assert "their variables are lost" in site.said
+    assert "those that can be restored are, the others start anew" in site.said
+
+
+async def test_when_no_node_can_restore_any_kernel_all_start_anew_and_that_is_said(
+    site: Site,
+) -> None:
+    site.join("a")
+    await site.runs_on("a")
+    await site.checkpointed()
+    site.join("b")
+    failing = fails(remote("invalid_image"))
+    site.agents["b"].next["session.open"] = [failing, failing]
+    site.lose("a")
+    target = await site.runs_on("b")
+    last = target.asked("session.open")[-1]
+    assert (last["restore_kernels"], last["manifest"]) == (False, 1)
+    assert "no node could restore the kernels of checkpoint 1: they start anew" in site.said
+
+
+async def test_files_that_no_node_can_write_are_those_of_an_older_checkpoint(site: Site) -> None:
+    site.join("a")
+    await site.runs_on("a")
+    await site.checkpointed()
+    await site.checkpointed()
+    for name in ("b", "c"):
+        site.join(name)
+        site.agents[name].next["session.open"] = [fails(remote("files_not_written"))]
+    site.lose("a")
+    target = await site.runs_on("b")
+    opened = [
+        (call["manifest"], call["restore_kernels"], call["partly"])
+        for call in target.asked("session.open")
+    ]
+    assert opened == [(2, True, False), (1, True, False)]
+    assert len(site.agents["c"].asked("session.open")) == 1
+    assert "checkpoint 2 was skipped, it cannot be restored: no node could write" in site.said
+    assert "going back to checkpoint 1" in site.said
+    assert "are restored" not in site.said
+
+
+async def test_a_full_disk_does_not_cost_the_only_checkpoint(site: Site) -> None:
+    site.join("a")
+    await site.runs_on("a")
+    await site.checkpointed()
+    site.join("b")
+    site.agents["b"].next["session.open"] = [fails(remote("files_not_written"))]
+    site.lose("a")
+    await site.until(lambda: site.keeper.status.state == "failed")
+    site.join("c")
+    target = await site.runs_on("b")
+    assert [call["manifest"] for call in target.asked("session.open")] == [1, 1]
+    assert "was skipped" not in site.said
 
 
 async def test_a_node_that_does_not_fit_does_not_keep_the_session_waiting(site: Site) -> None:
@@ -146,7 +196,7 @@ async def test_a_node_that_does_not_fit_does_not_keep_the_session_waiting(site: 
     site.join("p", runtime="process", engines=["namespace"])
     site.agents["b"].next["session.open"] = [fails(remote("restore_failed"))]
     site.lose("a")
-    await site.until(lambda: "their variables are lost" in site.said)
+    await site.until(lambda: "those that can be restored are" in site.said)
     await site.runs_on("b")  # the files, too, are of use in containers alone
 
 
