@@ -33,14 +33,15 @@ LENT = "lent"
 
 _NAME = "_sessionkeeper_namespace"
 # One expression: a statement would leave a name in the user's namespace, and names that the user
-# may have given another meaning (`open`, `exec`, `id`) are not used.
-_CODE = """(lambda sys, util, name, start: (
+# may have given another meaning (`open`, `exec`, `__import__`) are not used.
+_CODE = """(lambda load: (lambda sys, util, name, start: (
     name in sys.modules or (lambda module: (
         sys.modules.__setitem__(name, module), module.__spec__.loader.exec_module(module)))(
             util.module_from_spec(util.spec_from_file_location(
                 name, start + "/__init__.py", submodule_search_locations=[start]))),
     sys.modules[name].{call}) and None)(
-        __import__("sys"), __import__("importlib.util").util, {name!r}, {start!r})"""
+        load("sys"), load("importlib.util").util, {name!r}, {start!r})
+    )((lambda: 0).__builtins__["__import__"])"""
 
 
 class NamespaceError(CheckpointError):

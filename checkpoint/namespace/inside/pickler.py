@@ -12,10 +12,9 @@ import sys
 import types
 from typing import Any
 
-import cloudpickle
-
-from . import rebuild, reducers
+from . import cloudpickle, rebuild, reducers
 from .files import Unsaved
+from .kinds import text_of, type_name
 
 SMALL = 64 * 1024  # bytes; smaller buffers go into the pickle, larger ones into files of their own
 
@@ -41,15 +40,6 @@ class Stream(io.BytesIO):
         if self._left < 0:
             raise TooLarge("the dump would exceed its size limit")
         return size
-
-
-def type_name(obj: Any) -> str:
-    kind = type(obj)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else (f"{kind.__module__}.{kind.__qualname__}")
-    )
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -131,7 +121,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 reduced = super().reducer_override(obj)
                 if reduced is NotImplemented:
                     return NotImplemented
-                if obj.__module__ != "builtins":
+                if text_of(obj, "__module__") != "builtins":
                     self.by_value.add(id(obj))
                     self.has_code = True
                 return reducers.made_class(obj, reduced)

@@ -66,6 +66,15 @@ def replay(recipe: Any, given: Any, taken: int, digest: bytes, ended: bool) -> A
     return module.Replay(recipe, given, taken, digest, ended)
 
 
+streams: dict[str, Any] = {}
+"""The kernel's own `sys.stdout` and `sys.stderr`, while a session is loaded."""
+
+
+def kernel_stream(name: str) -> Any:
+    """The kernel's own `sys.stdout` or `sys.stderr`."""
+    return streams[name]
+
+
 def function(code: Any, globals_: dict[str, Any], closure: Any) -> Any:
     """A function whose state :func:`set_function` fills in, so that it may refer to itself."""
     return types.FunctionType(code, globals_, code.co_name, None, closure)

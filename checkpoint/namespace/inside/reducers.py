@@ -20,6 +20,7 @@ from typing import Any
 
 from . import files, frames, rebuild, tensors
 from .files import Unsaved
+from .kinds import text_of
 
 Reducer = Callable[[Any, Any], Any]
 
@@ -60,8 +61,11 @@ def reducer_for(kind: type) -> Reducer | None:
     """The rule for objects of type ``kind``; None: as they say themselves."""
     if kind in _EXACT:
         return _EXACT[kind]
+    if text_of(kind, "__module__") == "ipykernel.iostream":
+        return _kernel_stream
     for base in kind.__mro__:
-        why = _LOST.get(f"{base.__module__}.{base.__qualname__}")
+        name = f"{text_of(base, '__module__')}.{text_of(base, '__qualname__')}"
+        why = _LOST.get(name)
         if why is not None:
             return functools.partial(_lost, why=why)
     if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
@@ -75,11 +79,12 @@ def reducer_for(kind: type) -> Reducer | None:
         if kind is numpy.memmap:
             return _memmap
         return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
-    if kind.__module__ == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
+    module = text_of(kind, "__module__")
+    if module == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
         return _REPLAY[kind.__name__]
     if numpy is not None and kind in (numpy.finfo, numpy.iinfo):
         return _type_limits
-    if kind.__module__.startswith("pandas.") and kind.__name__ in (
+    if module.startswith("pandas.") and kind.__name__ in (
         "BlockManager",
         "SingleBlockManager",
     ):
@@ -195,6 +200,12 @@ def _file(pickler: Any, file: Any) -> Any:
     if difference is not None:
         pickler.degrade(file, difference)
     return reduced
+
+
+def _kernel_stream(_pickler: Any, stream: Any) -> Any:
+    if stream.name not in ("stdout", "stderr"):
+        raise Unsaved("a stream of this kind cannot be opened again")
+    return rebuild.kernel_stream, (stream.name,)
 
 
 def _lock(_pickler: Any, lock: Any) -> Any:
