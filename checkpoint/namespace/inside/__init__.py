@@ -138,14 +138,17 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
         print(f"sessionkeeper: no report at {path}: {error}", file=sys.__stderr__)
 
 
-def dump(directory: str, borrowed: str, limit: int) -> None:
-    """Write the session, at most ``limit`` bytes, and ``report.json`` into ``directory``."""
+def dump(directory: str, borrowed: str, limit: int, patience: float) -> None:
+    """Write the session, at most ``limit`` bytes, and ``report.json`` into ``directory``.
+
+    What makes no progress for ``patience`` seconds is left out.
+    """
 
     def work(path: Path, report: dict[str, Any], filters: list[Any], held: dict[str, Any]) -> None:
         from . import blocks, transfer
 
         store = _directories.setdefault(directory, blocks.Directory(path))
-        transfer.dump(_kernel_shell(), store, limit, report, filters, held)
+        transfer.dump(_kernel_shell(), store, limit, report, filters, held, patience)
 
     _run(directory, borrowed, REPORT, work)
 

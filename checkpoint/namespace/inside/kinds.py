@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 _NAMES = {name: type.__dict__[name].__get__ for name in ("__module__", "__qualname__")}
-_SPACE = types.ModuleType.__dict__["__dict__"].__get__
+_SPACE: Any = vars(types.ModuleType)["__dict__"]
 
 
 def text_of(kind: type, name: str) -> str:
@@ -31,7 +31,7 @@ def is_module(obj: Any) -> bool:
 
 def content(module: Any) -> dict[str, Any]:
     """The names in ``module``, without its own way to look them up; of anything else, none."""
-    return dict(_SPACE(module)) if is_module(module) else {}
+    return dict(_SPACE.__get__(module)) if is_module(module) else {}
 
 
 def module_name(obj: Any) -> str | None:

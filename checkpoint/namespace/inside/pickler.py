@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any
 
-from . import cloudpickle, rebuild, reducers
+from . import cloudpickle, rebuild, reducers, stalls  # type: ignore[attr-defined]
 from .files import Unsaved
 from .kinds import text_of, type_name
 
@@ -35,6 +35,7 @@ class Stream(io.BytesIO):
         self._left = limit
 
     def write(self, data: Any) -> int:
+        stalls.progress()
         size = super().write(data)
         self._left -= size
         if self._left < 0:
@@ -79,14 +80,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """
         self.notes = []
         self._root = value
+        stalls.progress()
         try:
             pickle.Pickler.dump(self, value)
         except (LostVariable, TooLarge):
             raise
+        except stalls.Stalled as error:
+            raise LostVariable(str(error)) from None
         except RecursionError:
             raise LostVariable("it is nested too deeply") from None
         except BaseException as error:
             raise LostVariable(_reason(error)) from error
+        finally:
+            stalls.rest()
         return list(dict.fromkeys(self.notes))
 
     def degrade(self, obj: Any, why: str) -> None:
@@ -102,7 +108,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         except (LostVariable, TooLarge, RecursionError, MemoryError):
             raise
         except BaseException as error:
-            why = str(error) if isinstance(error, Unsaved) else _reason(error)
+            why = _reason(error)
+            if isinstance(error, (Unsaved, stalls.Stalled)):
+                why = str(error)
+            if isinstance(error, stalls.Stalled):
+                stalls.kinds.add(type(obj))
             if obj is self._root:
                 raise LostVariable(why) from error
             name = type_name(obj)
@@ -115,6 +125,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             rule = self._rules[kind]
         except KeyError:
             rule = self._rules[kind] = reducers.reducer_for(kind)
+        if kind in stalls.kinds:
+            raise Unsaved(stalls.WHY)
         reduced = NotImplemented if rule is None else rule(self, obj)
         if reduced is NotImplemented and kind is not types.FunctionType:
             if issubclass(kind, type):

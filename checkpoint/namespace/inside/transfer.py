@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import blocks, groups, imported, moves, patches, rebuild, session, settings
+from . import blocks, groups, imported, moves, patches, rebuild, session, settings, stalls
 
 FORMAT = 1
 PYTHON = ".".join(map(str, sys.version_info[:3]))
@@ -46,19 +46,23 @@ def dump(
     report: dict[str, Any],
     filters: list[Any],
     python: dict[str, Any],
+    patience: float,
 ) -> None:
     """Write the session to ``store``. ``filters`` are the user's ``warnings.filters``, ``python``
-    what else of the process was changed for as long as this takes.
+    what else of the process was changed for as long as this takes. A value that makes no progress
+    for ``patience`` seconds is lost.
     """
     also = _also(report)
     entries, modules = session.namespace_entries(shell)
     own = imported.entries()
-    seed_names, seeds = session.seeds(shell, entries, own)
+    with stalls.watched(patience):
+        seed_names, seeds = session.seeds(shell, entries, own)
     entries += own
     process = session.capture_process(shell, modules)
     process["random"] = session.capture_random()
     named = [entry for entry in entries if entry.state != "lost"]
-    found = groups.collect(named, seeds, limit, store.hints)
+    with stalls.watched(patience):
+        found = groups.collect(named, seeds, limit, store.hints)
     process["settings"], failed = settings.capture(filters)
     process["python"] = settings.capture_python(python)
     for name in settings.handlers():

@@ -68,3 +68,23 @@ def test_files_and_names_of_the_user_are_not_taken_for_the_engines_own(
     assert moved.kernel.value("(f(), cloudpickle.x, __import__)") == "(5, 'mine', 7)"
     moved.kernel.run("import xxhash, blake3")
     assert moved.kernel.value("(xxhash.x, blake3.x)") == "('mine', 'mine')"
+
+
+def test_an_object_whose_saving_never_ends_is_lost_once_and_the_users_alarm_is_left_alone(
+    moved: Moved,
+) -> None:
+    moved.kernel.run(
+        "import threading, signal\nclass Hangs:\n    tried = []\n    def __reduce__(self):\n"
+        "        self.tried.append(1)\n        threading.Event().wait()\n"
+        "h, box, a = Hangs(), {'h': Hangs(), 'n': 1}, [1]\n"
+        "rang = []\nsignal.signal(signal.SIGALRM, lambda *_: rang.append(1))\nsignal.alarm(40)"
+    )
+    report = moved.kernel.dump(moved.directory, patience=0.3)
+    assert "takes for ever" in str(report.variables["h"].why)
+    assert report.variables["box"].state == "degraded"
+    assert report.variables["a"].state == "exact"
+    again = moved.kernel.dump(moved.directory, patience=0.3)
+    assert again.seconds < report.seconds
+    assert moved.kernel.value("len(Hangs.tried)") == "1"
+    assert moved.kernel.value("30 < signal.getitimer(signal.ITIMER_REAL)[0] <= 40") == "True"
+    assert moved.kernel.value("len(rang)") == "0"

@@ -35,7 +35,8 @@ def test_what_was_changed_in_the_users_own_module_is_as_it_was_left(own: Moved) 
     own.kernel.run(
         "import own, numpy as np\nfrom own import CONFIG, settings, rng, START, register\n"
         "CONFIG['lr'] = 0.5\nsettings.layers.append(9)\nrng.random()\nown.count += 3\n"
-        "own.Model.made.append(1)\nown.Model.number = 4\nown.array = np.arange(3)\nkeep = settings\n"
+        "own.Model.made.append(1)\nown.Model.number = 4\nown.array = np.arange(3)\n"
+        "keep = settings\n"
         "@register\ndef f():\n    return 7"
     )
     facts = (
