@@ -10,35 +10,29 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import os
 import sys
 import types
 from collections.abc import Iterator
 from typing import Any
 
-from . import is_installed, kinds
+from . import kinds
 from .groups import Entry, is_atom
 from .pickler import Pickler, Stream
 
 Seed = tuple[str, str]
 
 PROOF_LIMIT = 16 << 20  # bytes; of a larger object no digest is made
-_OWN = ("_sessionkeeper_namespace", "sessionkeeper_replay", "__main__")
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _CLASS_SPACE = type.__dict__["__dict__"].__get__
 
 
 def entries() -> list[Entry]:
     """The values in the user's own modules, and in classes of those."""
-    libraries = tuple(entry + os.sep for entry in sys.path if is_installed(entry))
     found = []
     for name, module in list(sys.modules.items()):
-        if type(name) is not str or name.startswith(_OWN):
+        if type(name) is not str or name == "__main__" or not kinds.is_users(name):
             continue
         space = kinds.content(module)
-        file = space.get("__file__")
-        if type(file) is not str or file.startswith(libraries) or _is_standard(file):
-            continue
         for key, value in space.items():
             if type(key) is not str or key.startswith("__"):
                 continue
@@ -47,10 +41,6 @@ def entries() -> list[Entry]:
             elif type(value).__name__ in ("type", "ABCMeta") and _defined(value, name):
                 found += _of_class(name, value)
     return found
-
-
-def _is_standard(file: str) -> bool:
-    return file.startswith(os.path.dirname(os.__file__) + os.sep)
 
 
 def _defined(kind: type, module: str) -> bool:

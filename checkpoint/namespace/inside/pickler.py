@@ -14,7 +14,7 @@ from typing import Any
 
 from . import cloudpickle, rebuild, reducers, stalls  # type: ignore[attr-defined]
 from .files import Unsaved
-from .kinds import text_of, type_name
+from .kinds import lends, text_of, type_name
 
 SMALL = 64 * 1024  # bytes; smaller buffers go into the pickle, larger ones into files of their own
 
@@ -139,6 +139,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return reducers.made_class(obj, reduced)
             custom = self.dispatch_table.get(kind)
             reduced = custom(obj) if custom is not None else obj.__reduce_ex__(5)
+            if custom is None and isinstance(reduced, tuple):
+                reduced = reducers.without_users_code(obj, reduced)
             if rule is None and custom is None and _is_plain(kind):
                 self._plain.add(kind)
         if isinstance(reduced, str):
@@ -158,6 +160,7 @@ def _is_plain(kind: type) -> bool:
         and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
         and not hasattr(kind, "__getnewargs__")
         and not hasattr(kind, "__getnewargs_ex__")
+        and all(lends(kind, name) is None for name in reducers.MAKING)
     )
 
 

@@ -15,6 +15,7 @@ import types
 from typing import Any, NoReturn
 
 from . import moves
+from .kinds import lends
 
 
 class LostError(RuntimeError):
@@ -127,9 +128,34 @@ def fill_cell(target: Any, state: tuple[Any]) -> None:
 
 def exception(cls: Any, args: tuple[Any, ...]) -> Any:
     """An exception without a call of its ``__init__``, whose signature is the user's."""
-    error = cls.__new__(cls, *args)
+    error = (lends(cls, "__new__") or cls).__new__(cls, *args)
     error.args = args
     return error
+
+
+def made_by(cls: Any, maker: Any, args: tuple[Any, ...]) -> Any:
+    """An object of ``cls`` as its base ``maker`` makes it, without the user's own ``__new__``."""
+    return maker.__new__(cls, *args)
+
+
+def fill(made: Any, content: tuple[Any, list[Any], list[Any]]) -> None:
+    """Give a container its items and its state, without the user's own methods for that."""
+    state, items, pairs = content
+    kind = type(made)
+    if items:
+        (lends(kind, "extend") or kind).extend(made, items)
+    setter = (lends(kind, "__setitem__") or kind).__setitem__
+    for key, value in pairs:
+        setter(made, key, value)
+    if state is None:
+        return
+    if hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    vars(made).update(attributes or {})
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
 
 
 def set_exception(error: Any, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ it was.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import io
@@ -20,7 +21,7 @@ from typing import Any
 
 from . import files, frames, rebuild, tensors
 from .files import Unsaved
-from .kinds import text_of
+from .kinds import is_users_code, lends, text_of, type_name
 
 Reducer = Callable[[Any, Any], Any]
 
@@ -31,6 +32,7 @@ _LOST = {
     "builtins.async_generator": "a generator's position in its code cannot be saved",
     "builtins.frame": "a frame belongs to code that is running",
     "builtins.traceback": "a traceback belongs to frames of this process",
+    "weakref.finalize": "what is to be done when an object goes is this process's own",
     "weakref.ProxyType": "a weak proxy hides what it stands for",
     "weakref.CallableProxyType": "a weak proxy hides what it stands for",
     "threading.Thread": "a thread cannot be moved to another process",
@@ -78,7 +80,8 @@ def reducer_for(kind: type) -> Reducer | None:
     if numpy is not None and issubclass(kind, numpy.ndarray):
         if kind is numpy.memmap:
             return _memmap
-        return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
+        known = kind in (numpy.ndarray, numpy.matrix, numpy.recarray)
+        return _array if known else _array_of_its_own
     module = text_of(kind, "__module__")
     if module == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
         return _REPLAY[kind.__name__]
@@ -89,6 +92,8 @@ def reducer_for(kind: type) -> Reducer | None:
         "SingleBlockManager",
     ):
         return _block_manager
+    if module == "matplotlib.cbook" and kind.__name__ == "CallbackRegistry":
+        return _callbacks
     return tensors.reducer_for(kind) or frames.reducer_for(kind)
 
 
@@ -134,6 +139,28 @@ def _function(pickler: Any, func: Any) -> Any:
     else:
         made = (rebuild.function, (func.__code__, globals_, func.__closure__))
     return (*made, state, None, None, rebuild.set_function)
+
+
+MAKING = ("__new__", "__setitem__", "append", "extend", "add")
+"""Methods that pickle calls to make an object again."""
+
+
+def without_users_code(obj: Any, reduced: Any) -> Any:
+    """The recipe ``reduced`` of `object`, without those of `MAKING` that the user wrote."""
+    kind = type(obj)
+    if reduced[0] not in (copyreg.__newobj__, copyreg.__newobj_ex__):  # type: ignore[attr-defined]
+        return reduced
+    maker = lends(kind, "__new__")
+    if maker is not None:
+        given = getattr(maker, "__getnewargs__", None)
+        args = given(obj) if given is not None else ()
+        reduced = (rebuild.made_by, (kind, maker, args), *reduced[2:])
+    filled = [name for name in MAKING[1:] if lends(kind, name) is not None]
+    if filled and any(reduced[3:5]):
+        state, items, pairs = (*reduced[2:], None, None)[:3]
+        content = (state, list(items or ()), list(pairs or ()))
+        reduced = (*reduced[:2], content, None, None, rebuild.fill)
+    return reduced
 
 
 def made_class(kind: type, reduced: Any) -> Any:
@@ -276,22 +303,48 @@ def _replay(pickler: Any, replay: Any) -> Any:
 def _array(pickler: Any, array: Any) -> Any:
     """An array that shares another array's memory goes on sharing it."""
     numpy = sys.modules["numpy"]
-    root = array
-    while isinstance(root.base, numpy.ndarray):
-        root = root.base
-    if root is array or id(array) in pickler.private or array.dtype.hasobject:
-        return NotImplemented
-    if type(root) is not numpy.ndarray or not (root.flags.c_contiguous or root.flags.f_contiguous):
+    root = _root(array)
+    if root is array or id(array) in pickler.private:
         return NotImplemented
     start = root.__array_interface__["data"][0]
     offset = array.__array_interface__["data"][0] - start
     # numpy 1 has it at the top.
     bounds = getattr(numpy.lib, "array_utils", numpy).byte_bounds
     low, high = bounds(array) if array.size else (start, start)
-    if low < start or high > start + root.nbytes:
-        return NotImplemented
+    if (
+        array.dtype.hasobject
+        or root.dtype.hasobject
+        or isinstance(root, numpy.ma.MaskedArray)
+        or not (root.flags.c_contiguous or root.flags.f_contiguous)
+        or low < start
+        or high > start + root.nbytes
+    ):
+        return _array_of_its_own(pickler, array)
     args = (root, type(array), array.dtype, array.shape, array.strides, offset)
     return rebuild.array_view, (*args, array.flags.writeable)
+
+
+def _root(array: Any) -> Any:
+    """The array whose memory it is: of a view, and of what `as_strided` made."""
+    numpy = sys.modules["numpy"]
+    while True:
+        base = array.base
+        if type(base).__name__ == "DummyArray":
+            base = base.base
+        if not isinstance(base, numpy.ndarray):
+            return array
+        array = base
+
+
+def _array_of_its_own(pickler: Any, array: Any) -> Any:
+    """One that gets memory of its own; told, if somebody has the same memory."""
+    base = array.base
+    if id(array) in pickler.private or not isinstance(base, sys.modules["numpy"].ndarray):
+        return NotImplemented
+    # The array itself, `base` and the argument; a base that nobody else has is no loss.
+    if sys.getrefcount(base) > 3 or _root(base) is not base:
+        pickler.degrade(array, f"it no longer shares memory with another {type_name(base)}")
+    return NotImplemented
 
 
 def _type_limits(_pickler: Any, limits: Any) -> Any:
@@ -310,6 +363,15 @@ def _memmap(pickler: Any, array: Any) -> Any:
     order = "C" if array.flags.c_contiguous else "F"
     mode = "r" if mode == "r" else "r+"
     return rebuild.memmap, (str(path), array.dtype, mode, array.offset, array.shape, order)
+
+
+def _callbacks(pickler: Any, registry: Any) -> Any:
+    kept = getattr(registry, "_pickled_cids", ())
+    for connected in registry.callbacks.values():
+        for number, function in connected.items():
+            if number not in kept and is_users_code(function()):
+                pickler.degrade(registry, "functions connected to its events are not kept")
+    return NotImplemented
 
 
 def _block_manager(pickler: Any, manager: Any) -> Any:
