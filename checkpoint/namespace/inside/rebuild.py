@@ -141,12 +141,13 @@ def made_by(cls: Any, maker: Any, args: tuple[Any, ...]) -> Any:
 def fill(made: Any, content: tuple[Any, list[Any], list[Any]]) -> None:
     """Give a container its items and its state, without the user's own methods for that."""
     state, items, pairs = content
-    kind = type(made)
+    kind: Any = type(made)
     if items:
-        (lends(kind, "extend") or kind).extend(made, items)
-    setter = (lends(kind, "__setitem__") or kind).__setitem__
+        made_list: Any = lends(kind, "extend") or kind
+        made_list.extend(made, items)
+    made_dict: Any = lends(kind, "__setitem__") or kind
     for key, value in pairs:
-        setter(made, key, value)
+        made_dict.__setitem__(made, key, value)
     if state is None:
         return
     if hasattr(made, "__setstate__"):

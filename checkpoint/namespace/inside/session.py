@@ -252,12 +252,16 @@ def restore_modules(
             shell.user_ns[name] = importlib.import_module(module)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
+    missing: dict[str, list[str]] = {}
     for module in saved["submodules"]:
         if module not in sys.modules and module.partition(".")[0] in sys.modules:
             try:
                 importlib.import_module(module)
-            except Exception as error:
-                also(f"module {module}", error)
+            except Exception:
+                missing.setdefault(module.partition(".")[0], []).append(module)
+    for top, names in missing.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        also(f"modules of {top}", ImportError(f"there is no {', '.join(names[:3])}{more} here"))
     return failed
 
 

@@ -4,6 +4,7 @@ directory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -12,9 +13,9 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import blocks, groups, imported, moves, patches, rebuild, session, settings, stalls
 
@@ -55,13 +56,13 @@ def dump(
     also = _also(report)
     entries, modules = session.namespace_entries(shell)
     own = imported.entries()
-    with stalls.watched(patience):
+    with stalls.watched(patience), _silence():
         seed_names, seeds = session.seeds(shell, entries, own)
     entries += own
     process = session.capture_process(shell, modules)
     process["random"] = session.capture_random()
     named = [entry for entry in entries if entry.state != "lost"]
-    with stalls.watched(patience):
+    with stalls.watched(patience), _silence():
         found = groups.collect(named, seeds, limit, store.hints)
     process["settings"], failed = settings.capture(filters)
     process["python"] = settings.capture_python(python)
@@ -100,6 +101,13 @@ def dump(
         also(name, None)
     report["bytes"] = store.size()
     report["written"] = store.written
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What a `__getstate__` of the user's prints is no output of a cell."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _described(entry: groups.Entry) -> dict[str, Any]:
@@ -187,18 +195,38 @@ def load(shell: Any, path: Path, report: dict[str, Any], python: dict[str, Any])
     return filters
 
 
+class _Chained:
+    """One stream after the other; no read goes over the border. Nothing is copied: large values
+    are read into the place where they stay.
+    """
+
+    def __init__(self, first: BinaryIO, second: BinaryIO) -> None:
+        self._source, self._next = first, second
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        if data or self._source is self._next:
+            return data
+        self._source = self._next
+        return self._source.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._source.readinto(buffer))  # type: ignore[attr-defined]
+
+    def readline(self) -> bytes:
+        return self._source.readline()
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads a stream whose memo begins with ``seeds``, as :class:`.pickler.Pickler` wrote it."""
 
-    def __init__(
-        self, data: bytearray | mmap.mmap, buffers: list[memoryview], seeds: list[Any]
-    ) -> None:
+    def __init__(self, file: BinaryIO, buffers: list[memoryview], seeds: list[Any]) -> None:
         # The memo cannot be set from outside (CPython drops what `Unpickler.memo = {...}` is
         # given), so a pickle before the first one puts the seeds there.
         put = [pickle.BININT + struct.pack("<i", i) for i in range(len(seeds))]
         code = [number + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for number in put]
         prologue = b"".join([pickle.PROTO + b"\x05", *code, pickle.NONE, pickle.STOP])
-        super().__init__(io.BytesIO(prologue + bytes(data)), buffers=buffers)
+        super().__init__(_Chained(io.BytesIO(prologue), file), buffers=buffers)
         self._seeds = seeds
         self.load()
 
@@ -236,30 +264,33 @@ def _load_group(
     report: dict[str, Any],
 ) -> int:
     """Load one stream; returns its size in bytes. After a failure the rest of it is lost."""
-    why = None
-    size = 0
-    unpickler: _Unpickler | None = None
-    if group["code"] and python.split(".")[:2] != PYTHON.split(".")[:2]:
-        why = f"it holds code compiled by Python {python}, this kernel is Python {PYTHON}"
-    else:
-        try:
-            data = _read(path / group["file"], group["size"])
-            buffers = [_buffer(path, *buffer) for buffer in group["buffers"]]
-            size = group["size"] + sum(buffer.nbytes for buffer in buffers)
-            unpickler = _Unpickler(data, buffers, seeds)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-    for entry in group["entries"]:
-        told = {"state": "lost", "why": why}
-        if unpickler is not None and why is None:
+    with contextlib.ExitStack() as files:
+        why = None
+        size = 0
+        unpickler: _Unpickler | None = None
+        if group["code"] and python.split(".")[:2] != PYTHON.split(".")[:2]:
+            why = f"it holds code compiled by Python {python}, this kernel is Python {PYTHON}"
+        else:
             try:
-                value = unpickler.load()
-            except BaseException as error:
-                why = told["why"] = f"{type(error).__name__}: {error}"
-            else:
-                told = _place(shell, entry, value, changed)
-        _tell_entry(report, {**entry, **told})
-    return size
+                file = files.enter_context(open(path / group["file"], "rb"))
+                if os.fstat(file.fileno()).st_size != group["size"]:
+                    raise ValueError(f"{group['file']} does not have its {group['size']} bytes")
+                buffers = [_buffer(path, *buffer) for buffer in group["buffers"]]
+                size = group["size"] + sum(buffer.nbytes for buffer in buffers)
+                unpickler = _Unpickler(file, buffers, seeds)
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+        for entry in group["entries"]:
+            told = {"state": "lost", "why": why}
+            if unpickler is not None and why is None:
+                try:
+                    value = unpickler.load()
+                except BaseException as error:
+                    why = told["why"] = f"{type(error).__name__}: {error}"
+                else:
+                    told = _place(shell, entry, value, changed)
+            _tell_entry(report, {**entry, **told})
+        return size
 
 
 def _place(

@@ -88,3 +88,12 @@ def test_an_object_whose_saving_never_ends_is_lost_once_and_the_users_alarm_is_l
     assert moved.kernel.value("len(Hangs.tried)") == "1"
     assert moved.kernel.value("30 < signal.getitimer(signal.ITIMER_REAL)[0] <= 40") == "True"
     assert moved.kernel.value("len(rang)") == "0"
+
+
+def test_what_is_printed_while_an_object_is_saved_is_no_output(moved: Moved) -> None:
+    moved.kernel.run(
+        "import typing\nclass Loud:\n    def __getstate__(self):\n        print('saved')\n"
+        "        return {'a': 1}\nloud = Loud()\nUserId = typing.NewType('UserId', int)"
+    )
+    assert moved.move().named("lost") == []  # a dump that says anything fails here
+    assert moved.kernel.value("(loud.a, UserId(3), UserId.__supertype__)") == ("(1, 3, int)")
