@@ -24,6 +24,7 @@ State = Literal["exact", "degraded", "lost"]
 DUMP_REPORT = "report.json"
 INDEX = "index.json"
 LIMIT = 16 << 30  # bytes one dump may hold
+PATIENCE = 10.0  # seconds
 
 INSIDE = Path(__file__).with_name("inside")
 """What runs in the kernel: a directory of modules. A kernel that cannot see it gets a copy."""
@@ -33,14 +34,15 @@ LENT = "lent"
 
 _NAME = "_sessionkeeper_namespace"
 # One expression: a statement would leave a name in the user's namespace, and names that the user
-# may have given another meaning (`open`, `exec`, `id`) are not used.
-_CODE = """(lambda sys, util, name, start: (
+# may have given another meaning (`open`, `exec`, `__import__`) are not used.
+_CODE = """(lambda load: (lambda sys, util, name, start: (
     name in sys.modules or (lambda module: (
         sys.modules.__setitem__(name, module), module.__spec__.loader.exec_module(module)))(
             util.module_from_spec(util.spec_from_file_location(
                 name, start + "/__init__.py", submodule_search_locations=[start]))),
     sys.modules[name].{call}) and None)(
-        __import__("sys"), __import__("importlib.util").util, {name!r}, {start!r})"""
+        load("sys"), load("importlib.util").util, {name!r}, {start!r})
+    )((lambda: 0).__builtins__["__import__"])"""
 
 
 class NamespaceError(CheckpointError):
@@ -90,17 +92,20 @@ class Report:
         return [name for name, variable in self.variables.items() if variable.state == state]
 
 
-def dump_code(directory: Path, *, limit: int = LIMIT, inside: Path = INSIDE) -> str:
+def dump_code(
+    directory: Path, *, limit: int = LIMIT, patience: float = PATIENCE, inside: Path = INSIDE
+) -> str:
     """Code that writes the namespace to ``directory``, at most ``limit`` bytes, and ``report.json``
     in it.
 
-    A variable beyond the limit is reported lost. Run it silently, between two cells. A report of an
+    A variable beyond the limit is reported lost, and so is one whose saving makes no progress for
+    ``patience`` seconds. Run it silently, between two cells. A report of an
     earlier dump is removed here and now, so that it is not taken for the one of this dump. Paths
     are the kernel's; ``inside`` is where it finds a copy of `INSIDE`.
     """
     with contextlib.suppress(OSError):
         (directory / DUMP_REPORT).unlink()
-    return _code("dump", inside, str(directory), limit)
+    return _code("dump", inside, str(directory), limit, patience)
 
 
 def load_code(
@@ -124,7 +129,7 @@ def load_code(
 
 
 def _code(
-    function: str, inside: Path, directory: str, *more: int | str | tuple[str, str] | None
+    function: str, inside: Path, directory: str, *more: float | str | tuple[str, str] | None
 ) -> str:
     borrowed = str(Path(cloudpickle.__file__).parents[1])
     call = f"{function}{(directory, borrowed, *more)!r}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -84,7 +85,10 @@ async def hold(
 
 
 async def dump(
-    kernels: Iterable[HostedKernel], stands: Mapping[str, variables.Stand], place: Place
+    kernels: Iterable[HostedKernel],
+    stands: Mapping[str, variables.Stand],
+    place: Place,
+    until: float | None = None,
 ) -> dict[str, Dumped]:
     """Have the kernels, held, write their variables to where :meth:`Dumped.store` finds them."""
     dumped = {}
@@ -94,9 +98,9 @@ async def dump(
             continue
         exchange = await asyncio.to_thread(place.exchange, kernel.slot)
         name = os.fsdecode(variables.DUMPED)
-        code = engine.dump_code(exchange.seen / name, inside=exchange.inside)
+        code = functools.partial(_code, exchange.seen / name, exchange.inside)
         try:
-            await variables.execute(kernel.relay, code)
+            await variables.write(kernel.relay, until, code)
             report = read_report(exchange.directory, name, engine.DUMP_REPORT)
         except (CheckpointError, GatewayError) as error:
             unsaved = {**kernel.record(), "unsaved": f"its variables could not be saved: {error}"}
@@ -105,6 +109,10 @@ async def dump(
         detail = variables.detail(kernel, stand, place.seen(place.home), report)
         dumped[kernel.kernel_id] = Dumped(exchange.directory, detail)
     return dumped
+
+
+def _code(directory: Path, inside: Path, patience: float) -> str:
+    return engine.dump_code(directory, patience=patience, inside=inside)
 
 
 def fall_back(manifest: Manifest, why: str) -> Manifest:

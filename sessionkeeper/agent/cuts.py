@@ -37,12 +37,13 @@ class Cuts:
     async def processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
         """Process images, and variables beside them as far as they are ``wanted``."""
         held, done = self.running(), False
+        until = time.monotonic() + within if final else None
         try:
             found, stands = await beside.hold(held, wanted, within)
             began = time.monotonic()
             async with self._hosted.changing:
                 kernels = self.running()
-                dumped = await beside.dump(kernels, stands, self._hosted.place)
+                dumped = await beside.dump(kernels, stands, self._hosted.place, until)
                 took = time.monotonic() - began
                 cut = await asyncio.to_thread(self._savepoints.cut, kernels, self._meta, final)
             done = True
@@ -59,6 +60,7 @@ class Cuts:
         """Variables alone, in the session's tree."""
         place = self._hosted.place
         kernels, done = self.running(), False
+        until = time.monotonic() + within if final else None
         try:
             stands = await variables.hold(kernels, within)
             began = time.monotonic()
@@ -66,7 +68,7 @@ class Cuts:
                 there = self.running()
                 kernels = [kernel for kernel in kernels if kernel in there]
                 namespaces = await variables.dump(
-                    kernels, stands, place.tree, place.seen(place.home)
+                    kernels, stands, place.tree, place.seen(place.home), until
                 )
                 cut = await asyncio.to_thread(
                     self._savepoints.cut, kernels, self._meta, final, namespaces

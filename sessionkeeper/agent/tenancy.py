@@ -227,7 +227,8 @@ class Tenancy:
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
-        return {"state": "restored", "why": why}
+        told = filter(None, (detail.get("stale"), why))
+        return {"state": "restored", "why": "; ".join(told) or None}
 
     async def start_kernel(self, **kernel: Any) -> None:
         """Start a kernel of the kernelspec ``name`` in the directory ``path`` of the workspace."""

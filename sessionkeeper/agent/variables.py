@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from checkpoint.namespace import engine
-from gateway.errors import GatewayError
+from gateway.errors import AgentTimeout, GatewayError, RemoteError
 from sessionkeeper.agent.errors import KernelBusy, KernelStartFailed
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.relay import ShimRelay
@@ -31,7 +32,16 @@ SILENCE = 5.0
 """Seconds in which an idle kernel must have answered, and its outputs be acknowledged."""
 
 LONGEST = 600.0
-"""Seconds that one dump or load may take."""
+"""Seconds that one load may take."""
+
+LONGEST_DUMP = 60.0
+"""Seconds that one dump may take, beside those for its size."""
+
+SLOWEST = 20e6
+"""Bytes per second: a dump that was large may take longer."""
+
+SHORTEST = 2.0
+"""Seconds that a dump has also where the node's deadline leaves it less."""
 
 NAMED = 10
 """So many variables of a kind are named to the user; of the others, how many there are."""
@@ -63,14 +73,18 @@ async def release(kernels: Iterable[HostedKernel]) -> None:
 
 
 async def dump(
-    kernels: list[HostedKernel], stands: dict[str, Stand], tree: Path, workspace: str
+    kernels: list[HostedKernel],
+    stands: dict[str, Stand],
+    tree: Path,
+    workspace: str,
+    until: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write the variables of ``kernels``, held, below ``tree``.
+    """Write the variables of ``kernels``, held, below ``tree``, by ``until`` (monotonic time).
 
     Returns ``{kernel_id: detail}``, what a checkpoint says of each: its record, its positions,
-    where its ``workspace`` is and what is ``lost`` in words, or ``unsaved`` with the reason.
-    Raises ``CheckpointError`` when the variables of one that were saved before cannot be now, and
-    ``GatewayError``.
+    where its ``workspace`` is and what is ``lost`` in words, or ``unsaved`` with the reason. One
+    that was saved before and cannot be now has the variables it had then; ``stale`` says so.
+    Raises ``CheckpointError`` when those are gone too, and :class:`ShimGone`.
     """
     details = {}
     for kernel in kernels:
@@ -81,18 +95,61 @@ async def dump(
             details[kernel.kernel_id] = {**kernel.record(), "unsaved": reason}
         elif stand is not None and kernel.relay is not None:
             directory = tree / DIRECTORY / kernel.kernel_id
-            before = (directory / engine.INDEX).exists()
-            await execute(kernel.relay, engine.dump_code(directory))
-            try:
-                report = engine.read_report(directory / engine.DUMP_REPORT)
-            except engine.NamespaceError as error:
-                if before:
-                    raise
-                # Most likely it never can be: no reason to save nothing else of the session.
-                details[kernel.kernel_id] = {**kernel.record(), "unsaved": f"{error}"}
-                continue
-            details[kernel.kernel_id] = detail(kernel, stand, workspace, report)
+            details[kernel.kernel_id] = await _dump(kernel, stand, directory, workspace, until)
     return details
+
+
+async def _dump(
+    kernel: HostedKernel, stand: Stand, directory: Path, workspace: str, until: float | None
+) -> dict[str, Any]:
+    assert kernel.relay is not None
+    index, life = directory / engine.INDEX, directory.with_suffix(".generation")
+    before = index.exists() and life.exists() and life.read_text() == str(kernel.generation)
+    try:
+        await write(kernel.relay, until, lambda patience: engine.dump_code(
+            directory, patience=patience), _size(directory))  # fmt: skip
+        report = engine.read_report(directory / engine.DUMP_REPORT)
+    except (engine.NamespaceError, AgentTimeout, RemoteError) as error:
+        if before and not index.exists():
+            raise  # what is in the newest checkpoint is more than what there is here
+        reason = f"its variables could not be saved: {error}"
+        if not before:
+            # Most likely it never can be: no reason to save nothing else of the session.
+            life.unlink(missing_ok=True)
+            return {**kernel.record(), "unsaved": reason}
+        # Not run again from there: the files are of today, and cells would change them twice.
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(index.stat().st_mtime))
+        return {
+            **_positions(kernel, stand, workspace),
+            "lost": f"what it computed since {at} ({reason})",
+            "stale": f"its variables are those of {at}, later ones could not be saved",
+        }
+    life.write_text(str(kernel.generation))
+    return detail(kernel, stand, workspace, report)
+
+
+async def write(
+    relay: ShimRelay, until: float | None, code: Callable[[float], str], size: int = 0
+) -> None:
+    """Have a kernel run the dump that ``code`` makes of the seconds that one value may stall.
+
+    A dump that does not end in time is interrupted. Raises ``GatewayError`` when that is no use.
+    """
+    longest = LONGEST_DUMP + size / SLOWEST
+    if until is not None:
+        longest = max(SHORTEST, min(longest, until - time.monotonic()))
+    patience = min(engine.PATIENCE, longest / 2)
+    try:
+        await execute(relay, code(patience), longest)
+    except (AgentTimeout, RemoteError):
+        await relay.call("interrupt")
+        await execute(relay, "", SHORTEST)
+
+
+def _size(directory: Path) -> int:
+    with contextlib.suppress(OSError):
+        return sum(entry.stat().st_size for entry in os.scandir(directory))
+    return 0
 
 
 def detail(
@@ -100,11 +157,17 @@ def detail(
 ) -> dict[str, Any]:
     """What a checkpoint says of a kernel whose variables are saved."""
     return {
+        **_positions(kernel, stand, workspace),
+        "lost": ", ".join(filter(None, (named(report, "lost"), _beside(report)))),
+    }
+
+
+def _positions(kernel: HostedKernel, stand: Stand, workspace: str) -> dict[str, Any]:
+    return {
         **kernel.record(),
         "applied": stand["applied"],
         "next_seq": stand["produced"] + 1,
         "workspace": workspace,
-        "lost": ", ".join(filter(None, (named(report, "lost"), _beside(report)))),
     }
 
 
@@ -199,6 +262,6 @@ async def _ready(relay: ShimRelay) -> None:
         await asyncio.sleep(POLL)
 
 
-async def execute(relay: ShimRelay, code: str) -> None:
-    """Run code in a kernel, silently."""
-    await relay.call("execute", code=code, timeout=LONGEST, wait=LONGEST + 5)
+async def execute(relay: ShimRelay, code: str, longest: float = LONGEST) -> None:
+    """Run code in a kernel, silently, for at most ``longest`` seconds."""
+    await relay.call("execute", code=code, timeout=longest, wait=longest + 5)

@@ -204,6 +204,41 @@ async def test_drain_between_cells_moves_every_kernel(system: System, folder: Fo
         assert "went back" not in since(after, before)
 
 
+async def test_an_object_whose_saving_hangs_stops_neither_other_kernels_nor_a_drain(
+    system: System, folder: Folder
+):
+    second = await Folder(system, f"{folder.name}-2").create()
+    async with system.kernel(path=folder.name) as one, system.kernel(path=second.name) as two:
+        await two.ask("q = 1")
+        await one.ask(
+            "import threading\nclass Hangs:\n    def __reduce__(self):\n"
+            "        threading.Event().wait()\nh, z = Hangs(), 6"
+        )
+        assert await two.ask("q = 2; q") == "2"
+        before = await system.running()
+        await system.drain(before["node"])
+        after = await system.running()
+        assert "variables lost: h (Hangs)" in since(after, before)
+        assert await one.ask("z") == "6"
+        assert await two.ask("q") == "2"
+
+
+async def test_a_kernel_that_can_no_longer_be_saved_comes_back_as_it_was_then_and_the_user_knows(
+    system: System, folder: Folder
+):
+    second = await Folder(system, f"{folder.name}-2").create()
+    async with system.kernel(path=folder.name) as one, system.kernel(path=second.name) as two:
+        await system.cell(one, "a = 1")
+        await system.cell(one, "a = 2; get_ipython().user_ns_hidden = None")
+        await system.cell(two, "b = 3")
+        before = await system.running()
+        assert any("what it computed since" in warning for warning in before["warnings"])
+        await system.lose()
+        assert await one.ask("a") == "1"
+        assert await two.ask("b") == "3"
+        assert "its variables are those of" in since(await system.running(), before)
+
+
 async def test_short_cell_ends_before_the_node_goes_and_is_not_run_again(
     system: System, folder: Folder
 ):

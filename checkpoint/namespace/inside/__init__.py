@@ -7,27 +7,74 @@ what went wrong is in the report they write.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.machinery
 import importlib.util
 import json
+import os
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
 DEEPEST = 3000  # Python's recursion limit while pickling
+CLOUDPICKLE = f"{__name__}.cloudpickle"
 _directories: dict[str, Any] = {}
 
 
-def _borrow(name: str, directory: str) -> None:
-    """Make module ``name`` importable: the kernel's own, else the one in ``directory``."""
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        return
-    spec = importlib.machinery.PathFinder.find_spec(name, [directory])
+def is_installed(entry: Any) -> bool:
+    """Whether this entry of ``sys.path`` holds libraries, and no files of the notebook's."""
+    if type(entry) is not str or not entry:
+        return False
+    parts = Path(entry).parts
+    roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    library = any(part.startswith(("site-packages", "dist-packages")) for part in parts)
+    stdlib = any(part.startswith("python") for part in parts[-2:])
+    return library or (stdlib and any(entry.startswith(root + os.sep) for root in roots))
+
+
+@contextlib.contextmanager
+def _libraries_only() -> Iterator[None]:
+    """What the engine imports meanwhile is no file of the notebook's (a `platform.py`), and what
+    the notebook imports afterwards is none of ours.
+    """
+    path, before = list(sys.path), set(sys.modules)
+    sys.path[:] = [entry for entry in path if is_installed(entry)]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        own = [entry for entry in path if type(entry) is str and not is_installed(entry)]
+        for name in sys.modules.keys() - before:
+            top = str(name).partition(".")[0]
+            if top != __name__ and importlib.machinery.PathFinder.find_spec(top, own) is not None:
+                del sys.modules[name]
+
+
+def _borrow(directory: str) -> None:
+    """Have cloudpickle and xxhash: the kernel's own, else those in ``directory``.
+
+    cloudpickle gets a name of ours: pickles name it, and what the notebook has under its name may
+    be a file of the user's.
+    """
+    find = importlib.machinery.PathFinder.find_spec
+    if CLOUDPICKLE not in sys.modules:
+        spec = find("cloudpickle", sys.path) or find("cloudpickle", [directory])
+        if spec is None or spec.origin is None:
+            raise ImportError("cloudpickle is not there")
+        file = Path(spec.origin).with_name("cloudpickle.py")
+        _execute(CLOUDPICKLE, importlib.util.spec_from_file_location(CLOUDPICKLE, file))
+    if "xxhash" not in sys.modules:
+        with contextlib.suppress(ImportError):  # built for another Python
+            _execute("xxhash", find("xxhash", sys.path) or find("xxhash", [directory]))
+
+
+def _execute(name: str, spec: importlib.machinery.ModuleSpec | None) -> None:
     if spec is None or spec.loader is None:
         return
     module = importlib.util.module_from_spec(spec)
@@ -55,20 +102,22 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
     started = time.perf_counter()
     report: dict[str, Any] = {"variables": {}, "bytes": 0, "also": {}}
     path = Path(directory)
-    collecting, interval, depth = gc.isenabled(), sys.getswitchinterval(), sys.getrecursionlimit()
+    interval = sys.getswitchinterval()
+    held = {"collecting": gc.isenabled(), "depth": sys.getrecursionlimit()}
     # No collection: it would run the user's finalizers. No switch: one moment, not several. No
     # deeper than the stack is for sure: a deep structure must not crash the kernel.
     gc.disable()
-    sys.setrecursionlimit(min(depth, DEEPEST))
+    sys.setrecursionlimit(min(held["depth"], DEEPEST))
     sys.setswitchinterval(60)
     try:
         (path / report_name).unlink(missing_ok=True)
         filters = list(warnings.filters)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _borrow("cloudpickle", borrowed)
-            _borrow("xxhash", borrowed)
-            filters = work(path, report, filters)
+            with _libraries_only():
+                _borrow(borrowed)
+                from . import blocks, moves, transfer  # noqa: F401 - while nothing is in the way
+            filters = work(path, report, filters, held)
         if filters:
             _set_filters(filters)
     except BaseException as error:
@@ -76,8 +125,8 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
         report["trace"] = traceback.format_exc()
     finally:
         sys.setswitchinterval(interval)
-        sys.setrecursionlimit(depth)
-        if collecting:
+        sys.setrecursionlimit(held["depth"])
+        if held["collecting"]:
             gc.enable()
     report["seconds"] = round(time.perf_counter() - started, 6)
     try:
@@ -89,14 +138,17 @@ def _run(directory: str, borrowed: str, report_name: str, work: Any) -> None:
         print(f"sessionkeeper: no report at {path}: {error}", file=sys.__stderr__)
 
 
-def dump(directory: str, borrowed: str, limit: int) -> None:
-    """Write the session, at most ``limit`` bytes, and ``report.json`` into ``directory``."""
+def dump(directory: str, borrowed: str, limit: int, patience: float) -> None:
+    """Write the session, at most ``limit`` bytes, and ``report.json`` into ``directory``.
 
-    def work(path: Path, report: dict[str, Any], filters: list[Any]) -> None:
+    What makes no progress for ``patience`` seconds is left out.
+    """
+
+    def work(path: Path, report: dict[str, Any], filters: list[Any], held: dict[str, Any]) -> None:
         from . import blocks, transfer
 
         store = _directories.setdefault(directory, blocks.Directory(path))
-        transfer.dump(_kernel_shell(), store, limit, report, filters)
+        transfer.dump(_kernel_shell(), store, limit, report, filters, held, patience)
 
     _run(directory, borrowed, REPORT, work)
 
@@ -108,11 +160,13 @@ def load(
     ``report_path``. ``moved``: where the workspace was, and where it is.
     """
 
-    def work(path: Path, report: dict[str, Any], filters: list[Any]) -> list[Any]:
+    def work(
+        path: Path, report: dict[str, Any], filters: list[Any], held: dict[str, Any]
+    ) -> list[Any]:
         from . import moves, transfer
 
         with moves.following(moved):
-            return transfer.load(_kernel_shell(), Path(directory), report)
+            return transfer.load(_kernel_shell(), Path(directory), report, held)
 
     target = Path(report_path)
     _run(str(target.parent), borrowed, target.name, work)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,18 @@ def _digest_function() -> Any:
         import xxhash
 
         return xxhash.xxh3_128_digest
-    except ImportError:
+    except (ImportError, AttributeError):  # or a file of the user's
         pass
     try:
         import blake3
 
-        return lambda data: blake3.blake3(data).digest()
-    except ImportError:
+        digest = blake3.blake3
+        return lambda data: digest(data).digest()
+    except (ImportError, AttributeError):
         return lambda data: hashlib.blake2b(data, digest_size=16).digest()
+
+
+_digest = _digest_function()
 
 
 class Directory:
@@ -60,7 +63,6 @@ class Directory:
         index.unlink(missing_ok=True)
         self._used = set()
         self.written = 0
-        self._digest = _digest_function()
 
     def buffer_name(self, address: int, size: int) -> str:
         """A file name for the memory at ``address`` that stays the same from dump to dump."""
@@ -79,7 +81,7 @@ class Directory:
         self._used.add(name)
         old = self._digests.pop(name, [])
         unchanged = self._sizes.pop(name, None) == len(data)
-        new = [self._digest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
+        new = [_digest(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
         changed = [i for i, digest in enumerate(new) if i >= len(old) or old[i] != digest]
         if changed or not unchanged:
             file = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -88,7 +90,7 @@ class Directory:
                 for i in changed:
                     # A copy: another thread may write to the array between digest and write.
                     copy = bytes(data[i * BLOCK : (i + 1) * BLOCK])
-                    new[i] = self._digest(copy)
+                    new[i] = _digest(copy)
                     done = 0
                     while done < len(copy):  # a full disk takes a part, then says so
                         done += os.pwrite(file, copy[done:], i * BLOCK + done)
@@ -110,7 +112,7 @@ class Directory:
         self._digests = {n: d for n, d in self._digests.items() if n in self._used}
         self._sizes = {n: s for n, s in self._sizes.items() if n in self._used}
         self._names = {k: n for k, n in self._names.items() if n in self._used}
-        self._nonce = secrets.token_hex(8)
+        self._nonce = os.urandom(8).hex()
         write_json(self.path / INDEX, {**index, "nonce": self._nonce})
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .pickler import LostVariable, Pickler, Stream, TooLarge, type_name
+from .kinds import type_name
+from .pickler import LostVariable, Pickler, Stream, TooLarge
 
 # Sharing these means nothing: they cannot be changed, or are found by name.
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), range, datetime.tzinfo)
@@ -178,7 +179,7 @@ def _shared(pickler: Pickler, seeds: int) -> dict[int, Any]:
         except KeyError:
             counts = by_kind[kind] = _counts(kind)
         if counts is None:
-            text = isinstance(obj, (str, bytes))
+            text = issubclass(kind, (str, bytes))
             counts = len(obj) >= LARGE if text else key in pickler.by_value
         if counts and index >= seeds:
             shared[key] = obj

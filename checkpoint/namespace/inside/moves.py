@@ -40,7 +40,7 @@ def left_behind(value: Any) -> str | None:
 
     It is not changed: nobody but the user knows whether it is meant as a path.
     """
-    if _moved is None or not isinstance(value, (str, bytes, PurePath)):
+    if _moved is None or not issubclass(type(value), (str, bytes, PurePath)):
         return None
     if not _below(os.fsdecode(value)):
         return None

@@ -14,6 +14,8 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from . import kinds
+
 TOLD = "set by the notebook; the module is imported anew, without it"
 
 
@@ -44,7 +46,7 @@ def found(
             if name is not None:
                 names[name] = None
     for module_name in modules:
-        for name, value in list(vars(sys.modules[module_name]).items()):
+        for name, value in kinds.content(sys.modules.get(module_name)).items():
             if _is_of_notebook(value, user_ns):
                 names[f"{module_name}.{name}"] = None
     return list(names)
@@ -115,16 +117,18 @@ def _changed(target: Target, user_ns: dict[str, Any], spared: set[int]) -> str |
 
 def _is_imported(owner: Any) -> bool:
     """Whether ``owner`` is a module, or a class of one, that is not the notebook itself."""
-    if isinstance(owner, types.ModuleType):
-        return owner.__name__ != "__main__" and sys.modules.get(owner.__name__) is owner
-    return isinstance(owner, type) and owner.__module__ in sys.modules.keys() - {"__main__"}
+    if kinds.is_module(owner):
+        return kinds.module_name(owner) not in (None, "__main__")
+    if not issubclass(type(owner), type):
+        return False
+    return kinds.text_of(owner, "__module__") in sys.modules.keys() - {"__main__"}
 
 
 def _is_own(value: Any, name: str, owner: Any) -> bool:
     """Whether ``value`` was defined there under this name: a change that was taken back."""
     module = owner.__module__ if isinstance(owner, type) else owner.__name__
     return (
-        isinstance(value, (type, types.FunctionType))
+        issubclass(type(value), (type, types.FunctionType))
         and value.__module__ == module
         and value.__name__ == name
     )
@@ -133,4 +137,4 @@ def _is_own(value: Any, name: str, owner: Any) -> bool:
 def _is_of_notebook(value: Any, user_ns: dict[str, Any]) -> bool:
     if type(value) is types.FunctionType:
         return value.__globals__ is user_ns
-    return isinstance(value, type) and value.__module__ == "__main__"
+    return issubclass(type(value), type) and kinds.text_of(value, "__module__") == "__main__"

@@ -12,10 +12,9 @@ import sys
 import types
 from typing import Any
 
-import cloudpickle
-
-from . import rebuild, reducers
+from . import cloudpickle, rebuild, reducers, stalls  # type: ignore[attr-defined]
 from .files import Unsaved
+from .kinds import lends, text_of, type_name
 
 SMALL = 64 * 1024  # bytes; smaller buffers go into the pickle, larger ones into files of their own
 
@@ -36,20 +35,12 @@ class Stream(io.BytesIO):
         self._left = limit
 
     def write(self, data: Any) -> int:
+        stalls.progress()
         size = super().write(data)
         self._left -= size
         if self._left < 0:
             raise TooLarge("the dump would exceed its size limit")
         return size
-
-
-def type_name(obj: Any) -> str:
-    kind = type(obj)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else (f"{kind.__module__}.{kind.__qualname__}")
-    )
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -89,14 +80,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """
         self.notes = []
         self._root = value
+        stalls.progress()
         try:
             pickle.Pickler.dump(self, value)
         except (LostVariable, TooLarge):
             raise
+        except stalls.Stalled as error:
+            raise LostVariable(str(error)) from None
         except RecursionError:
             raise LostVariable("it is nested too deeply") from None
         except BaseException as error:
             raise LostVariable(_reason(error)) from error
+        finally:
+            stalls.rest()
         return list(dict.fromkeys(self.notes))
 
     def degrade(self, obj: Any, why: str) -> None:
@@ -112,7 +108,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         except (LostVariable, TooLarge, RecursionError, MemoryError):
             raise
         except BaseException as error:
-            why = str(error) if isinstance(error, Unsaved) else _reason(error)
+            why = _reason(error)
+            if isinstance(error, (Unsaved, stalls.Stalled)):
+                why = str(error)
+            if isinstance(error, stalls.Stalled):
+                stalls.kinds.add(type(obj))
             if obj is self._root:
                 raise LostVariable(why) from error
             name = type_name(obj)
@@ -125,18 +125,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             rule = self._rules[kind]
         except KeyError:
             rule = self._rules[kind] = reducers.reducer_for(kind)
+        if kind in stalls.kinds:
+            raise Unsaved(stalls.WHY)
         reduced = NotImplemented if rule is None else rule(self, obj)
         if reduced is NotImplemented and kind is not types.FunctionType:
             if issubclass(kind, type):
                 reduced = super().reducer_override(obj)
                 if reduced is NotImplemented:
                     return NotImplemented
-                if obj.__module__ != "builtins":
+                if text_of(obj, "__module__") != "builtins":
                     self.by_value.add(id(obj))
                     self.has_code = True
                 return reducers.made_class(obj, reduced)
             custom = self.dispatch_table.get(kind)
             reduced = custom(obj) if custom is not None else obj.__reduce_ex__(5)
+            if custom is None and isinstance(reduced, tuple):
+                reduced = reducers.without_users_code(obj, reduced)
             if rule is None and custom is None and _is_plain(kind):
                 self._plain.add(kind)
         if isinstance(reduced, str):
@@ -156,6 +160,7 @@ def _is_plain(kind: type) -> bool:
         and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
         and not hasattr(kind, "__getnewargs__")
         and not hasattr(kind, "__getnewargs_ex__")
+        and all(lends(kind, name) is None for name in reducers.MAKING)
     )
 
 

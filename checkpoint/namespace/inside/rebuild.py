@@ -15,6 +15,7 @@ import types
 from typing import Any, NoReturn
 
 from . import moves
+from .kinds import lends
 
 
 class LostError(RuntimeError):
@@ -64,6 +65,15 @@ def replay(recipe: Any, given: Any, taken: int, digest: bytes, ended: bool) -> A
     """What such a function gave, after ``taken`` items."""
     module = importlib.import_module("sessionkeeper_replay")
     return module.Replay(recipe, given, taken, digest, ended)
+
+
+streams: dict[str, Any] = {}
+"""The kernel's own `sys.stdout` and `sys.stderr`, while a session is loaded."""
+
+
+def kernel_stream(name: str) -> Any:
+    """The kernel's own `sys.stdout` or `sys.stderr`."""
+    return streams[name]
 
 
 def function(code: Any, globals_: dict[str, Any], closure: Any) -> Any:
@@ -118,9 +128,35 @@ def fill_cell(target: Any, state: tuple[Any]) -> None:
 
 def exception(cls: Any, args: tuple[Any, ...]) -> Any:
     """An exception without a call of its ``__init__``, whose signature is the user's."""
-    error = cls.__new__(cls, *args)
+    error = (lends(cls, "__new__") or cls).__new__(cls, *args)
     error.args = args
     return error
+
+
+def made_by(cls: Any, maker: Any, args: tuple[Any, ...]) -> Any:
+    """An object of ``cls`` as its base ``maker`` makes it, without the user's own ``__new__``."""
+    return maker.__new__(cls, *args)
+
+
+def fill(made: Any, content: tuple[Any, list[Any], list[Any]]) -> None:
+    """Give a container its items and its state, without the user's own methods for that."""
+    state, items, pairs = content
+    kind: Any = type(made)
+    if items:
+        made_list: Any = lends(kind, "extend") or kind
+        made_list.extend(made, items)
+    made_dict: Any = lends(kind, "__setitem__") or kind
+    for key, value in pairs:
+        made_dict.__setitem__(made, key, value)
+    if state is None:
+        return
+    if hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    vars(made).update(attributes or {})
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
 
 
 def set_exception(error: Any, state: dict[str, Any]) -> None:

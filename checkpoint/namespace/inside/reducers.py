@@ -7,6 +7,7 @@ it was.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import io
@@ -14,12 +15,14 @@ import logging
 import sys
 import threading
 import types
+import typing
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from . import files, frames, rebuild, tensors
+from . import arrays, files, frames, rebuild, tensors
 from .files import Unsaved
+from .kinds import is_users_code, lends, text_of
 
 Reducer = Callable[[Any, Any], Any]
 
@@ -30,6 +33,7 @@ _LOST = {
     "builtins.async_generator": "a generator's position in its code cannot be saved",
     "builtins.frame": "a frame belongs to code that is running",
     "builtins.traceback": "a traceback belongs to frames of this process",
+    "weakref.finalize": "what is to be done when an object goes is this process's own",
     "weakref.ProxyType": "a weak proxy hides what it stands for",
     "weakref.CallableProxyType": "a weak proxy hides what it stands for",
     "threading.Thread": "a thread cannot be moved to another process",
@@ -60,8 +64,11 @@ def reducer_for(kind: type) -> Reducer | None:
     """The rule for objects of type ``kind``; None: as they say themselves."""
     if kind in _EXACT:
         return _EXACT[kind]
+    if text_of(kind, "__module__") == "ipykernel.iostream":
+        return _kernel_stream
     for base in kind.__mro__:
-        why = _LOST.get(f"{base.__module__}.{base.__qualname__}")
+        name = f"{text_of(base, '__module__')}.{text_of(base, '__qualname__')}"
+        why = _LOST.get(name)
         if why is not None:
             return functools.partial(_lost, why=why)
     if issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):
@@ -70,21 +77,12 @@ def reducer_for(kind: type) -> Reducer | None:
         return _exception
     if issubclass(kind, logging.Logger):
         return _logger
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(kind, numpy.ndarray):
-        if kind is numpy.memmap:
-            return _memmap
-        return _array if kind in (numpy.ndarray, numpy.matrix, numpy.recarray) else None
-    if kind.__module__ == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
+    module = text_of(kind, "__module__")
+    if module == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
         return _REPLAY[kind.__name__]
-    if numpy is not None and kind in (numpy.finfo, numpy.iinfo):
-        return _type_limits
-    if kind.__module__.startswith("pandas.") and kind.__name__ in (
-        "BlockManager",
-        "SingleBlockManager",
-    ):
-        return _block_manager
-    return tensors.reducer_for(kind) or frames.reducer_for(kind)
+    if module == "matplotlib.cbook" and kind.__name__ == "CallbackRegistry":
+        return _callbacks
+    return arrays.reducer_for(kind) or tensors.reducer_for(kind) or frames.reducer_for(kind)
 
 
 def is_hopeless(obj: Any) -> bool:
@@ -129,6 +127,28 @@ def _function(pickler: Any, func: Any) -> Any:
     else:
         made = (rebuild.function, (func.__code__, globals_, func.__closure__))
     return (*made, state, None, None, rebuild.set_function)
+
+
+MAKING = ("__new__", "__setitem__", "append", "extend", "add")
+"""Methods that pickle calls to make an object again."""
+
+
+def without_users_code(obj: Any, reduced: Any) -> Any:
+    """The recipe ``reduced`` of `object`, without those of `MAKING` that the user wrote."""
+    kind = type(obj)
+    if reduced[0] not in (copyreg.__newobj__, copyreg.__newobj_ex__):  # type: ignore[attr-defined]
+        return reduced
+    maker = lends(kind, "__new__")
+    if maker is not None:
+        given = getattr(maker, "__getnewargs__", None)
+        args = given(obj) if given is not None else ()
+        reduced = (rebuild.made_by, (kind, maker, args), *reduced[2:])
+    filled = [name for name in MAKING[1:] if lends(kind, name) is not None]
+    if filled and any(reduced[3:5]):
+        state, items, pairs = (*reduced[2:], None, None)[:3]
+        content = (state, list(items or ()), list(pairs or ()))
+        reduced = (*reduced[:2], content, None, None, rebuild.fill)
+    return reduced
 
 
 def made_class(kind: type, reduced: Any) -> Any:
@@ -197,6 +217,18 @@ def _file(pickler: Any, file: Any) -> Any:
     return reduced
 
 
+def _kernel_stream(_pickler: Any, stream: Any) -> Any:
+    if stream.name not in ("stdout", "stderr"):
+        raise Unsaved("a stream of this kind cannot be opened again")
+    return rebuild.kernel_stream, (stream.name,)
+
+
+def _new_type(_pickler: Any, made: Any) -> Any:
+    if _importable(made):
+        return NotImplemented
+    return typing.NewType, (made.__name__, made.__supertype__), dict(vars(made))
+
+
 def _lock(_pickler: Any, lock: Any) -> Any:
     if lock.locked():
         raise Unsaved("the lock is held")
@@ -259,62 +291,12 @@ def _replay(pickler: Any, replay: Any) -> Any:
     return rebuild.replay, state
 
 
-# --- numpy and pandas ---------------------------------------------------------------------------
-
-
-def _array(pickler: Any, array: Any) -> Any:
-    """An array that shares another array's memory goes on sharing it."""
-    numpy = sys.modules["numpy"]
-    root = array
-    while isinstance(root.base, numpy.ndarray):
-        root = root.base
-    if root is array or id(array) in pickler.private or array.dtype.hasobject:
-        return NotImplemented
-    if type(root) is not numpy.ndarray or not (root.flags.c_contiguous or root.flags.f_contiguous):
-        return NotImplemented
-    start = root.__array_interface__["data"][0]
-    offset = array.__array_interface__["data"][0] - start
-    # numpy 1 has it at the top.
-    bounds = getattr(numpy.lib, "array_utils", numpy).byte_bounds
-    low, high = bounds(array) if array.size else (start, start)
-    if low < start or high > start + root.nbytes:
-        return NotImplemented
-    args = (root, type(array), array.dtype, array.shape, array.strides, offset)
-    return rebuild.array_view, (*args, array.flags.writeable)
-
-
-def _type_limits(_pickler: Any, limits: Any) -> Any:
-    return type(limits), (limits.dtype,)
-
-
-def _memmap(pickler: Any, array: Any) -> Any:
-    numpy = sys.modules["numpy"]
-    path, mode = array.filename, array.mode
-    if isinstance(array.base, numpy.ndarray) or path is None or mode not in ("r", "r+", "w+"):
-        raise Unsaved(
-            "only a whole array mapped from a file, not copied on write, can be mapped again"
-        )
-    array.flush()
-    pickler.degrade(array, "the file is mapped again, not truncated")
-    order = "C" if array.flags.c_contiguous else "F"
-    mode = "r" if mode == "r" else "r+"
-    return rebuild.memmap, (str(path), array.dtype, mode, array.offset, array.shape, order)
-
-
-def _block_manager(pickler: Any, manager: Any) -> Any:
-    """Arrays inside frames are saved as copies, as pandas means them.
-
-    Copy-on-write notes who shares memory outside the arrays, and a restored frame has no such
-    notes.
-    """
-    numpy = sys.modules["numpy"]
-    seen = [block.values for block in manager.blocks]
-    while seen:
-        values = seen.pop()
-        if isinstance(values, numpy.ndarray):
-            pickler.private[id(values)] = values
-        elif (type(values).__module__ or "").startswith("pandas."):
-            seen += [part for part in gc.get_referents(values) if not isinstance(part, type)]
+def _callbacks(pickler: Any, registry: Any) -> Any:
+    kept = getattr(registry, "_pickled_cids", ())
+    for connected in registry.callbacks.values():
+        for number, function in connected.items():
+            if number not in kept and is_users_code(function()):
+                pickler.degrade(registry, "functions connected to its events are not kept")
     return NotImplemented
 
 
@@ -327,6 +309,7 @@ _EXACT: dict[type, Reducer] = {
     type(threading.Lock()): _lock,
     type(threading.RLock()): _rlock,
     memoryview: _memoryview,
+    typing.NewType: _new_type,
     weakref.ref: _weak_reference,
     weakref.WeakValueDictionary: _weak_dict,
     weakref.WeakKeyDictionary: _weak_dict,

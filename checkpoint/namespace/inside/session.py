@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import linecache
 import os
 import random
 import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import moves
-from .groups import Entry, is_atom
+from . import imported, kinds, moves
+from .groups import Entry
 
 _MODULE_NAMES = frozenset(
     [
@@ -33,8 +31,8 @@ _HOOK_NAMES = ("_", "__", "___")
 _PROCESS_VARIABLES = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT", "IPY_INTERRUPT_EVENT")
 # Objects that every process has one of, and that are never copied.
 _SEEDS = (
-    ("sys", "stdout"), ("sys", "stderr"), ("sys", "stdin"), ("sys", "__stdout__"),
-    ("sys", "__stderr__"), ("sys", "__stdin__"), ("sys", "modules"), ("sys", "path"),
+    ("sys", "__stdout__"), ("sys", "__stderr__"), ("sys", "__stdin__"), ("sys", "modules"),
+    ("sys", "path"),
     ("sys", "argv"), ("os", "environ"), ("random", "_inst"), ("builtins", "__dict__"),
     ("dataclasses", "MISSING"), ("dataclasses", "KW_ONLY"), ("dataclasses", "_FIELD"),
     ("dataclasses", "_FIELD_CLASSVAR"), ("dataclasses", "_FIELD_INITVAR"),
@@ -42,15 +40,19 @@ _SEEDS = (
     ("matplotlib", "rcParams"), ("asyncio", "events"),
 )  # fmt: skip
 
-Seed = tuple[str, str]
-
 
 def namespace_entries(shell: Any) -> tuple[list[Entry], dict[str, str]]:
     """The user's values, and the modules bound to names: ``{name: module}``."""
     hidden, hook = shell.user_ns_hidden, shell.displayhook
     entries, modules = [], {}
-    for number, value in sorted(shell.history_manager.output_hist.items()):
-        entries.append(Entry("output", str(number), value))
+    for name in ("stdout", "stderr", "stdin"):
+        stream = getattr(sys, name, None)
+        if stream is not getattr(sys, f"__{name}__", None) and not is_kernels(stream):
+            entries.append(Entry("stream", name, stream))
+    for number, value in list(shell.history_manager.output_hist.items()):
+        entries.append(Entry("output", _shown(number), value))
+        if type(number) is not int:
+            entries[-1].state, entries[-1].why = "lost", "only outputs with a number are saved"
     for name in _HOOK_NAMES:
         entries.append(Entry("hook", name, getattr(hook, name)))
     for name, value in list(shell.user_ns.items()):
@@ -58,31 +60,58 @@ def namespace_entries(shell: Any) -> tuple[list[Entry], dict[str, str]]:
             continue
         if name in _HOOK_NAMES and getattr(hook, name) is value:
             continue
-        if name in ("_i", "_ii", "_iii") and value == "":
+        if name in ("_i", "_ii", "_iii") and type(value) is str and not value:
             continue
-        if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
-            modules[name] = value.__name__
+        if type(name) is not str:
+            why = "only variables with a name are saved"
+            entries.append(Entry("variable", _shown(name), value, "lost", why))
+        elif (module := kinds.module_name(value)) is not None:
+            modules[name] = module
         else:
             entries.append(Entry("variable", name, value))
     return entries, modules
 
 
-def seeds(shell: Any, entries: list[Entry]) -> tuple[list[Seed], list[Any]]:
-    """Objects a restored kernel has by itself: how to find each, and the objects in that order."""
-    found: dict[int, tuple[Seed, Any]] = {}
+def _shown(key: Any) -> str:
+    return str(key) if type(key) in (str, int) else f"<{kinds.type_name(key)}>"
+
+
+def is_kernels(stream: Any) -> bool:
+    """Whether it is one of those that ipykernel has in the place of ``sys.stdout`` and so on."""
+    return kinds.type_name(stream).startswith("ipykernel.")
+
+
+def seeds(
+    shell: Any, entries: list[Entry], of_modules: list[Entry]
+) -> tuple[list[tuple[str, str, str | None]], list[Any]]:
+    """Objects a restored kernel has by itself: how to find each, and the objects in that order.
+
+    With those of libraries goes what proves that they are still as imported.
+    """
+    found: dict[int, tuple[tuple[str, str, str | None], Any]] = {}
     history = shell.history_manager
     own = {
         "user_ns": shell.user_ns, "shell": shell, "hook": shell.displayhook, "history": history,
         "In": history.input_hist_parsed, "Out": history.output_hist, "dirs": history.dir_hist,
+        **_context(),
     }  # fmt: skip
     for name, value in own.items():
-        found.setdefault(id(value), (("", name), value))
-    wanted = [seed for seed in _SEEDS if seed[0] in sys.modules]
-    for module, name in [*wanted, *_from_imports(history.input_hist_parsed, entries)]:
-        value = getattr(sys.modules[module], name, None)
+        found.setdefault(id(value), (("", name, None), value))
+    for module, name in _SEEDS:
+        value = kinds.content(sys.modules.get(module)).get(name)
         if value is not None:
-            found.setdefault(id(value), ((module, name), value))
+            found.setdefault(id(value), ((module, name, None), value))
+    for module, name in imported.of_libraries(history.input_hist_parsed, entries, of_modules):
+        value = kinds.content(sys.modules[module])[name]
+        if id(value) not in found:
+            found[id(value)] = ((module, name, imported.proof(value)), value)
     return [seed for seed, _ in found.values()], [value for _, value in found.values()]
+
+
+def _context() -> dict[str, Any]:
+    """This thread's context of decimal numbers, which is the settings' to restore."""
+    decimal = sys.modules.get("decimal")
+    return {} if decimal is None else {"decimal": decimal.getcontext()}
 
 
 def find_seed(shell: Any, module: str, name: str) -> Any:
@@ -93,42 +122,8 @@ def find_seed(shell: Any, module: str, name: str) -> Any:
     return {
         "user_ns": shell.user_ns, "shell": shell, "hook": shell.displayhook, "history": history,
         "In": history.input_hist_parsed, "Out": history.output_hist, "dirs": history.dir_hist,
+        **_context(),
     }[name]  # fmt: skip
-
-
-_parsed: dict[str, list[tuple[str, str]]] = {}
-
-
-def _from_imports(cells: list[str], entries: list[Entry]) -> Iterator[Seed]:
-    """Objects the user took out of modules: ``from matplotlib import rcParams`` is not a copy."""
-    values = {
-        id(entry.value): entry.value
-        for entry in entries
-        if not is_atom(entry.value)
-        and not isinstance(entry.value, (type, types.FunctionType, types.BuiltinFunctionType))
-    }
-    for cell in cells:
-        if "import" not in cell:
-            continue
-        if cell not in _parsed:
-            _parsed[cell] = list(_imported_names(cell))
-        for module, name in _parsed[cell]:
-            loaded = sys.modules.get(module)
-            names = list(vars(loaded)) if loaded is not None and name == "*" else [name]
-            for one in names:
-                if loaded is not None and id(getattr(loaded, one, None)) in values:
-                    yield module, one
-
-
-def _imported_names(cell: str) -> Iterator[tuple[str, str]]:
-    try:
-        tree = ast.parse(cell)
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                yield node.module, alias.name
 
 
 def capture_history(shell: Any) -> dict[str, Any]:
@@ -173,6 +168,18 @@ def _start_environment() -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in split}
 
 
+def _changed_arguments() -> list[str] | None:
+    """``sys.argv`` if the notebook has changed it."""
+    try:
+        given = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return None
+    now = list(sys.argv)
+    if any(type(one) is not str for one in now):
+        return None
+    return now if list(map(os.fsencode, now[1:])) != given[-len(now) + 1 or len(given) :] else None
+
+
 def capture_process(shell: Any, modules: dict[str, str]) -> dict[str, Any]:
     start, now = _start_environment(), dict(os.environ)
     tops = {module.partition(".")[0] for module in modules.values()}
@@ -184,13 +191,17 @@ def capture_process(shell: Any, modules: dict[str, str]) -> dict[str, Any]:
         "cwd": cwd,
         "path": [entry for entry in sys.path if isinstance(entry, str)],
         "prefix": sys.prefix,
+        "argv": _changed_arguments(),
         "set": {n: v for n, v in now.items() if start.get(n) != v and n not in _PROCESS_VARIABLES},
         "unset": [n for n in start if n not in now and n not in _PROCESS_VARIABLES],
         "modules": modules,
         "submodules": sorted(
             name
             for name, module in list(sys.modules.items())
-            if "." in name and module is not None and name.partition(".")[0] in tops
+            if type(name) is str
+            and kinds.is_module(module)
+            and name.partition(".")[0] in tops
+            and "." in name
         ),
         "extensions": sorted(
             shell.extension_manager.loaded - {"storemagic", "IPython.extensions.storemagic"}
@@ -221,6 +232,9 @@ def restore_process(saved: dict[str, Any], also: Callable[[str, Exception | None
         sys.path[:0] = [p for p in path if p not in sys.path and not p.startswith(old)]
     importlib.invalidate_caches()
     also("sys.path", None)
+    if saved.get("argv") is not None:
+        sys.argv[:] = saved["argv"]
+        also("sys.argv", None)
     try:
         os.chdir(moves.path(saved["cwd"]))
         also("cwd", None)
@@ -238,12 +252,16 @@ def restore_modules(
             shell.user_ns[name] = importlib.import_module(module)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
+    missing: dict[str, list[str]] = {}
     for module in saved["submodules"]:
         if module not in sys.modules and module.partition(".")[0] in sys.modules:
             try:
                 importlib.import_module(module)
-            except Exception as error:
-                also(f"module {module}", error)
+            except Exception:
+                missing.setdefault(module.partition(".")[0], []).append(module)
+    for top, names in missing.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        also(f"modules of {top}", ImportError(f"there is no {', '.join(names[:3])}{more} here"))
     return failed
 
 

@@ -4,8 +4,11 @@ cells.
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -95,3 +98,39 @@ def restore(saved: dict[str, bytes], also: Callable[[str, Exception | None], Non
         except Exception as error:
             also(f"settings of {name}", error)
     return filters
+
+
+def capture_python(held: dict[str, Any]) -> dict[str, Any]:
+    """What the process itself was set to. ``held`` is what the engine has changed meanwhile."""
+    mask = os.umask(0)
+    os.umask(mask)
+    socket = sys.modules.get("socket")
+    timeout = socket.getdefaulttimeout() if socket is not None else None
+    return {**held, "umask": mask, "timeout": timeout, "timezone": time.tzname}
+
+
+def restore_python(
+    saved: dict[str, Any], held: dict[str, Any], also: Callable[[str, Exception | None], None]
+) -> None:
+    """Set the process to it; what the engine holds is changed when it lets go of ``held``."""
+    if not saved:
+        return
+    held.update({name: saved[name] for name in held.keys() & saved.keys()})
+    os.umask(saved["umask"])
+    if time.tzname != saved["timezone"]:
+        time.tzset()  # the environment is that of the session already
+    if saved["timeout"] is not None:
+        import socket
+
+        socket.setdefaulttimeout(saved["timeout"])
+    also("settings of the process", None)
+
+
+def handlers() -> list[str]:
+    """Signals that the notebook's own functions handle."""
+    own = [one for one in signal.Signals if _is_users(signal.getsignal(one))]
+    return [one.name for one in own]
+
+
+def _is_users(handler: Any) -> bool:
+    return callable(handler) and getattr(handler, "__module__", None) == "__main__"

@@ -4,22 +4,23 @@ directory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import mmap
 import os
 import pickle
-import platform
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from . import blocks, groups, moves, patches, rebuild, session, settings
+from . import blocks, groups, imported, moves, patches, rebuild, session, settings, stalls
 
 FORMAT = 1
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 SESSION = "session.pickle"
 HISTORY = "history.pickle"
 
@@ -40,29 +41,52 @@ def _tell(report: dict[str, Any], name: str, state: str, kind: str, why: Any, si
 
 
 def dump(
-    shell: Any, store: blocks.Directory, limit: int, report: dict[str, Any], filters: list[Any]
+    shell: Any,
+    store: blocks.Directory,
+    limit: int,
+    report: dict[str, Any],
+    filters: list[Any],
+    python: dict[str, Any],
+    patience: float,
 ) -> None:
-    """Write the session to ``store``. ``filters`` are the user's ``warnings.filters``."""
+    """Write the session to ``store``. ``filters`` are the user's ``warnings.filters``, ``python``
+    what else of the process was changed for as long as this takes. A value that makes no progress
+    for ``patience`` seconds is lost.
+    """
+    also = _also(report)
     entries, modules = session.namespace_entries(shell)
-    seed_names, seeds = session.seeds(shell, entries)
+    own = imported.entries()
+    with stalls.watched(patience), _silence():
+        seed_names, seeds = session.seeds(shell, entries, own)
+    entries += own
     process = session.capture_process(shell, modules)
     process["random"] = session.capture_random()
-    found = groups.collect(entries, seeds, limit, store.hints)
+    named = [entry for entry in entries if entry.state != "lost"]
+    with stalls.watched(patience), _silence():
+        found = groups.collect(named, seeds, limit, store.hints)
     process["settings"], failed = settings.capture(filters)
-    also = _also(report)
+    process["python"] = settings.capture_python(python)
+    for name in settings.handlers():
+        also(f"handler of {name}", RuntimeError("set it again with signal.signal"))
     for name, error in failed.items():
         also(f"settings of {name}", error)
     for name in process["extensions"]:
         also(f"extension {name}", RuntimeError("load it again with %load_ext"))
     cells = shell.history_manager.input_hist_parsed
-    for name in patches.found(cells, shell.user_ns, set(modules.values()), seeds):
-        report["also"][f"change of {name}"] = {"state": "lost", "why": patches.TOLD}
+    kept = {f"sys.{entry.name}" for entry in entries if entry.kind == "stream"}
+    kept |= {imported.shown(entry.name) for entry in own} | {"sys.argv"}
+    try:
+        for name in patches.found(cells, shell.user_ns, set(modules.values()), seeds):
+            if name not in kept:
+                report["also"][f"change of {name}"] = {"state": "lost", "why": patches.TOLD}
+    except Exception as error:
+        also("changes of modules", error)
     store.begin()
     store.write(SESSION, memoryview(pickle.dumps(process)))
     store.write(HISTORY, memoryview(pickle.dumps(session.capture_history(shell))))
     index = {
         "format": FORMAT,
-        "python": platform.python_version(),
+        "python": PYTHON,
         "seeds": seed_names,
         "groups": [_write(store, group) for group in found],
         "lost": [_described(entry) for entry in entries if entry.state == "lost"],
@@ -70,15 +94,20 @@ def dump(
     }
     store.finish(index)
     for entry in entries:
-        if entry.kind != "hook":
-            kind = groups.type_name(entry.value)
-            _tell(report, entry.shown, entry.state, kind, entry.why, entry.bytes)
+        _tell_entry(report, _described(entry))
     for name in modules:
         _tell(report, name, "exact", "module", None, 0)
     for name in ("cwd", "sys.path", "environment", "history", "random"):
         also(name, None)
     report["bytes"] = store.size()
     report["written"] = store.written
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What a `__getstate__` of the user's prints is no output of a cell."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _described(entry: groups.Entry) -> dict[str, Any]:
@@ -122,8 +151,9 @@ def _address(raw: memoryview) -> int:
 # --- load ---------------------------------------------------------------------------------------
 
 
-def load(shell: Any, path: Path, report: dict[str, Any]) -> list[Any]:
-    """Bring the session at ``path`` into ``shell``; returns its ``warnings.filters``.
+def load(shell: Any, path: Path, report: dict[str, Any], python: dict[str, Any]) -> list[Any]:
+    """Bring the session at ``path`` into ``shell``; returns its ``warnings.filters``, and puts into
+    ``python`` what is to be set with them.
 
     A part that fails is noted in ``report``, and the others go on. Raises `ValueError` when there
     is no session at ``path``, or one of a newer format.
@@ -143,32 +173,60 @@ def load(shell: Any, path: Path, report: dict[str, Any]) -> list[Any]:
         state = "lost" if name in failed else "exact"
         _tell(report, name, state, "module", failed.get(name), 0)
     filters = settings.restore(process["settings"], also)
+    settings.restore_python(process.get("python", {}), python, also)
     history = pickle.loads((path / HISTORY).read_bytes())  # noqa: S301
     session.restore_history(shell, history)
     also("history", None)
-    seeds = [_seed(shell, module, name) for module, name in index["seeds"]]
+    changed: dict[int, str] = {}
+    rebuild.streams.update(stdout=sys.stdout, stderr=sys.stderr)
+    seeds = []
+    for module, name, *proof in index["seeds"]:
+        seeds.append(_seed(shell, module, name))
+        if proof and proof[0] is not None and imported.proof(seeds[-1]) != proof[0]:
+            changed[id(seeds[-1])] = f"{module}.{name}"
+            report["also"][f"change of {module}.{name}"] = {"state": "lost", "why": patches.TOLD}
     for described in index["lost"]:
         _tell_entry(report, described)
     for group in sorted(
         index["groups"], key=lambda g: [e["kind"] == "variable" for e in g["entries"]]
     ):
-        report["bytes"] += _load_group(shell, path, group, seeds, index["python"], report)
+        report["bytes"] += _load_group(shell, path, group, seeds, changed, index["python"], report)
     session.restore_random(process["random"], also)
     return filters
+
+
+class _Chained:
+    """One stream after the other; no read goes over the border. Nothing is copied: large values
+    are read into the place where they stay.
+    """
+
+    def __init__(self, first: BinaryIO, second: BinaryIO) -> None:
+        self._source, self._next = first, second
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        if data or self._source is self._next:
+            return data
+        self._source = self._next
+        return self._source.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._source.readinto(buffer))  # type: ignore[attr-defined]
+
+    def readline(self) -> bytes:
+        return self._source.readline()
 
 
 class _Unpickler(pickle.Unpickler):
     """Reads a stream whose memo begins with ``seeds``, as :class:`.pickler.Pickler` wrote it."""
 
-    def __init__(
-        self, data: bytearray | mmap.mmap, buffers: list[memoryview], seeds: list[Any]
-    ) -> None:
+    def __init__(self, file: BinaryIO, buffers: list[memoryview], seeds: list[Any]) -> None:
         # The memo cannot be set from outside (CPython drops what `Unpickler.memo = {...}` is
         # given), so a pickle before the first one puts the seeds there.
         put = [pickle.BININT + struct.pack("<i", i) for i in range(len(seeds))]
         code = [number + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for number in put]
         prologue = b"".join([pickle.PROTO + b"\x05", *code, pickle.NONE, pickle.STOP])
-        super().__init__(io.BytesIO(prologue + bytes(data)), buffers=buffers)
+        super().__init__(_Chained(io.BytesIO(prologue), file), buffers=buffers)
         self._seeds = seeds
         self.load()
 
@@ -184,10 +242,16 @@ def _seed(shell: Any, module: str, name: str) -> Any:
 
 
 def _tell_entry(report: dict[str, Any], entry: dict[str, Any]) -> None:
-    if entry["kind"] == "hook":
-        return
-    name = f"Out[{entry['name']}]" if entry["kind"] == "output" else entry["name"]
-    _tell(report, name, entry["state"], entry["type"], entry["why"], entry["bytes"])
+    kind, name = entry["kind"], entry["name"]
+    if kind in ("module", "stream"):
+        if entry["state"] != "exact":
+            name = imported.shown(name) if kind == "module" else f"sys.{name}"
+            why = f"{entry['why']}; it is as a new kernel has it" * (entry["state"] == "lost")
+            why = why or entry["why"]
+            report["also"][name] = {"state": entry["state"], "why": why}
+    elif kind != "hook":
+        name = f"Out[{name}]" if kind == "output" else name
+        _tell(report, name, entry["state"], entry["type"], entry["why"], entry["bytes"])
 
 
 def _load_group(
@@ -195,39 +259,54 @@ def _load_group(
     path: Path,
     group: dict[str, Any],
     seeds: list[Any],
+    changed: dict[int, str],
     python: str,
     report: dict[str, Any],
 ) -> int:
     """Load one stream; returns its size in bytes. After a failure the rest of it is lost."""
-    why = None
-    size = 0
-    unpickler: _Unpickler | None = None
-    here = platform.python_version()
-    if group["code"] and python.split(".")[:2] != here.split(".")[:2]:
-        why = f"it holds code compiled by Python {python}, this kernel is Python {here}"
-    else:
-        try:
-            data = _read(path / group["file"], group["size"])
-            buffers = [_buffer(path, *buffer) for buffer in group["buffers"]]
-            size = group["size"] + sum(buffer.nbytes for buffer in buffers)
-            unpickler = _Unpickler(data, buffers, seeds)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-    for entry in group["entries"]:
-        if unpickler is not None and why is None:
+    with contextlib.ExitStack() as files:
+        why = None
+        size = 0
+        unpickler: _Unpickler | None = None
+        if group["code"] and python.split(".")[:2] != PYTHON.split(".")[:2]:
+            why = f"it holds code compiled by Python {python}, this kernel is Python {PYTHON}"
+        else:
             try:
-                value = unpickler.load()
-                if type(value) is rebuild.Lost:
-                    raise rebuild.LostError(repr(value))
-                _bind(shell, entry["kind"], entry["name"], value)
-                if (left := moves.left_behind(value)) is not None:
-                    entry = {**entry, "state": "degraded", "why": left}
-            except BaseException as error:
+                file = files.enter_context(open(path / group["file"], "rb"))
+                if os.fstat(file.fileno()).st_size != group["size"]:
+                    raise ValueError(f"{group['file']} does not have its {group['size']} bytes")
+                buffers = [_buffer(path, *buffer) for buffer in group["buffers"]]
+                size = group["size"] + sum(buffer.nbytes for buffer in buffers)
+                unpickler = _Unpickler(file, buffers, seeds)
+            except Exception as error:
                 why = f"{type(error).__name__}: {error}"
-        if why is not None:
-            entry = {**entry, "state": "lost", "why": why}
-        _tell_entry(report, entry)
-    return size
+        for entry in group["entries"]:
+            told = {"state": "lost", "why": why}
+            if unpickler is not None and why is None:
+                try:
+                    value = unpickler.load()
+                except BaseException as error:
+                    why = told["why"] = f"{type(error).__name__}: {error}"
+                else:
+                    told = _place(shell, entry, value, changed)
+            _tell_entry(report, {**entry, **told})
+        return size
+
+
+def _place(
+    shell: Any, entry: dict[str, Any], value: Any, changed: dict[int, str]
+) -> dict[str, Any]:
+    """Give ``value`` its name; returns what that changes in what is told of it."""
+    try:
+        if type(value) is rebuild.Lost:
+            raise rebuild.LostError(repr(value))
+        _bind(shell, entry["kind"], entry["name"], value)
+        why = moves.left_behind(value)
+        if id(value) in changed:
+            why = f"what was changed in {changed[id(value)]} is not kept, it is imported anew"
+    except BaseException as error:
+        return {"state": "lost", "why": f"{type(error).__name__}: {error}"}
+    return {} if why is None else {"state": "degraded", "why": why}
 
 
 def _read(path: Path, size: int) -> bytearray | mmap.mmap:
@@ -257,6 +336,10 @@ def _bind(shell: Any, kind: str, name: str, value: Any) -> None:
     elif kind == "output":
         shell.history_manager.output_hist[int(name)] = value
         shell.push({f"_{name}": value}, interactive=False)
+    elif kind == "module":
+        imported.bind(name, value)
+    elif kind == "stream":
+        setattr(sys, name, value)
     else:
         setattr(hook, name, value)
         shell.push({name: value}, interactive=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoint.namespace.inside.blocks import BLOCK, Directory
 
-from .conftest import Kernel, StartKernel
+from .conftest import Kernel, Moved, StartKernel
 
 
 def _written(kernel: Kernel, directory: Path) -> int:
@@ -113,3 +113,12 @@ def test_directory_writes_only_changed_blocks(tmp_path: Path) -> None:
     assert write() == BLOCK - 5
     data += b"more"
     assert write() == BLOCK - 1
+
+
+def test_a_large_value_is_loaded_without_copies_of_it(moved: Moved) -> None:
+    moved.kernel.run("import os\nx = os.urandom(100 << 20)\nn = hash(x[:100])")
+    peak = "int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) >> 10"
+    fresh = int(moved.kernel.value(peak)) - 100
+    moved.move()
+    assert moved.kernel.value("len(x) >> 20") == "100"
+    assert int(moved.kernel.value(peak)) < fresh + 150
