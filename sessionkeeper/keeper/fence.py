@@ -81,7 +81,6 @@ class Fence:
 
     async def yield_to(self, error: StaleWriter) -> None:
         """The chain is another's: say whose."""
-        self.lost = True
         self._epochs.remember(self._run)
         await self._chain.read()
         if isinstance(error, SessionDeleted) or self._chain.deleted:
