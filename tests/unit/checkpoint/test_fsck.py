@@ -142,7 +142,7 @@ def test_damaged_peer_copy_is_not_put_back() -> None:
     ref = repository.load(8).packs[0]
     key = f"sessions/one/{ref.key}"
     peer = Memory()
-    peer.objects[key] = store.objects[key][:-1] + b"?"
+    peer.objects[key] = store.objects[key][:-1] + bytes([store.objects[key][-1] ^ 1])
     del store.objects[key]
     assert repair(repository, check(repository), peer) == []
     assert key not in store.objects

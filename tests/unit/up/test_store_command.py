@@ -147,7 +147,9 @@ def test_damaged_key_is_named_and_comes_back_from_a_peer(
     peer = tmp_path / "peer"
     shutil.copytree(state / "store", peer)
     key = state / "store/sessions/lab/key"
-    for lose in (lambda: key.write_bytes(key.read_bytes()[:-1] + b"?"), key.unlink):
+    whole = key.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for lose in (lambda: key.write_bytes(flipped), key.unlink):
         lose()
         assert main(["store", "fsck", "--state", str(state)]) == 1
         assert "The key of session 'lab' is damaged" in capsys.readouterr().out
