@@ -134,7 +134,8 @@ class Gateway:
             seed(self.journal, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        keeping = asyncio.gather(self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run())
+        keeping = asyncio.gather(self.keeper.run(), self.upkeep.run())
+        watching = asyncio.create_task(self.keeper.fence.watch())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -147,6 +148,7 @@ class Gateway:
                     await self.keeper.rest()
         keeping.cancel()
         holding.cancel()
+        watching.cancel()
         if not self.keeper.placed:
             await let_go(repository)
         for server in servers:
