@@ -17,7 +17,7 @@ from checkpoint.stores.directory import LocalDirectory
 from checkpoint.stores.limits import BandwidthLimited, ConcurrencyLimited
 from checkpoint.stores.memory import Memory
 from checkpoint.stores.metered import Figures, Metered
-from checkpoint.stores.opening import open_store, probe
+from checkpoint.stores.opening import check_answers, open_store, probe
 from checkpoint.stores.pausable import Pausable
 from checkpoint.stores.prefixed import Prefixed
 from checkpoint.stores.protocol import BlobStore, Buffer, check_key
@@ -36,6 +36,7 @@ __all__ = [
     "Pausable",
     "Prefixed",
     "Retrying",
+    "check_answers",
     "check_key",
     "open_store",
     "probe",

@@ -181,11 +181,15 @@ class Kernels(Observer):
             self.save(record)
             await compute.restart(record, **channel.positions())
 
-    def go_back(self, kernel_id: str, generation: int, reason: str) -> None:
-        """The kernel goes on from an earlier moment, under `generation`. What it was asked is
-        answered with `reason`; one that had ended runs again. Raises `KernelNotFound`."""
+    def go_back(self, kernel_id: str, generation: int, reason: str, inputs: int = 0) -> None:
+        """The kernel goes on from an earlier moment, under `generation`, or from one at which
+        another gateway had given it `inputs`. What it was asked is answered with `reason`; one that
+        had ended runs again. Raises `KernelNotFound`."""
         record, channel = self.record(kernel_id), self.channel(kernel_id)
         channel.go_back(reason)
+        if inputs > channel.link.inputs.last:
+            channel.link.inputs.skip_to(inputs + 1)
+            channel.link.acked = channel.link.sent_high = inputs
         record.generation, record.state = generation, "running"
         self.save(record)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,7 +26,8 @@ class LocalDirectory:
     """A store in a directory of a POSIX file system that has hard links.
 
     An object is written to `.tmp/`, synced, and then linked (`create`) or renamed (`put`) into
-    place, so that no key ever names half an object. What a crash leaves in `.tmp/` is garbage.
+    place, so that no key ever names half an object. What a crash leaves in `.tmp/` is garbage: its
+    lock is gone with its writer, and `sweep` removes it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -92,24 +95,54 @@ class LocalDirectory:
         except OSError as error:
             raise self._translated(error) from error
 
+    def sweep(self) -> int:
+        """Remove what writers left in the middle of a write; how many files. One that is being
+        written is locked, by whichever process or machine, and stays."""
+        gone = 0
+        for path in self._temporary.iterdir():
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                    gone += 1
+                finally:
+                    os.close(fd)
+        return gone
+
     def _path(self, key: str) -> Path:
         return self.path / check_key(key)
 
     def _write(self, key: str, data: Buffer, place: _Place) -> None:
         path = self._path(key)
-        temporary = self._temporary / secrets.token_hex(12)
         try:
+            temporary, fd = self._begin()
             try:
-                _write_synced(temporary, data)
+                _write_synced(fd, data)
                 self._make_directories(path.parent)
                 place(temporary, path)
                 _sync_directory(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
+                os.close(fd)
         except FileExistsError:
             raise
         except OSError as error:
             raise self._translated(error) from error
+
+    def _begin(self) -> tuple[Path, int]:
+        """A new file, locked: `sweep` may have it between the two, then there is another one."""
+        while True:
+            path = self._temporary / secrets.token_hex(12)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:
+                    return path, fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
 
     def _make_directories(self, directory: Path) -> None:
         if directory in self._directories:
@@ -142,15 +175,11 @@ class _Place(Protocol):
     def __call__(self, src: Path, dst: Path, /) -> None: ...
 
 
-def _write_synced(path: Path, data: Buffer) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _write_synced(fd: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fsync(fd)
 
 
 def _sync_directory(path: Path) -> None:

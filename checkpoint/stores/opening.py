@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import queue
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from checkpoint.errors import AlreadyExists, ConditionNotHonoured, UnsupportedStore
+from checkpoint.errors import (
+    AlreadyExists,
+    ConditionNotHonoured,
+    StoreUnavailable,
+    UnsupportedStore,
+)
 from checkpoint.stores.directory import LocalDirectory
 from checkpoint.stores.prefixed import Prefixed
 from checkpoint.stores.protocol import BlobStore, check_key
 from checkpoint.stores.retrying import DEFAULT_BACKOFF, Backoff, Retrying
 
 STYLES = ("path", "virtual")
+
+ANSWER_SECONDS = 60.0
+"""More than all tries of one call take where nothing answers at all."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,29 @@ def _open_s3(place: S3Place, backoff: Backoff) -> BlobStore:
         raise UnsupportedStore("s3:// needs boto3: pip install 'sessionkeeper[s3]'.") from error
     store = S3(place.bucket, endpoint=place.endpoint, region=place.region, style=place.style)
     return Prefixed(Retrying(store, backoff), place.prefix)
+
+
+def check_answers(store: BlobStore, seconds: float = ANSWER_SECONDS) -> None:
+    """Ask `store` for a list, and nothing else: it answers, as a store does, within `seconds` in
+    all. Raises `StoreUnavailable` when it does not, and what the store raises."""
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            next(iter(store.list("sessions/")), None)
+        except BaseException as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    # One byte now and then ends no read: so nobody waits for that thread, not even at the end.
+    threading.Thread(target=ask, name="probe", daemon=True).start()
+    try:
+        error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise StoreUnavailable(f"The store did not answer within {seconds:.0f} s.") from None
+    if error is not None:
+        raise error
 
 
 def probe(store: BlobStore) -> None:

@@ -26,6 +26,7 @@ _CONNECT_SECONDS = 5
 _SILENT_SECONDS = 30
 _CONNECTIONS = 32
 _READ_SIZE = 256 << 10
+_OF_A_LIST = {"Contents", "IsTruncated", "KeyCount", "Name"}
 
 
 class S3:
@@ -97,8 +98,12 @@ class S3:
         pages = self._client.get_paginator("list_objects_v2")
         try:
             for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                if not page.keys() & _OF_A_LIST:  # a page for people, say, as a proxy gives
+                    raise UnsupportedStore(f"{self.name} answers, but not as S3 does.")
                 for found in page.get("Contents", ()):
                     yield found["Key"]
+        except RecursionError:
+            raise self._redirected() from None
         except BOTO_ERRORS as error:
             raise translated(error, self.name, prefix) from error
 
@@ -123,8 +128,14 @@ class S3:
         try:
             answer: dict[str, Any] = operation(Bucket=self.bucket, Key=key, **arguments)
             return answer
+        except RecursionError:
+            raise self._redirected() from None
         except BOTO_ERRORS as error:
             raise translated(error, self.name, key) from error
+
+    def _redirected(self) -> UnsupportedStore:
+        """boto3 asks for the bucket's region after a redirect, and that is redirected too."""
+        return UnsupportedStore(f"{self.name} sends every request elsewhere: it is not S3.")
 
 
 class _Download:

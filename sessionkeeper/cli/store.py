@@ -8,6 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from checkpoint import holder, tags
+from checkpoint.blobs import LocalDirectory
 from checkpoint.collect import collect
 from checkpoint.errors import Damaged, UnknownFormat
 from checkpoint.fork import fork as fork_session
@@ -92,7 +93,7 @@ def show(arguments: Namespace) -> int:
 
 def tag(arguments: Namespace) -> int:
     """Name a checkpoint."""
-    repository = Place(arguments).session(arguments.session)
+    repository = Place(arguments, writes=True).session(arguments.session)
     try:
         number = tags.tag(repository, arguments.name, arguments.number)
     except ValueError as error:
@@ -103,7 +104,7 @@ def tag(arguments: Namespace) -> int:
 
 def untag(arguments: Namespace) -> int:
     """Take a name away."""
-    repository = Place(arguments).session(arguments.session)
+    repository = Place(arguments, writes=True).session(arguments.session)
     try:
         tags.untag(repository, arguments.name)
     except ValueError as error:
@@ -114,7 +115,7 @@ def untag(arguments: Namespace) -> int:
 
 def fork(arguments: Namespace) -> int:
     """Begin a new session with a checkpoint of another one."""
-    place = Place(arguments)
+    place = Place(arguments, writes=True)
     repository = place.session(arguments.session)
     number, name = _which(arguments.at)
     try:
@@ -130,7 +131,8 @@ def prune(arguments: Namespace) -> int:
     policy = Retention(*(_age(arguments, each) for each in ("all", "hourly", "daily")))
     gone = {}
     with steps(arguments, "deleting checkpoints"):
-        for repository in Place(arguments).sessions(arguments.session):
+        place = Place(arguments, writes=not arguments.dry_run)
+        for repository in place.sessions(arguments.session):
             gone[repository.session_id] = repository.prune(
                 policy, damaged=arguments.damaged, dry=arguments.dry_run
             )
@@ -146,11 +148,14 @@ def gc(arguments: Namespace) -> int:
     """Delete packs that no checkpoint names."""
     done = {}
     with steps(arguments, "collecting garbage") as progress:
-        for repository in Place(arguments).pools(arguments.session):
+        place = Place(arguments, writes=True)
+        for repository in place.pools(arguments.session):
             idle = {*arguments.idle, *holder.idle(repository)}
             done[repository.pool] = collect(
                 repository, idle=idle, offline=arguments.offline, progress=progress
             )
+    if isinstance(place.store, LocalDirectory):
+        place.store.sweep()
     if arguments.json:
         return _print({"pools": {name: vars(result) for name, result in done.items()}})
     for name, result in done.items():
@@ -165,7 +170,7 @@ def gc(arguments: Namespace) -> int:
 
 def rotate_key(arguments: Namespace) -> int:
     """Replace the master key."""
-    place = Place(arguments)
+    place = Place(arguments, writes=True)
     if master_keys_of_environment():
         raise UsageError(
             f"the master key comes from {ENVIRONMENT}",

@@ -24,7 +24,7 @@ DAMAGE_FOUND = 1
 
 def fsck(arguments: Namespace) -> int:
     """Read everything; name what is damaged, and put back what can be."""
-    place = Place(arguments)
+    place = Place(arguments, writes=arguments.repair or arguments.rebuild)
     if arguments.peer and not arguments.repair:
         raise UsageError("--peer is for --repair", hint="say --repair too, or leave --peer out")
     peer = existing_store(arguments.peer, "--peer") if arguments.peer else None

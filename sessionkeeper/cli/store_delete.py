@@ -20,7 +20,7 @@ NOT_CONFIRMED = 1
 
 def delete(arguments: Namespace) -> int:
     """Delete a session for good."""
-    place = Place(arguments)
+    place = Place(arguments, writes=True)
     repository = place.session(arguments.session)
     runs = place.state.read_record() or {}
     if place.state.is_locked() and (runs.get("session"), runs.get("store")) == (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoint.blobs import BlobStore, open_store
+from checkpoint.blobs import BlobStore, check_answers, open_store, probe
 from checkpoint.keys import ENVIRONMENT, MasterKey, find_master_keys, master_keys_of_environment
 from checkpoint.repository import Repository
 from checkpoint.rotation import session_ids
@@ -24,7 +24,8 @@ __all__ = ["Place", "existing_store", "steps"]
 class Place:
     """The store and the master keys that the flags mean."""
 
-    def __init__(self, arguments: Namespace) -> None:
+    def __init__(self, arguments: Namespace, *, writes: bool = False) -> None:
+        """With `writes` the store is tried as a gateway tries it (`checkpoint.blobs.probe`)."""
         settings = load(UpSettings, {"state": arguments.state, "store": arguments.store})
         given = arguments.master_key
         self.url = settings.store
@@ -35,6 +36,8 @@ class Place:
             hint = f"give it with --master-key FILE or in {ENVIRONMENT}"
             raise UsageError(f"there is no master key {self.key_file}", hint=hint)
         self.masters: list[MasterKey] = find_master_keys(self.key_file)
+        if writes:
+            probe(self.store)
 
     def session(self, session_id: str) -> Repository:
         """A session that exists. Raises `UnknownSession` and errors of its key."""
@@ -61,7 +64,9 @@ def existing_store(url: str, flag: str = "--store") -> BlobStore:
     directory = local_path(url)
     if directory is not None and not directory.is_dir():
         raise UsageError(f"there is no store {url}", hint=f"give one with {flag} URL")
-    return open_store(url)
+    store = open_store(url)
+    check_answers(store)
+    return store
 
 
 @contextmanager

@@ -85,10 +85,12 @@ class Channels(Protocol):
         """
         ...
 
-    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+    def go_back(
+        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+    ) -> None:
         """The session goes on from a checkpoint with these kernels: whatever they were asked since
         is answered with ``why``; those that are not known here are from now on. Doing it again
-        changes nothing.
+        changes nothing, unless the checkpoint is of an ``other`` gateway, which asked them more.
         """
         ...
 

@@ -56,7 +56,9 @@ class KernelChannels:
             for record in self._kernels.records.values()
         }
 
-    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+    def go_back(
+        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+    ) -> None:
         for kernel_id, said in records.items():
             if kernel_id not in self._kernels:
                 facts = {name: said[name] for name in KEPT}
@@ -66,9 +68,10 @@ class KernelChannels:
                 if notebook and notebooks.by_path(notebook) is None:
                     name = notebook.rpartition("/")[2]
                     notebooks.create(notebook, name, "notebook", kernel_id)
-            elif self._kernels.record(kernel_id).generation < said["generation"]:
+            elif other or self._kernels.record(kernel_id).generation < said["generation"]:
                 self._began.pop(kernel_id, None)
-                self._kernels.go_back(kernel_id, int(said["generation"]), why)
+                inputs = int(said["inputs"]) if other else 0
+                self._kernels.go_back(kernel_id, int(said["generation"]), why, inputs)
 
     def begins(self, kernel_id: str, applied: int) -> None:
         """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches

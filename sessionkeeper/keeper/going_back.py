@@ -163,14 +163,19 @@ class GoingBack:
         life: of one that was gone back to, or of another gateway. False: it is not.
         """
         manifest, known = self._chain.manifest, self._epochs.epoch
-        if manifest is None or known > max(manifest.epoch - 1, self._chain.over):
+        if manifest is None:
             return False
-        self.adopt()
+        # What another gateway did since this one last looked is not told by its epoch.
+        if not self._chain.foreign and known > max(manifest.epoch - 1, self._chain.over):
+            return False
+        self.adopt(other=self._chain.foreign)
         self._epochs.next(manifest.epoch)
         return True
 
-    def adopt(self) -> None:
-        """Go on with the kernels of the newest checkpoint, from where they are in it."""
+    def adopt(self, *, other: bool = False) -> None:
+        """Go on with the kernels of the newest checkpoint, from where they are in it; it may be of
+        an ``other`` gateway.
+        """
         manifest = self._chain.manifest
         if manifest is None:
             return
@@ -178,7 +183,7 @@ class GoingBack:
         went_back = WENT_BACK in manifest.meta
         records = manifest.meta["kernels"] if went_back else kernels_of(manifest)
         why = f"This is not run any further: the session {self._why(manifest)}."
-        self._channels.go_back(records, why)
+        self._channels.go_back(records, why, other=other)
         self._checkpoints.show(manifest)
 
     def recovery(self, node: str) -> Recovery:

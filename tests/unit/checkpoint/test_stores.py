@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +17,7 @@ from checkpoint.blobs import (
     BandwidthLimited,
     Buffer,
     ConcurrencyLimited,
+    LocalDirectory,
     Memory,
     Metered,
     Pausable,
@@ -280,3 +283,34 @@ def test_paused_store_is_asked_nothing_until_it_goes_on_or_is_ended() -> None:
     with pytest.raises(Ended):
         store.list("")
     assert list(memory.list("")) == ["a", "b"]
+
+
+def test_what_a_crash_left_is_swept_away_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    store = LocalDirectory(tmp_path)
+    left = tmp_path / ".tmp/left"
+    left.write_bytes(b"half an obj")
+    with (tmp_path / ".tmp/written").open("wb") as being_written:
+        fcntl.flock(being_written, fcntl.LOCK_EX)
+        assert store.sweep() == 1
+        assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["written"]
+    assert store.sweep() == 1
+
+
+def test_sweeping_takes_nothing_from_writers(tmp_path: Path) -> None:
+    store, over = LocalDirectory(tmp_path), threading.Event()
+
+    def sweeps() -> int:
+        gone = 0
+        while not over.is_set():
+            gone += store.sweep()
+        return gone
+
+    with ThreadPoolExecutor(2) as pool:
+        sweeping = pool.submit(sweeps)
+        try:
+            for number in range(150):
+                store.create(f"a/{number}", b"%d" % number)
+        finally:
+            over.set()
+        sweeping.result()
+    assert [store.get(f"a/{number}") for number in range(150)] == [b"%d" % n for n in range(150)]

@@ -59,7 +59,9 @@ class Channels:
     def records(self) -> dict[str, dict[str, Any]]:
         return {one: {"generation": self.generations.get(one, 0)} for one in self.ids}
 
-    def go_back(self, records: Mapping[str, Mapping[str, Any]], why: str) -> None:
+    def go_back(
+        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+    ) -> None:
         for one, said in records.items():
             if one not in self.ids:
                 self.ids.append(one)
