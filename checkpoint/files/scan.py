@@ -26,7 +26,7 @@ from checkpoint.chunks import chunk_id
 from checkpoint.errors import FileTreeError
 from checkpoint.files import ignore
 from checkpoint.files.content import pieces_of, xattrs_of
-from checkpoint.files.key import Key, key_of, settled
+from checkpoint.files.key import Key, inode_of, key_of, settled
 from checkpoint.files.pending import Pending, Spill
 from checkpoint.files.tree import (
     INLINE_SEGMENTS,
@@ -98,6 +98,11 @@ class Directory:
     entry: Entry
     children: dict[bytes, Leaf | Directory]
     stored: StoredObject | None = None
+
+    def leaves(self) -> Iterator[Leaf]:
+        """All that is below it."""
+        for child in self.children.values():
+            yield from (child,) if isinstance(child, Leaf) else child.leaves()
 
     def store(self, writer: Writer) -> None:
         for child in self.children.values():
@@ -172,10 +177,9 @@ def scan(
     except OSError as error:
         raise FileTreeError(f"{os.fspath(root)} cannot be read: {error.strerror}.") from error
     try:
-        scanner = _Scanner(
-            writer, Spill(spill) if copy else None, exclude, reread, in_use, os.fstat(fd)
-        )
         before = previous.root if previous else None
+        aside = Spill(spill) if copy else None
+        scanner = _Scanner(writer, aside, exclude, reread, in_use, os.fstat(fd), before)
         directory = scanner.directory(fd, b"", before, _Place(0, (), False))
     finally:
         os.close(fd)
@@ -208,6 +212,7 @@ class _Scanner:
         reread: AbstractSet[bytes],
         in_use: AbstractSet[bytes],
         root: os.stat_result,
+        previous: Directory | None,
     ) -> None:
         self.skipped: list[Skipped] = []
         self.ignored: list[bytes] = []
@@ -220,6 +225,8 @@ class _Scanner:
         self._in_use = {*in_use, *(above for path in in_use for above in _above(path))}
         self._device = root.st_dev
         self._links: dict[int, Leaf] = {}
+        self._previous = previous
+        self._large: dict[int, Leaf] | None = None
 
     def directory(self, fd: int, path: bytes, before: Directory | None, at: _Place) -> Directory:
         entry = replace(Entry.of(os.fstat(fd), Kind.DIRECTORY), xattrs=xattrs_of(fd))
@@ -353,9 +360,7 @@ class _Scanner:
             raise FileNotFoundError  # replaced meanwhile
         entry = replace(Entry.of(status, Kind.FILE), size=status.st_size, xattrs=xattrs_of(fd))
         leaf = Leaf(entry, None)
-        known = {}
-        if before is not None and status.st_size >= _COMPARE_BYTES:
-            known = {segment.offset: segment for segment in before.entry.segments}
+        known = self._known(status, before)
         segments: list[Segment] = []
         pending: list[Pending] = []
         for offset, data in pieces_of(fd, status):
@@ -368,6 +373,17 @@ class _Scanner:
         if still:
             leaf.key = settled(key_of(status), started)
         return leaf, still
+
+    def _known(self, status: os.stat_result, before: Leaf | None) -> dict[int, Segment]:
+        """What a large file had, under whatever name: most of it can be compared, not copied."""
+        if self._spill is None or status.st_size < _COMPARE_BYTES or self._previous is None:
+            return {}
+        if self._large is None:
+            leaves = self._previous.leaves()
+            large = (leaf for leaf in leaves if leaf.entry.size >= _COMPARE_BYTES)
+            self._large = {inode_of(leaf.key): leaf for leaf in large if leaf.key}
+        before = self._large.get(status.st_ino, before)
+        return {segment.offset: segment for segment in before.entry.segments} if before else {}
 
     def _segment(
         self, pending: list[Pending], offset: int, data: bytes, known: dict[int, Segment]
