@@ -14,7 +14,7 @@ from checkpoint.errors import FileTreeError, StoreFull
 from checkpoint.files import Kind, Tree, TreeView, materialize, scan
 from checkpoint.files import key as key_module
 from checkpoint.files import pending as pending_module
-from checkpoint.files.scan import Directory, Leaf
+from checkpoint.files.scanned import Directory, Leaf
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
