@@ -8,7 +8,8 @@ tree = materialize(reader, root_id, root)    # elsewhere; `tree` is the `last` t
 """
 
 from checkpoint.files.materialize import Restored, materialize
-from checkpoint.files.scan import SOCKET, Skipped, Tree, scan
+from checkpoint.files.scan import SOCKET, scan
+from checkpoint.files.scanned import Skipped, Tree
 from checkpoint.files.tree import Entry, Kind
 from checkpoint.files.view import TreeView
 

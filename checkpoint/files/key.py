@@ -19,6 +19,11 @@ def key_of(status: os.stat_result) -> Key:
     return _KEY.pack(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def inode_of(key: Key) -> int:
+    """The inode number in a key."""
+    return int(_KEY.unpack(key)[0])
+
+
 def settled(key: Key, read_ns: int) -> Key | None:
     """`key` if a later change is sure to alter it, else None."""
     return key if _KEY.unpack(key)[3] < read_ns - _TICK_NS else None

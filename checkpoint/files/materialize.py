@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from checkpoint.errors import Damaged, FilesNotWritten, FileTreeError
 from checkpoint.files.key import key_of, settled
-from checkpoint.files.scan import Directory, Leaf, Skipped, Tree
+from checkpoint.files.scanned import Directory, Leaf, Skipped, Tree
 from checkpoint.files.tree import MODE_OF_KIND, Entry, Kind, decode_directory
 from checkpoint.files.view import segments_of
 from checkpoint.objects import load_object, load_stored

@@ -19,25 +19,17 @@ import stat
 import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from checkpoint.chunks import chunk_id
 from checkpoint.errors import FileTreeError
 from checkpoint.files import ignore
 from checkpoint.files.content import pieces_of, xattrs_of
-from checkpoint.files.key import Key, key_of, settled
+from checkpoint.files.key import inode_of, key_of, settled
 from checkpoint.files.pending import Pending, Spill
-from checkpoint.files.tree import (
-    INLINE_SEGMENTS,
-    KIND_OF_MODE,
-    Entry,
-    Kind,
-    Segment,
-    encode_directory,
-    encode_segments,
-)
-from checkpoint.objects import StoredObject, store_object
+from checkpoint.files.scanned import Directory, Leaf, Skipped, Tree
+from checkpoint.files.tree import KIND_OF_MODE, Entry, Kind, Segment
 from checkpoint.writer import Writer
 
 SOCKET = "sockets cannot be saved"
@@ -47,101 +39,6 @@ _COMPARE_BYTES = 1 << 20  # a changed file above this is compared piece by piece
 _MAX_DEPTH = 250
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class Skipped(NamedTuple):
-    """A path (relative to the root) that is not in the tree, and why."""
-
-    path: bytes
-    reason: str
-
-
-@dataclass(eq=False, slots=True)
-class Leaf:
-    """Anything but a directory.
-
-    `key` is None when it must be read again; `pending` is not stored yet. `listed` are the chunks
-    of the list of segments where that is not in the entry.
-    """
-
-    entry: Entry
-    key: Key | None
-    pending: tuple[Pending, ...] = ()
-    listed: tuple[bytes, ...] = ()
-
-    def chunks(self) -> Iterator[bytes]:
-        """All chunks it needs."""
-        for segment in self.entry.segments:
-            yield segment.chunk
-        yield from self.listed
-
-    def store(self, writer: Writer) -> None:
-        """Store what is pending and the list of segments."""
-        if self.entry.kind is not Kind.FILE:
-            return
-        if self.pending:
-            added = [Segment(p.offset, p.length, writer.add(p.read())) for p in self.pending]
-            segments = tuple(sorted((*self.entry.segments, *added)))
-            self.entry = replace(self.entry, segments=segments, content=None)
-            self.pending, self.listed = (), ()
-        segments = self.entry.segments
-        if len(segments) > INLINE_SEGMENTS and not (self.listed and writer.holds(self.listed)):
-            stored = store_object(writer, encode_segments(segments))
-            self.entry = self.entry.with_content(stored.id)
-            self.listed = stored.chunks
-
-
-@dataclass(eq=False, slots=True)
-class Directory:
-    """A directory and what is in it, sorted by name. `stored` is its object once it is."""
-
-    entry: Entry
-    children: dict[bytes, Leaf | Directory]
-    stored: StoredObject | None = None
-
-    def store(self, writer: Writer) -> None:
-        for child in self.children.values():
-            child.store(writer)
-            if isinstance(child, Leaf):
-                writer.keep(child.chunks())
-        if self.stored is not None and writer.holds(self.stored.chunks):
-            writer.keep(self.stored.chunks)
-            return
-        entries = ((name, _stored_entry(child)) for name, child in self.children.items())
-        self.stored = store_object(writer, encode_directory(entries))
-
-
-def _stored_entry(node: Leaf | Directory) -> Entry:
-    if isinstance(node, Leaf):
-        return node.entry
-    assert node.stored is not None
-    return node.entry.with_content(node.stored.id)
-
-
-@dataclass(eq=False)
-class Tree:
-    """A scanned directory.
-
-    `skipped` is what could not be saved, `ignored` what `.sessionkeeperignore` leaves out (of a
-    directory its own path alone), `torn` are files that changed whenever they were read: their
-    content may be of several moments. `read_bytes` were read from changed files, `copied_bytes` of
-    them kept.
-    """
-
-    root: Directory
-    skipped: list[Skipped]
-    ignored: list[bytes] = field(default_factory=list)
-    torn: list[bytes] = field(default_factory=list)
-    read_bytes: int = 0
-    copied_bytes: int = 0
-
-    def store(self, writer: Writer) -> bytes:
-        """Make the tree part of the writer's checkpoint:
-
-        its root chunk. Raises what the writer does.
-        """
-        self.root.store(writer)
-        return store_object(writer, encode_directory([(b"", _stored_entry(self.root))])).id
 
 
 def scan(
@@ -172,10 +69,9 @@ def scan(
     except OSError as error:
         raise FileTreeError(f"{os.fspath(root)} cannot be read: {error.strerror}.") from error
     try:
-        scanner = _Scanner(
-            writer, Spill(spill) if copy else None, exclude, reread, in_use, os.fstat(fd)
-        )
         before = previous.root if previous else None
+        aside = Spill(spill) if copy else None
+        scanner = _Scanner(writer, aside, exclude, reread, in_use, os.fstat(fd), before)
         directory = scanner.directory(fd, b"", before, _Place(0, (), False))
     finally:
         os.close(fd)
@@ -208,6 +104,7 @@ class _Scanner:
         reread: AbstractSet[bytes],
         in_use: AbstractSet[bytes],
         root: os.stat_result,
+        previous: Directory | None,
     ) -> None:
         self.skipped: list[Skipped] = []
         self.ignored: list[bytes] = []
@@ -220,6 +117,8 @@ class _Scanner:
         self._in_use = {*in_use, *(above for path in in_use for above in _above(path))}
         self._device = root.st_dev
         self._links: dict[int, Leaf] = {}
+        self._previous = previous
+        self._large: dict[int, Leaf] | None = None
 
     def directory(self, fd: int, path: bytes, before: Directory | None, at: _Place) -> Directory:
         entry = replace(Entry.of(os.fstat(fd), Kind.DIRECTORY), xattrs=xattrs_of(fd))
@@ -353,9 +252,7 @@ class _Scanner:
             raise FileNotFoundError  # replaced meanwhile
         entry = replace(Entry.of(status, Kind.FILE), size=status.st_size, xattrs=xattrs_of(fd))
         leaf = Leaf(entry, None)
-        known = {}
-        if before is not None and status.st_size >= _COMPARE_BYTES:
-            known = {segment.offset: segment for segment in before.entry.segments}
+        known = self._known(status, before)
         segments: list[Segment] = []
         pending: list[Pending] = []
         for offset, data in pieces_of(fd, status):
@@ -368,6 +265,17 @@ class _Scanner:
         if still:
             leaf.key = settled(key_of(status), started)
         return leaf, still
+
+    def _known(self, status: os.stat_result, before: Leaf | None) -> dict[int, Segment]:
+        """What a large file had, under whatever name: most of it can be compared, not copied."""
+        if self._spill is None or status.st_size < _COMPARE_BYTES or self._previous is None:
+            return {}
+        if self._large is None:
+            leaves = self._previous.leaves()
+            large = (leaf for leaf in leaves if leaf.entry.size >= _COMPARE_BYTES)
+            self._large = {inode_of(leaf.key): leaf for leaf in large if leaf.key}
+        before = self._large.get(status.st_ino, before)
+        return {segment.offset: segment for segment in before.entry.segments} if before else {}
 
     def _segment(
         self, pending: list[Pending], offset: int, data: bytes, known: dict[int, Segment]

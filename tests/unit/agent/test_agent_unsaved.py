@@ -10,7 +10,7 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.files import SOCKET, Skipped, Tree, TreeView
-from checkpoint.files.scan import Directory
+from checkpoint.files.scanned import Directory
 from checkpoint.files.tree import Entry, Kind
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import decode_body

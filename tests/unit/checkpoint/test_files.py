@@ -14,7 +14,7 @@ from checkpoint.errors import FileTreeError, StoreFull
 from checkpoint.files import Kind, Tree, TreeView, materialize, scan
 from checkpoint.files import key as key_module
 from checkpoint.files import pending as pending_module
-from checkpoint.files.scan import Directory, Leaf
+from checkpoint.files.scanned import Directory, Leaf
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
@@ -394,3 +394,25 @@ def test_browser_says_what_is_not_there(root: Path, writer: Writer) -> None:
     ):
         with pytest.raises(FileTreeError, match=text):
             call()
+
+
+def test_large_file_renamed_before_a_cut_is_compared_and_not_copied(
+    root: Path, tmp_path: Path, writer: Writer
+) -> None:
+    content = _noise(9, 4 << 20)
+    (root / "large").write_bytes(content)
+    _wait_for_tick(root)
+    before = scan(root, None, writer)
+    (root / "large").rename(root / "renamed")
+    os.chmod(root / "renamed", 0o600)
+    with (root / "renamed").open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"changed")
+    os.utime(root / "renamed", ns=(LONG_AGO, LONG_AGO))  # nor is it believed that nothing changed
+    cut = scan(root, before, writer, copy=True, spill=tmp_path)
+    assert (cut.read_bytes, cut.copied_bytes) == (4 << 20, 256 << 10)
+    root_id = cut.store(writer)
+    reader = Reader(writer._store, KEYS, writer.finish())
+    materialize(reader, root_id, tmp_path / "restored")
+    wanted = content[: 1 << 20] + b"changed" + content[(1 << 20) + 7 :]
+    assert (tmp_path / "restored" / "renamed").read_bytes() == wanted

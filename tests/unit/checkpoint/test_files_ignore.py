@@ -11,7 +11,7 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.files import Skipped, Tree, TreeView, materialize, scan
-from checkpoint.files.scan import Directory
+from checkpoint.files.scanned import Directory
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
