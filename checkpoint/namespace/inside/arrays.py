@@ -34,7 +34,7 @@ def _array(pickler: Any, array: Any) -> Any:
     numpy = sys.modules["numpy"]
     root = _root(array)
     if root is array or id(array) in pickler.private:
-        return NotImplemented
+        return _array_of_its_own(pickler, array)
     start = root.__array_interface__["data"][0]
     offset = array.__array_interface__["data"][0] - start
     # numpy 1 has it at the top.
@@ -68,6 +68,10 @@ def _root(array: Any) -> Any:
 def _array_of_its_own(pickler: Any, array: Any) -> Any:
     """One that gets memory of its own; told, if somebody has the same memory."""
     base = array.base
+    lender = base.obj if type(base) is memoryview else base
+    # What lends the memory, `lender` and the argument.
+    if type(lender) is bytearray and array.flags.writeable and sys.getrefcount(lender) > 4:
+        pickler.degrade(array, "it no longer shares memory with a bytearray")
     if id(array) in pickler.private or not isinstance(base, sys.modules["numpy"].ndarray):
         return NotImplemented
     # The array itself, `base` and the argument; a base that nobody else has is no loss.
