@@ -68,14 +68,17 @@ def _root(array: Any) -> Any:
 def _array_of_its_own(pickler: Any, array: Any) -> Any:
     """One that gets memory of its own; told, if somebody has the same memory."""
     base = array.base
-    lender = base.obj if type(base) is memoryview else base
-    # What lends the memory, `lender` and the argument.
-    if type(lender) is bytearray and array.flags.writeable and sys.getrefcount(lender) > 4:
-        pickler.degrade(array, "it no longer shares memory with a bytearray")
-    if id(array) in pickler.private or not isinstance(base, sys.modules["numpy"].ndarray):
+    if id(array) in pickler.private or base is None:
         return NotImplemented
-    # The array itself, `base` and the argument; a base that nobody else has is no loss.
-    if sys.getrefcount(base) > 3 or _root(base) is not base:
+    if type(base) is memoryview:
+        base = base.obj
+    # Who lends the memory, `base` and the argument; a base that nobody else has is no loss.
+    others = sys.getrefcount(base) > 3
+    if isinstance(base, sys.modules["numpy"].ndarray):
+        others = others or _root(base) is not base
+    elif type(base) is not bytearray or not array.flags.writeable:
+        return NotImplemented
+    if others:
         pickler.degrade(array, f"it no longer shares memory with another {type_name(base)}")
     return NotImplemented
 
