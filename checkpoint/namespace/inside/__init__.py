@@ -8,6 +8,7 @@ what went wrong is in the report they write.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib.machinery
 import importlib.util
@@ -27,6 +28,7 @@ CLOUDPICKLE = f"{__name__}.cloudpickle"
 _directories: dict[str, Any] = {}
 
 
+@functools.lru_cache(200)
 def is_installed(entry: Any) -> bool:
     """Whether this entry of ``sys.path`` holds libraries, and no files of the notebook's."""
     if type(entry) is not str or not entry:
@@ -44,7 +46,7 @@ def _libraries_only() -> Iterator[None]:
     the notebook imports afterwards is none of ours.
     """
     path, before = list(sys.path), set(sys.modules)
-    sys.path[:] = [entry for entry in path if is_installed(entry)]
+    sys.path[:] = [entry for entry in path if type(entry) is str and is_installed(entry)]
     try:
         yield
     finally:

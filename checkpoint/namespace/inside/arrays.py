@@ -34,7 +34,7 @@ def _array(pickler: Any, array: Any) -> Any:
     numpy = sys.modules["numpy"]
     root = _root(array)
     if root is array or id(array) in pickler.private:
-        return NotImplemented
+        return _array_of_its_own(pickler, array)
     start = root.__array_interface__["data"][0]
     offset = array.__array_interface__["data"][0] - start
     # numpy 1 has it at the top.
@@ -68,10 +68,17 @@ def _root(array: Any) -> Any:
 def _array_of_its_own(pickler: Any, array: Any) -> Any:
     """One that gets memory of its own; told, if somebody has the same memory."""
     base = array.base
-    if id(array) in pickler.private or not isinstance(base, sys.modules["numpy"].ndarray):
+    if id(array) in pickler.private or base is None:
         return NotImplemented
-    # The array itself, `base` and the argument; a base that nobody else has is no loss.
-    if sys.getrefcount(base) > 3 or _root(base) is not base:
+    if type(base) is memoryview:
+        base = base.obj
+    # Who lends the memory, `base` and the argument; a base that nobody else has is no loss.
+    others = sys.getrefcount(base) > 3
+    if isinstance(base, sys.modules["numpy"].ndarray):
+        others = others or _root(base) is not base
+    elif type(base) is not bytearray or not array.flags.writeable:
+        return NotImplemented
+    if others:
         pickler.degrade(array, f"it no longer shares memory with another {type_name(base)}")
     return NotImplemented
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import types
@@ -47,11 +48,17 @@ def is_users(module: str) -> bool:
     """Whether the module of this name is the notebook, or a file of the user's."""
     if module.startswith(("_sessionkeeper_namespace", "sessionkeeper_replay")):
         return False
-    file = content(sys.modules.get(module)).get("__file__")
+    found = sys.modules.get(module)
+    file = _SPACE.__get__(found).get("__file__") if is_module(found) else None
     if module == "__main__" or type(file) is not str:
         return module == "__main__"
-    libraries = tuple(entry + os.sep for entry in sys.path if is_installed(entry))
-    return not file.startswith((*libraries, os.path.dirname(os.__file__) + os.sep))
+    return not file.startswith(_libraries(tuple(map(str, sys.path))))
+
+
+@functools.lru_cache(4)
+def _libraries(path: tuple[str, ...]) -> tuple[str, ...]:
+    found = [entry for entry in path if is_installed(entry)]
+    return tuple(entry + os.sep for entry in (*found, os.path.dirname(os.__file__)))
 
 
 def is_users_code(function: Any) -> bool:
