@@ -204,7 +204,7 @@ def master_keys(path: str | os.PathLike[str]) -> list[MasterKey]:
         _write_key_file(path, [secrets.token_hex(KEY_BYTES)], os.link)
     try:
         return _parsed(path.read_text("ascii"))
-    except (ValueError, WrongKey):
+    except (ValueError, WrongKey, IsADirectoryError):
         raise WrongKey(f"{path} does not hold a master key (64 hex digits a line).") from None
 
 

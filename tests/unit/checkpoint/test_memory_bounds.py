@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.blobs import LocalDirectory
+from checkpoint.blobs import LocalDirectory, Memory
 from checkpoint.files import materialize, scan
 from checkpoint.keys import SessionKeys
 from checkpoint.packs import Entry, PackIndex, PackRef
@@ -44,7 +44,7 @@ def memory() -> Iterator[Measured]:
 
 def test_a_chunk_of_the_index_takes_under_250_bytes() -> None:
     with memory() as measured:
-        index = PackIndex(LocalDirectory("nowhere"), KEYS)
+        index = PackIndex(Memory(), KEYS)
         for number in range(0, CHUNKS, 50):
             entries = [
                 Entry(hashlib.sha256(b"%d" % chunk).digest(), chunk % 50 << 18, 1 << 18, 1 << 18)
@@ -56,7 +56,7 @@ def test_a_chunk_of_the_index_takes_under_250_bytes() -> None:
 
 
 def test_a_pack_that_is_forgotten_takes_its_chunks_along_and_no_others() -> None:
-    index = PackIndex(LocalDirectory("nowhere"), KEYS)
+    index = PackIndex(Memory(), KEYS)
     first, second = (PackRef(bytes([n]) * 16, 1000, 100) for n in (1, 2))
     index.add(first, [Entry(b"a" * 32, 0, 10, 20), Entry(b"b" * 32, 10, 11, 21)])
     index.add(second, [Entry(b"b" * 32, 5, 12, 21), Entry(b"c" * 32, 2**32 - 1, 1, 2**32 - 1)])
