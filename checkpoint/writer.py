@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
@@ -90,10 +90,10 @@ class Writer:
         where, fresh = self.index.where, self._fresh
         return all(name in where or name in fresh for name in names)
 
-    def add(self, data: Buffer) -> bytes:
+    def add(self, data: Buffer, sealed: Callable[[], None] | None = None) -> bytes:
         """Store at most `MAX_CHUNK` bytes as a chunk; its id.
 
-        `data` must not change until `finish`.
+        `data` must not change until `finish`, or until `sealed` is called, in any thread.
         Raises what the store raises, also for chunks added before.
         """
         if len(data) > MAX_CHUNK:
@@ -102,10 +102,15 @@ class Writer:
         with self._lock:
             self._give_up_on_failure()
             self._live.add(name)
-            if name in self.index.where or name in self._fresh:
-                return name
-            self._fresh.add(name)
-            self._append(name, self._sealed(name, data), len(data))
+            under_way: Sealed = b""
+            if name not in self.index.where and name not in self._fresh:
+                self._fresh.add(name)
+                under_way = self._sealed(name, data)
+                self._append(name, under_way, len(data))
+        if sealed is not None and isinstance(under_way, Future):
+            under_way.add_done_callback(lambda _: sealed())
+        elif sealed is not None:
+            sealed()
         return name
 
     def keep(self, names: Iterable[bytes]) -> None:

@@ -34,6 +34,7 @@ from checkpoint.criu.pagemap import (
     Pagemap,
     decode_pagemap,
 )
+from checkpoint.criu.spent import Spent
 from checkpoint.errors import InvalidImage
 from checkpoint.objects import store_object
 from checkpoint.writer import Writer
@@ -55,10 +56,19 @@ class _Dumped:
     chunk: U32
     slot: U16
     changed: Mask
+    spent: Spent | None = None
 
 
-def encode(writer: Writer, directory: str | os.PathLike[str], previous: Image | None) -> Image:
+def encode(
+    writer: Writer,
+    directory: str | os.PathLike[str],
+    previous: Image | None,
+    *,
+    spend: bool = False,
+) -> Image:
     """Add the images in `directory`, a full dump that stays as it is until `writer.finish()`.
+
+    With `spend` its pages, on tmpfs, are given back while they are stored: it is of no use after.
 
     `previous` is the image last encoded of the same process tree, or `Materialized.image()` of the
     one it was restored from: what it shares with this one is neither written nor hashed for its
@@ -74,7 +84,7 @@ def encode(writer: Writer, directory: str | os.PathLike[str], previous: Image | 
     page_files = {name: f"pages-{pagemap.pages_id}.img" for name, pagemap in pagemaps.items()}
     before = _usable(writer, previous)
     dumped = {
-        name: _compare(directory / page_files[name], name, pagemap, before)
+        name: _compare(directory / page_files[name], name, pagemap, before, spend)
         for name, pagemap in pagemaps.items()
     }
     open_files = _marked(OpenFiles.read(directory), dumped, before)
@@ -115,6 +125,16 @@ def map_pages(path: Path) -> U8:
     return np.frombuffer(_mapped(path), dtype=np.uint8)
 
 
+def _to_spend(path: Path) -> tuple[U8, Spent | None]:
+    """The bytes of a pages file, mapped to be given back piece by piece."""
+    with path.open("r+b") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.empty(0, dtype=np.uint8), None
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        mapped = mmap.mmap(file.fileno(), 0, flags=flags)
+        return np.frombuffer(mapped, dtype=np.uint8), Spent(mapped)
+
+
 def _mapped(path: Path) -> Buffer:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -135,13 +155,13 @@ def _usable(writer: Writer, previous: Image | None) -> Image | None:
     return previous if held else None
 
 
-def _compare(path: Path, name: str, pagemap: Pagemap, before: Image | None) -> _Dumped:
+def _compare(path: Path, name: str, pagemap: Pagemap, before: Image | None, spend: bool) -> _Dumped:
     if np.any(pagemap.flags & IN_PARENT):
         raise InvalidImage(f"{name} refers to an earlier dump; a full dump is needed.")
     present = pagemap.present()
     count = int(present.counts.sum())
     try:
-        content = map_pages(path)
+        content, spent = _to_spend(path) if spend else (map_pages(path), None)
     except FileNotFoundError:
         raise InvalidImage(f"{path.name}, which {name} names, is missing.") from None
     if len(content) != count * PAGE:
@@ -159,7 +179,7 @@ def _compare(path: Path, name: str, pagemap: Pagemap, before: Image | None) -> _
         same = (table.pages[at] == pages) & np.all(table.digests[at] == digests, axis=1) & changed
         chunk[same], slot[same] = table.chunk[at[same]], table.slot[at[same]]
         changed &= ~same
-    return _Dumped(pages, content, digests, chunk, slot, changed)
+    return _Dumped(pages, content, digests, chunk, slot, changed, spent)
 
 
 def _marked(noted: OpenFiles, dumped: dict[str, _Dumped], before: Image | None) -> OpenFiles:
@@ -206,7 +226,8 @@ def _store_changed(writer: Writer, chunks: list[bytes], table: _Dumped) -> None:
             data = rows[at].reshape(-1).data
         table.chunk[at] = len(chunks)
         table.slot[at] = np.arange(end - start, dtype=np.uint16)
-        chunks.append(writer.add(data))
+        done = table.spent.upto((last + 1) * PAGE) if table.spent is not None else None
+        chunks.append(writer.add(data, done))
 
 
 def cut(pages: U64) -> Iterator[tuple[int, int]]:

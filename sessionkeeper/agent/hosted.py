@@ -115,6 +115,7 @@ class HostedSession:
         self._spare: Spare | None = None
         self._warming: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Future[None]] = set()
 
     async def start_kernel(
         self,
@@ -154,7 +155,7 @@ class HostedSession:
             **position,
         }
         try:
-            await asyncio.to_thread(self.place.start, kernel.slot, self.epoch, configuration)
+            await self._start(kernel.slot, configuration)
             if self.kernels.get(kernel_id) is not kernel:
                 raise KernelStartFailed("the kernel was deleted while it was started")
             kernel.running = True
@@ -253,7 +254,11 @@ class HostedSession:
                 await relay.close()
         self.kernels.clear()
         self.files.shutdown(wait=False)
+        starts = list(self._starts)  # threads that nothing stops
         await asyncio.to_thread(self.place.close)
+        if starts:
+            await asyncio.gather(*starts, return_exceptions=True)
+            await asyncio.to_thread(self.place.close)
 
     async def _warm_up(self) -> None:
         slot, token = self._slot("spare"), secrets.token_hex(16)
@@ -266,7 +271,7 @@ class HostedSession:
             "applied": 0,
         }
         try:
-            await asyncio.to_thread(self.place.start, slot, self.epoch, configuration)
+            await self._start(slot, configuration)
             relay = self._relay(slot, token, lambda: self._owner(slot))
             await relay.open(START_TIMEOUT)
         except SessionkeeperError as error:
@@ -275,6 +280,14 @@ class HostedSession:
             await asyncio.to_thread(self.place.stop, slot)
             return
         self._spare = Spare(slot, token, relay)
+
+    async def _start(self, slot: Slot, configuration: dict[str, Any]) -> None:
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self.place.start, slot, self.epoch, configuration)
+        )
+        self._starts.add(work)
+        work.add_done_callback(self._starts.discard)
+        await asyncio.shield(work)
 
     def _shim_gone(self, slot: Slot, kernel_id: str | None) -> None:
         """The shim in ``slot`` is not there any more, of whichever kernel it was."""

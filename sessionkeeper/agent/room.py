@@ -9,6 +9,7 @@ together. A dump of 2 GB took 0.5 s into pages that had just been used, and 2 to
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sessionkeeper.agent.errors import DumpFailed
@@ -17,20 +18,23 @@ WORTH_IT = 32 << 20
 """Bytes; the dump of a small kernel takes no longer than this would."""
 
 _PIECE = bytes(4 << 20)
+_AT_ONCE = 2
+"""Each waits for the host by itself: 2 GB took 1.5 to 1.9 s, with one 2.7 to 4.5 s."""
 
 
 class Room:
     """Memory in a directory on tmpfs. Every call may block."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = directory / "room"
+        self._directory = directory
+        self._files = [directory / f"room-{number}" for number in range(_AT_ONCE)]
 
     def reserve(self, size: int) -> None:
         """Have ``size`` bytes at hand until :meth:`release`. Raises ``DumpFailed`` when there is
         less than that.
         """
         self.release()
-        facts = os.statvfs(self._file.parent)
+        facts = os.statvfs(self._directory)
         free = facts.f_bavail * facts.f_frsize
         if size > free:
             raise DumpFailed(
@@ -40,13 +44,20 @@ class Room:
             )
         if size < WORTH_IT:
             return
+        share = -(-size // len(self._files))
         try:
-            with self._file.open("wb", buffering=0) as file:
-                for start in range(0, size, len(_PIECE)):
-                    file.write(_PIECE[: min(len(_PIECE), size - start)])
+            with ThreadPoolExecutor(len(self._files)) as pool:
+                list(pool.map(_fill, self._files, [share] * len(self._files)))
         except OSError:
             self.release()  # it has become less meanwhile; a dump will tell if it is too little
 
     def release(self) -> None:
         """Give it back, for a dump to use."""
-        self._file.unlink(missing_ok=True)
+        for file in self._files:
+            file.unlink(missing_ok=True)
+
+
+def _fill(path: Path, size: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, size, len(_PIECE)):
+            file.write(_PIECE[: min(len(_PIECE), size - start)])

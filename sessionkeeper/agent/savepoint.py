@@ -172,7 +172,9 @@ class Savepoints:
         before = writer.written_bytes
         try:
             images = {
-                k.kernel_id: criu.encode(writer, cut.images[k.kernel_id], self._before(k.kernel_id))
+                k.kernel_id: criu.encode(
+                    writer, cut.images[k.kernel_id], self._before(k.kernel_id), spend=True
+                )
                 for k in cut.kernels
                 if k.kernel_id in cut.images
             }

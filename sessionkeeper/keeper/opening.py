@@ -102,6 +102,7 @@ class Opening:
             raise
         self._forget()
         self._instead = self._told_instead(node, why, newest) if why and newest else ""
+        self._status.kernels = opened[1]["kernels"]  # before it is said that the session runs
         return opened
 
     def _forget(self) -> None:
@@ -127,7 +128,6 @@ class Opening:
 
     def say(self, node: Node, opened: dict[str, Any], recovery: Recovery | None) -> None:
         """Tell the user that the session runs again, and what became of it."""
-        self._status.kernels = opened["kernels"]
         lost = [
             f"{self._status.called(kernel_id)}: {outcome['why']}"
             for kernel_id, outcome in opened["kernels"].items()

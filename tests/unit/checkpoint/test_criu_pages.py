@@ -23,6 +23,7 @@ from checkpoint.criu.pagemap import (
     decode_pagemap,
     encode_pagemap,
 )
+from checkpoint.criu.spent import PIECE
 from checkpoint.errors import CheckpointError, Damaged, InvalidImage
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
@@ -185,6 +186,21 @@ def test_pages_of_zeros_cost_nothing_and_stay_holes(tmp_path: Path) -> None:
     materialize(reader, image.root, tmp_path / "images")
     assert (tmp_path / "images" / "pages-1.img").stat().st_size == 3000 * PAGE
     assert (tmp_path / "images" / "pages-1.img").stat().st_blocks == 0
+
+
+def test_spent_dump_is_given_back_while_it_is_stored_and_comes_back_whole(tmp_path: Path) -> None:
+    session, image = Session(), None
+    memory = {page: 1 + page for page in range(4 * PIECE // PAGE) if page % 5}
+    for number, one in enumerate((memory, {**memory, 7: 10**6, 4000: 10**6 + 1})):
+        directory = _dump(tmp_path / f"dump-{number}", one)
+        pages = (directory / "pages-1.img").stat
+        image = encode(session.writer, directory, image, spend=True)
+        packs = session.writer.finish()
+        if not number:
+            assert pages().st_blocks * 512 < pages().st_size // 2
+        with Reader(session.store, KEYS, packs) as reader:
+            materialize(reader, image.root, tmp_path / f"back-{number}")
+        assert _read(tmp_path / f"back-{number}") == _expected(one)
 
 
 def test_same_memory_encoded_anew_after_an_agent_restart_is_mostly_recognised(
