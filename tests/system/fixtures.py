@@ -68,6 +68,7 @@ async def system(
         shared_systems.append(System(place / "state").start())
     one = shared_systems[0]
     await one.heal()
+    await one.clear()
     with evidence(request, artifacts, one):
         yield one
     if request.node.stash.get(FAILED, False) or not one.alive:

@@ -308,6 +308,11 @@ class System:
             if name not in self.state.running()["nodes"] or states.get(name) == "draining":
                 await self.start_node(name)
 
+    async def clear(self) -> None:
+        """End the kernels that another test has left, or had come back from a checkpoint."""
+        for kernel in await self.call("GET", "/api/kernels"):
+            await self.call("DELETE", f"/api/kernels/{kernel['id']}")
+
 
 def _number(status: Status) -> int:
     return status["checkpoint"]["number"] if status["checkpoint"] else 0
