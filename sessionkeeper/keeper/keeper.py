@@ -193,12 +193,15 @@ class SessionKeeper:
             await self.fence.yield_to(error)
 
     def _facts(self) -> steps.Facts:
-        nodes = list(self._nodes)
+        nodes, here = list(self._nodes), self._presence.node
+        lost = {n.name for n in nodes if n.gone.done()}
+        if here is not None and here.gone.done():
+            lost.add(here.name)  # even if another one of that name is there by now
         return steps.Facts(
             wanted=bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost),
             placed=self._epochs.placed,
             nodes=tuple(n.facts() for n in nodes),
-            lost=frozenset(n.name for n in nodes if n.gone.done()),
+            lost=frozenset(lost),
             leaving=frozenset(n.name for n in nodes if n.draining),
             needs=self._opening.needs(),
             failed=frozenset(self._opening.failed),
@@ -400,8 +403,8 @@ class SessionKeeper:
             await self._opening.stage(self._nodes.get(choice.node))
 
     def _is_on(self, node: Node) -> bool:
-        placed = self._epochs.placed
-        return placed is not None and placed.node == node.name
+        placed, here = self._epochs.placed, self._presence.node
+        return placed is not None and placed.node == node.name and here in {None, node}
 
     def _show(self, state: State) -> None:
         if state in {"idle", "waiting", "failed", "recovering"}:

@@ -216,3 +216,22 @@ async def test_an_epoch_is_never_used_twice_even_if_the_gateway_dies_while_openi
     await site.runs_on("a")
     assert [c["epoch"] for c in agent.asked("session.open")] == [1, 2]
     assert site.holders() == [("a", 2)]
+
+
+@pytest.mark.parametrize("sessions", [{}, {SESSION: 1}], ids=["empty", "with its old incarnation"])
+async def test_a_node_lost_and_back_before_anybody_looked_is_another_one(
+    site: Site, sessions: dict[str, int]
+) -> None:
+    agent = await opened_on(site, "a")
+    saved = await site.checkpointed()
+    site.lose("a")
+    if not sessions:
+        agent.epoch = None  # it was made anew
+    site.join("a", sessions=sessions)
+    await site.until(lambda: site.keeper.status.epoch == 2)
+    await site.runs_on("a")
+    assert agent.epoch == 2
+    assert agent.asked("session.open")[-1]["manifest"] == saved.number
+    assert agent.asked("session.close") == ([{"session": SESSION, "epoch": 1}] if sessions else [])
+    assert site.keeper.node is site.nodes.get("a")
+    assert "a is lost" in site.said
