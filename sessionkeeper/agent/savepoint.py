@@ -125,7 +125,16 @@ class Savepoints:
 
         Raises ``DumpFailed``; the kernels go on then.
         """
-        kernels = tuple(kernels)
+        with self._room.given():
+            return self._cut(tuple(kernels), meta, final, namespaces)
+
+    def _cut(
+        self,
+        kernels: tuple[HostedKernel, ...],
+        meta: Callable[[], Mapping[str, Any]],
+        final: bool,
+        namespaces: Mapping[str, Mapping[str, Any]] | None,
+    ) -> Cut:
         slots = [k.slot for k in kernels]
         self._round += 1
         images = {}
@@ -135,7 +144,6 @@ class Savepoints:
         began = time.monotonic()
         done = False
         dumps: list[Future[None]] = []
-        self._room.release()
         try:
             self._place.freeze(slots)
             clock.lap("freeze")

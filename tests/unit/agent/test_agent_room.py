@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sessionkeeper.agent.errors import DumpFailed
 from sessionkeeper.agent.mappings import own_memory
-from sessionkeeper.agent.room import WORTH_IT, Room
+from sessionkeeper.agent.room import AHEAD, WORTH_IT, Room
 
 
 def taken(directory: Path) -> int:
@@ -43,3 +46,32 @@ def test_a_process_s_own_memory_grows_with_what_it_fills() -> None:
     filled = bytearray(os.urandom(1 << 20) * 64)
     assert own_memory(os.getpid()) - before > len(filled) // 2
     assert own_memory(2**22 + 1) == 0  # there is no such process
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """One of its own, as a node has it: what else is written on the machine is not in it."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(tmp_path)]
+    subprocess.run(mount, check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.container
+def test_a_dump_gets_it_as_it_grows_and_nothing_stays(tmpfs: Path) -> None:
+    room, dump = Room(tmpfs), tmpfs / "dump"
+    room.reserve(3 * AHEAD)
+    with room.given():
+        dump.write_bytes(bytes(AHEAD // 2))
+        while taken(tmpfs) > 2.6 * AHEAD:  # until that was seen
+            time.sleep(0.001)
+        assert taken(tmpfs) > 1.9 * AHEAD  # and the rest is still held
+    assert list(tmpfs.iterdir()) == [dump]
+
+
+def test_what_fails_leaves_nothing_held(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.reserve(2 * WORTH_IT)
+    with pytest.raises(ZeroDivisionError), room.given():
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
