@@ -67,7 +67,9 @@ class SessionKeeper:
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
-        self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
+        self.kernels = SessionKernels(
+            self._presence, self._incarnations, channels, self._checkpoints
+        )
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
