@@ -106,6 +106,9 @@ class Channels(Protocol):
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nothing up to the input ``upto`` will be answered any more: tell those who wait."""
 
+    def gone(self, kernel_id: str) -> None:
+        """The node says that a kernel went without a word."""
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...

@@ -295,6 +295,7 @@ class SessionKeeper:
         self._checkpoints.begin()
         self.kernels.only_wanted(here)
         self._incarnations.attach(here)
+        self._presence.in_background(self.kernels.look_for_gone(here))
         node = here.node
         self.status.update(
             node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from gateway.errors import RemoteError
+from gateway.errors import GatewayError, RemoteError
 from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import NodeLost
@@ -91,6 +91,13 @@ class SessionKernels:
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
         here.kernels &= wanted
 
+    async def look_for_gone(self, here: Incarnation) -> None:
+        """Deal with kernels that went before their channels were attached to ``here``."""
+        with contextlib.suppress(NodeLost, GatewayError):  # the next connection tells
+            for kernel_id in await self._incarnations.gone(here):
+                if here is self._presence.here and not self.to_go_back(here):
+                    self._channels.gone(kernel_id)
+
     def ended(self, kernel_id: str) -> None:
         """The kernel's process has ended by itself."""
         here = self._presence.here
@@ -108,6 +115,8 @@ class SessionKernels:
         applied = self._channels.position(kernel_id).applied
         last, asked = self._brought_back.get(kernel_id, (-SOON_AGAIN, 0))
         again = now - last < SOON_AGAIN and applied <= asked
+        if here is not None and self.to_go_back(here):
+            again = False  # it is only said twice
         if here is None or manifest is None or kernel_id not in manifest.processes or again:
             return False
         self._brought_back[kernel_id] = now, applied

@@ -253,3 +253,34 @@ async def test_a_checkpoint_during_which_a_kernel_was_killed_is_none(site: Site)
     assert agent.asked("session.open")[-1]["manifest"] == good.number
     assert site.repository.numbers() == [good.number]
     await saving
+
+
+async def test_a_kernel_that_went_while_the_gateway_was_down_comes_back_from_its_checkpoint(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    good = await site.checkpointed()
+    agent.gone.add("kernel-1")
+    await site.restart()
+    site.join("a")
+    await site.until(lambda: agent.epoch == 2)
+    assert agent.asked("session.open")[-1]["manifest"] == good.number
+    assert agent.asked("kernel.start") == []
+
+
+async def test_a_kernel_that_went_before_it_was_heard_comes_back_from_its_checkpoint(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    await site.checkpointed()
+
+    async def goes_at_once(params: dict[str, Any]) -> Any:
+        opened = agent._session_open(**params)
+        agent.gone.add("kernel-1")
+        return opened
+
+    agent.next["session.open"] = [goes_at_once]
+    site.lose("a")
+    site.join("a", sessions={})
+    await site.until(lambda: agent.epoch == 3)
+    await site.runs_on("a")
