@@ -306,8 +306,12 @@ class Agent:
 
     async def _status(self, session: str) -> dict[str, Any]:
         hosted = self._tenancy(session).hosted
-        kernels = sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone)
-        return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
+        return {
+            "epoch": hosted.epoch,
+            "kernels": sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone),
+            "gone": sorted(k for k, kernel in hosted.kernels.items() if kernel.gone),
+            "writes": hosted.writes,
+        }
 
     async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)

@@ -76,6 +76,7 @@ class Savepoints:
         self._room = Room(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
+        self._begins_with: tuple[PackRef, ...] = ()
         self._known: dict[str, Future[criu.Image]] = {}
         self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
@@ -285,8 +286,8 @@ class Savepoints:
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
         self._arrivals.no_more()
-        packs = manifest.packs if manifest is not None else ()
-        self._writer = self._pool.submit(Writer, self._store, self._keys, packs)
+        self._begins_with = manifest.packs if manifest is not None else ()
+        self._begin_writer()
         if restored is not None:
             self._known = {
                 kernel_id: self._pool.submit(materialized.image)
@@ -345,14 +346,22 @@ class Savepoints:
             kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
 
+    def _begin_writer(self) -> Future[Writer]:
+        begun = self._pool.submit(Writer, self._store, self._keys, self._begins_with)
+        self._writer = begun
+        return begun
+
     def _open_writer(self) -> Writer:
-        if self._writer is None:
-            self._writer = self._pool.submit(Writer, self._store, self._keys, ())
-        return self._writer.result()
+        begun = self._writer or self._begin_writer()
+        if begun.exception() is not None:  # the store did not answer then; it may by now
+            begun = self._begin_writer()
+        return begun.result()
 
     def _before(self, kernel_id: str) -> criu.Image | None:
         known = self._known.get(kernel_id)
-        return known.result() if known is not None else None
+        if known is None or known.exception() is not None:
+            return None  # all of it is compared with what the store has, which is only slower
+        return known.result()
 
     def _discard_round(self) -> None:
         shutil.rmtree(self._images / f"{self._round}", ignore_errors=True)

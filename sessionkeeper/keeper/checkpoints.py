@@ -106,6 +106,9 @@ class Channels(Protocol):
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nothing up to the input ``upto`` will be answered any more: tell those who wait."""
 
+    def gone(self, kernel_id: str) -> None:
+        """The node says that a kernel went without a word."""
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...
@@ -128,11 +131,22 @@ class Checkpoints:
         self._retry_at = 0.0
         self._retry_delay = RETRY_AFTER[0]
         self._told_ignored = False
+        self._given_up = 0
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
         self._covered = self._channels.activity().ended
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
+
+    def give_up(self, epoch: int) -> None:
+        """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
+        being saved of it just now has that kernel dead, or not at all, and is none.
+        """
+        self._given_up = epoch
+
+    def is_given_up(self, epoch: int) -> bool:
+        """Whether that was said of the incarnation of this ``epoch``."""
+        return epoch <= self._given_up
 
     def covers(self, ended: int) -> bool:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
@@ -197,6 +211,9 @@ class Checkpoints:
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
+            if self.is_given_up(epoch):
+                log.info("a kernel was killed while it was saved: that is no checkpoint")
+                return False
             body = decode_body(base64.b64decode(taken["body"]))
             body = replace(body, meta={**body.meta, "kernels": self._channels.records()})
             # Also if the node is lost meanwhile: what is going back to must be known before that.
@@ -236,7 +253,7 @@ class Checkpoints:
         later: the kernels run on.
         """
         while not await self.take(node, epoch, final=True, variables=variables):
-            if self.patience(node) < PAUSE_BEFORE_LAST:
+            if self.is_given_up(epoch) or self.patience(node) < PAUSE_BEFORE_LAST:
                 return False
             await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))
         return True

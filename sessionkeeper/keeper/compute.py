@@ -97,6 +97,10 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.channel(kernel_id).release(position.applied, position.produced)
 
+    def gone(self, kernel_id: str) -> None:
+        if kernel_id in self._kernels and self._kernels.record(kernel_id).state != "ended":
+            self._kernels.channel(kernel_id).exited(KernelExit(None, signal.SIGKILL))
+
     def activity(self) -> Activity:
         busy = any(
             self._kernels.channel(kernel_id).execution_state == "busy"

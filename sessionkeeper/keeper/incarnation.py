@@ -103,7 +103,17 @@ class Incarnations:
         except BaseException:
             self._grants.revoke(token)
             raise
-        return self._begin(Incarnation(self.session, node, epoch, token, set(there["kernels"])))
+        hosted = {*there["kernels"], *there["gone"]}
+        return self._begin(Incarnation(self.session, node, epoch, token, hosted))
+
+    async def gone(self, incarnation: Incarnation) -> list[str]:
+        """Ask which kernels went without a word, as nobody may have listened then. Raises
+        ``NodeLost``, and ``GatewayError`` in the node's words.
+        """
+        call = {"session": self.session}
+        there = await incarnation.node.call("session.status", call, SHORT_TIMEOUT)
+        found: list[str] = there["gone"]
+        return found
 
     def attach(self, incarnation: Incarnation) -> None:
         """Connect the kernels' channels to the node's connection, the one it has now."""

@@ -67,7 +67,9 @@ class SessionKeeper:
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
-        self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
+        self.kernels = SessionKernels(
+            self._presence, self._incarnations, channels, self._checkpoints
+        )
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
@@ -293,6 +295,7 @@ class SessionKeeper:
         self._checkpoints.begin()
         self.kernels.only_wanted(here)
         self._incarnations.attach(here)
+        self._presence.in_background(self.kernels.look_for_gone(here))
         node = here.node
         self.status.update(
             node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine
