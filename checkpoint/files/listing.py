@@ -47,13 +47,15 @@ def chunk_of(piece: bytes) -> bytes:
 
 class Record(NamedTuple):
     """One name, or the end of a directory. `head` is of `checkpoint.files.tree.encode_head`, but of
-    a link or a device all that is stored. `key` is None when the file must be read again.
+    a link or a device all that is stored. `key` is None when the file must be read again. `raw` is
+    the record as a listing has it, "" of one that is new.
     """
 
     what: int
     key: Key | None
     head: bytes
     pieces: Pieces
+    raw: bytes = b""
 
     @property
     def name(self) -> bytes:
@@ -104,8 +106,16 @@ class Listing:
         """The end of the directory that was entered last."""
         self._write(END, None, b"", NOTHING)
 
+    def copy(self, record: Record) -> None:
+        """A leaf of this or another listing."""
+        if record.raw and record.pieces.where is None:
+            self._append(record.raw)
+        else:
+            unstored = record.what == UNSTORED
+            self.leaf(record.key, record.head, record.pieces, unstored=unstored)
+
     def leaf(self, key: Key | None, head: bytes, pieces: Pieces, *, unstored: bool = False) -> None:
-        """Anything else. Pieces of another listing are copied."""
+        """Anything but a directory. Pieces of another listing are copied."""
         self.unstored |= unstored
         if pieces.where is not None and pieces.where is not self._many:
             gathered = self.gather()
@@ -121,8 +131,7 @@ class Listing:
     def records(self) -> Iterator[Record]:
         """All records, after the last one was written."""
         self._flush()
-        end, at, data = self._records.size, 0, memoryview(b"")
-        read = 0
+        end, at, read, data = self._records.size, 0, 0, b""
         while read < end or at < len(data):
             try:
                 what, length, count, where, key = _RECORD.unpack_from(data, at)
@@ -135,23 +144,24 @@ class Listing:
                 more = self._records.read(read, max(_BLOCK, 2 * (len(data) - at)))
                 if not more:
                     raise EOFError from None
-                data, at = memoryview(b"".join((data[at:], more))), 0
+                data, at = data[at:] + more, 0
                 read += len(more)
                 continue
             pieces = NOTHING
             if count > INLINE_SEGMENTS:
                 pieces = Pieces(count, b"", self._many, where)
             elif count:
-                pieces = Pieces(count, bytes(data[here:stop]))
-            known = bytes(key) if key != _NO_KEY else None
-            yield Record(what, known, bytes(data[start:here]), pieces)
+                pieces = Pieces(count, data[here:stop])
+            known = key if key != _NO_KEY else None
+            yield Record(what, known, data[start:here], pieces, data[at:stop])
             at = stop
 
     def _write(self, what: int, key: Key | None, head: bytes, pieces: Pieces) -> None:
         row = _RECORD.pack(what, len(head), pieces.number, pieces.at, key or _NO_KEY)
-        self._buffer += row
-        self._buffer += head
-        self._buffer += pieces.here
+        self._append(row + head + pieces.here)
+
+    def _append(self, raw: bytes) -> None:
+        self._buffer += raw
         if len(self._buffer) >= _BLOCK:
             self._flush()
 

@@ -235,7 +235,7 @@ class _Scanner:
     ) -> None:
         linked = status.st_nlink > 1
         if linked and (seen := self._links.get(status.st_ino)) is not None:
-            self._add(seen._replace(head=with_name(seen.head, name)))
+            self._listing.copy(seen._replace(head=with_name(seen.head, name)))
             return
         if (
             before is not None
@@ -251,13 +251,9 @@ class _Scanner:
         else:
             leaf = self._special(fd, name, kind, status)
         if linked:
-            leaf = leaf._replace(head=with_link(leaf.head, status.st_ino))
+            leaf = leaf._replace(head=with_link(leaf.head, status.st_ino), raw=b"")
             self._links.put(status.st_ino, leaf)
-        self._add(leaf)
-
-    def _add(self, leaf: Record) -> None:
-        unstored = leaf.what == UNSTORED
-        self._listing.leaf(leaf.key, leaf.head, leaf.pieces, unstored=unstored)
+        self._listing.copy(leaf)
 
     def _held(self, leaf: Record) -> bool:
         """Whether the contents may be kept:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from checkpoint.files.listing import (
     DIRECTORY,
     END,
+    LEAF,
     PIECE,
     SEGMENT,
     UNSTORED,
@@ -139,7 +140,8 @@ class _Storing:
                 ]
                 self._keep(1000)
         if self._stored is not None:
-            self._stored.leaf(record.key, record.head, pieces)
+            same = record.what != UNSTORED
+            self._stored.copy(record if same else Record(LEAF, record.key, record.head, pieces))
         if record.head[0] != Kind.FILE:
             return b""
         if pieces.number <= INLINE_SEGMENTS:
