@@ -19,9 +19,10 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
+from sessionkeeper.addresses import Addresses, address_of
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
-from sessionkeeper.agent.hosted import Gone, HostedSession
+from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
@@ -50,6 +51,9 @@ class Agent:
         self._tenancies: dict[str, Tenancy] = {}
         self._staging: dict[str, Savepoints] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
+        self._addresses = Addresses(
+            lambda: ((s, one) for s, t in self._tenancies.items() for one in t.hosted.kernels)
+        )
         self._link: AgentLink | None = None
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
@@ -113,8 +117,8 @@ class Agent:
         )
         self._link = link
         early, self._early = self._early, []
-        for kernel_id, frame in early:
-            self._frame(kernel_id, frame)
+        for address, one in early:
+            self._frame(address, one)
         for tenancy in self._tenancies.values():
             tenancy.hosted.tell_gone()
         announce(self._settings.ready_fd)
@@ -186,21 +190,27 @@ class Agent:
         await self._adopted.wait()  # a session half taken over would be saved without its kernels
         return await self._methods[method](**params)
 
-    def _frame(self, kernel_id: str, frame: bytes) -> None:
+    def _frame(self, address: str, frame: bytes) -> None:
         if self._link is None:
             # Not welcome yet: what a shim answers now would have nowhere to go, and be missing.
-            self._early.append((kernel_id, frame))
+            self._early.append((address, frame))
             return
-        for tenancy in self._tenancies.values():
-            tenancy.hosted.to_shim(kernel_id, frame)
+        session, kernel_id = self._addresses.find(address) or ("", "")
+        if session in self._tenancies:
+            self._tenancies[session].hosted.to_shim(kernel_id, frame)
 
     def _pressed(self, pressed: bool) -> None:
         for tenancy in self._tenancies.values():
             tenancy.hosted.hold_back(pressed)
 
-    def _forward(self, kernel_id: str, frame: bytes) -> None:
-        if self._link is not None:
-            self._link.send_frame(kernel_id, frame)
+    def _forward(self, session: str) -> Forward:
+        """What passes the frames of the session's kernels on to the gateway."""
+
+        def forward(kernel_id: str, frame: bytes) -> None:
+            if self._link is not None:
+                self._link.send_frame(address_of(session, kernel_id), frame)
+
+        return forward
 
     def _gone(self, session: str, epoch: int) -> Gone:
         """What tells the gateway of a kernel that went without a word."""
@@ -251,7 +261,9 @@ class Agent:
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
-        hosted = HostedSession(session, epoch, place, self._forward, self._gone(session, epoch))
+        hosted = HostedSession(
+            session, epoch, place, self._forward(session), self._gone(session, epoch)
+        )
         tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
         self._tenancies[session], self._stores[session] = tenancy, store
         try:
@@ -377,7 +389,7 @@ class Agent:
             session = facts["session"]
             place = self._offer.place(session, facts["epoch"])
             gone = self._gone(session, facts["epoch"])
-            hosted = HostedSession(session, facts["epoch"], place, self._forward, gone)
+            hosted = HostedSession(session, facts["epoch"], place, self._forward(session), gone)
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
