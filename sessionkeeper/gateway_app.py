@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
@@ -35,6 +36,9 @@ from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
 log = logging.getLogger(__name__)
+
+THREADS = 64
+"""They wait for the store: one session's commit must not wait for those of others."""
 
 RUN = "SESSIONKEEPER_RUN"
 """In the environment: which `sessionkeeper up` started this process."""
@@ -105,6 +109,8 @@ def run(settings: GatewaySettings) -> None:
     repository = open_repository(settings.store, settings.master_key, settings.session)
 
     async def main() -> None:
+        executor = ThreadPoolExecutor(THREADS, "gateway")
+        asyncio.get_running_loop().set_default_executor(executor)
         await Gateway(settings, repository).serve()
 
     uvloop.run(main())
