@@ -26,9 +26,11 @@ from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
+from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
+from sessionkeeper.agent.turns import SPARES, Turns
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -63,6 +65,7 @@ class Agent:
         self._until = self._ledger.lease()
         self._granted = asyncio.Event()
         self._adopted = asyncio.Event()
+        self._at_work = Turns()
         self._turns: dict[str, asyncio.Lock] = {}
         self._disconnected = 0
         self._methods: dict[str, Method] = {
@@ -261,11 +264,7 @@ class Agent:
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
-        hosted = HostedSession(
-            session, epoch, place, self._forward(session), self._gone(session, epoch)
-        )
-        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
-        self._tenancies[session], self._stores[session] = tenancy, store
+        tenancy = self._begin(session, epoch, place, savepoints, store)
         try:
             opened = await tenancy.open(staged=staged, **what)
         except BaseException:
@@ -274,6 +273,21 @@ class Agent:
         self._access[session] = {"key": key, "blobs": blobs}
         self._remember(session)
         return opened
+
+    def _begin(
+        self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
+    ) -> Tenancy:
+        forward, gone = self._forward(session), self._gone(session, epoch)
+        hosted = HostedSession(session, epoch, place, forward, gone, may_warm=self._may_warm)
+        tenancy = Tenancy(
+            hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
+        )
+        self._tenancies[session], self._stores[session] = tenancy, store
+        return tenancy
+
+    async def _may_warm(self) -> bool:
+        await self._at_work.quiet()
+        return len(self._tenancies) <= SPARES
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
         async with self._turn(session):  # an opening waits for it, and has it then
@@ -388,17 +402,14 @@ class Agent:
         for facts in self._ledger.sessions():
             session = facts["session"]
             place = self._offer.place(session, facts["epoch"])
-            gone = self._gone(session, facts["epoch"])
-            hosted = HostedSession(session, facts["epoch"], place, self._forward(session), gone)
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
-            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
-            self._tenancies[session], self._stores[session] = tenancy, store
+            tenancy = self._begin(session, facts["epoch"], place, savepoints, store)
             self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
             try:
-                await hosted.resume(facts)
+                await tenancy.hosted.resume(facts)
                 await asyncio.to_thread(savepoints.go_on_from_newest, session)
                 log.info("took over session %s", session)
             except (SessionkeeperError, CheckpointError, GatewayError) as error:

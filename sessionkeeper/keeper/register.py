@@ -60,7 +60,9 @@ class Register:
         except UnknownSession:
             repository = Repository.open(self._store, name, *self._masters)
         else:
-            raise SessionExists(name)
+            error = SessionExists(name)
+            error.hint = "`sessionkeeper session resume NAME` has one here that the store has"
+            raise error
         labels.put(repository, registration.encode())
         self.keep(registration)
         return repository
