@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from checkpoint import garbage, holder
+from checkpoint import garbage, holder, labels
 from checkpoint.errors import SessionDeleted, SessionInUse, StaleWriter
 from checkpoint.fork import forks, marker_key
 from checkpoint.manifest import Body, Manifest
@@ -57,6 +57,7 @@ def delete(
     gone = [number for number in repository.numbers() if number < last]
     _delete(repository, [f"{key}" for key in repository.blobs.list("tags/")], "tags", progress)
     holder.take_back(repository)
+    labels.remove(repository)
     _delete(repository, map(manifest_key, gone), "checkpoints", progress)
     if repository.pool == repository.session_id:
         packs = 0 if needed_by else _finish(repository, last, progress)

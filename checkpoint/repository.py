@@ -7,6 +7,7 @@ sessions/<id>/tags/<name>             a checkpoint that is kept (`checkpoint.tag
 sessions/<id>/forks/<id>              a session that shares these packs (`checkpoint.fork`)
 sessions/<id>/garbage                 packs that may go (`checkpoint.collect`)
 sessions/<id>/holder                  word of who runs it (`checkpoint.holder`)
+labels/<id>                           what its keeper remembers of it (`checkpoint.labels`)
 
 A fork has no packs of its own: those of all forks are in one *pool*, its first session's.
 """

@@ -13,6 +13,7 @@ from gateway.agents import AgentConnection, Agents
 from gateway.auth import log_request
 from gateway.handlers import ROUTES, NotFoundHandler
 from gateway.kernels import Compute, Kernels
+from gateway.tenants import Tenant, Tenants, only
 from gateway.websocket import ChannelsHandler, Places
 
 # Of one kernel message, either way (bytes).
@@ -34,16 +35,21 @@ def make_app(
     routes: list[Any] = [*extra_handlers]
     if agents is not None:
         routes.append((r"/agents", AgentConnection, {"agents": agents}))
-    routes.append((r"/api/kernels/([^/]+)/channels", ChannelsHandler))
+    return make_shared_app(only(Tenant("", kernels, compute), token), routes, token=token)
+
+
+def make_shared_app(
+    tenants: Tenants, extra_handlers: Sequence[Any] = (), **settings: Any
+) -> web.Application:
+    """The same over the kernels of many: each request is for who `tenants` says."""
     return web.Application(
-        [*routes, *ROUTES],
+        [*extra_handlers, (r"/api/kernels/([^/]+)/channels", ChannelsHandler), *ROUTES],
         default_handler_class=NotFoundHandler,
         log_function=log_request,
         websocket_max_message_size=MAX_MESSAGE + (1 << 20),
-        kernels=kernels,
-        compute=compute,
+        tenants=tenants,
         places=Places(),
-        token=token,
+        **settings,
     )
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from tornado import web
 
-from gateway.auth import ErrorsInWords, check_token
+from gateway.auth import ErrorsInWords
 from gateway.errors import BadRequest, KernelspecNotFound
 from gateway.kernels import Compute, Kernels
 from gateway.notebook_sessions import NotebookSessions
+from gateway.tenants import Tenant
 
-__all__ = ["ROUTES", "Handler", "NotFoundHandler", "check_token"]
+__all__ = ["ROUTES", "Handler", "NotFoundHandler"]
 
 API_VERSION = "2.17.0"  # of Jupyter Server's REST API
 
@@ -28,18 +29,18 @@ API_VERSION = "2.17.0"  # of Jupyter Server's REST API
 class Handler(ErrorsInWords, web.RequestHandler):
     """Base of REST handlers: token checked first, errors in words."""
 
+    tenant: Tenant
+
     @property
     def kernels(self) -> Kernels:
-        kernels: Kernels = self.settings["kernels"]
-        return kernels
+        return self.tenant.kernels
 
     @property
     def compute(self) -> Compute:
-        compute: Compute = self.settings["compute"]
-        return compute
+        return self.tenant.compute
 
-    def prepare(self) -> None:
-        check_token(self.request, self.settings["token"])
+    async def prepare(self) -> None:
+        self.tenant = await self.settings["tenants"](self.request)
 
     def body(self) -> dict[str, Any]:
         """The JSON object of the request, `{}` if there is none. Raises `BadRequest`."""
@@ -241,8 +242,8 @@ class NotebookSessionHandler(NotebookSessionsHandler):
 
 
 class NotFoundHandler(Handler):
-    def prepare(self) -> None:
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         raise web.HTTPError(404, f"There is nothing at {self.request.path}.")
 
 

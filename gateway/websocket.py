@@ -16,12 +16,13 @@ from typing import Any
 
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, check_token, subprotocols
+from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, subprotocols
 from gateway.channel import KernelChannel
 from gateway.errors import BadFrame, BadRequest, GatewayError
 from gateway.feed import Delivery, Feed
 from gateway.kernels import Kernels
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
+from gateway.tenants import Tenant
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,14 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
 
     @property
     def kernels(self) -> Kernels:
-        kernels: Kernels = self.settings["kernels"]
-        return kernels
+        return self._tenant.kernels
 
     @property
     def channel(self) -> KernelChannel:
         return self.kernels.channel(self._kernel_id)
 
-    def prepare(self) -> None:
-        check_token(self.request, self.settings["token"])
+    async def prepare(self) -> None:
+        self._tenant: Tenant = await self.settings["tenants"](self.request)
         self._kernel_id = str(self.path_args[0])
         self.kernels.record(self._kernel_id)
         offered = subprotocols(self.request)
@@ -100,12 +100,16 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if self._protocol == RESUMABLE:
             position = self._welcome(channel)
         else:
-            back = self._places.back(self._kernel_id, self._session)
+            back = self._places.back(self._place, self._session)
             position = channel.last_cursor if back is None else back
         self._feed = Feed(
             channel, self._deliver, self._session, position, self._kernel_gone, self._missed
         )
         channel.attach_client(self._feed)
+
+    @property
+    def _place(self) -> str:
+        return f"{self._tenant.name}/{self._kernel_id}"  # kernels of two tenants may have one id
 
     @property
     def _places(self) -> Places:
@@ -210,5 +214,5 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if self._kernel_id in self.kernels:
             self.channel.detach_client(self._feed)
             if self._protocol != RESUMABLE:
-                self._places.left(self._kernel_id, self._session, self._feed.position)
+                self._places.left(self._place, self._session, self._feed.position)
         self._feed.close()

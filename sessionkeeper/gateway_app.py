@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
@@ -16,154 +16,91 @@ from tornado.web import Application
 
 from checkpoint.blobs import open_store, probe
 from checkpoint.errors import CheckpointError, SessionDeleted, StoreError
-from checkpoint.files import TreeView
 from checkpoint.keys import find_master_keys
-from checkpoint.reader import Reader
 from checkpoint.repository import Repository
-from gateway.app import listen, make_app
-from gateway.kernels import Kernels
+from gateway.app import listen, make_shared_app
 from gateway.rollback import Mode
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
-from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
-from sessionkeeper.keeper.holding import hold, let_go, take_hold
-from sessionkeeper.keeper.keeper import SessionKeeper
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
-from sessionkeeper.keeper.seed import seed
-from sessionkeeper.keeper.stored_files import StoredFiles
-from sessionkeeper.keeper.upkeep import Upkeep
-from sessionkeeper.keeper.workspace import Workspace
-from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.session_api import session_routes
+from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
 log = logging.getLogger(__name__)
 
-LAST_CHECKPOINT_SECONDS = 10.0
+THREADS = 64
+"""They wait for the store: one session's commit must not wait for those of others."""
 
 RUN = "SESSIONKEEPER_RUN"
 """In the environment: which `sessionkeeper up` started this process."""
 
 
-class Whereabouts:
-    """The session's place, for its workspace."""
-
-    def __init__(self, keeper: SessionKeeper) -> None:
-        self.session = keeper.session
-        self._keeper = keeper
-        self._reader: Reader | None = None
-
-    async def settled(self) -> Node | None:
-        return await self._keeper.settled()
-
-    async def stored_base(self) -> tuple[object, StoredFiles | None, int]:
-        chain = self._keeper.chain
-        manifest = chain.manifest
-        if manifest is None or manifest.tree is None:
-            return None, None, 0
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = await asyncio.to_thread(chain.repository.reader, manifest)
-        view = await asyncio.to_thread(TreeView, self._reader, manifest.tree)
-        home = str(manifest.meta.get("workspace", ""))
-        return manifest.number, StoredFiles(view, home), chain.writes
-
-
 class Gateway:
-    """Everything in the process, wired."""
+    """Everything in the process, wired. ``own`` is the session that it was started with."""
 
-    def __init__(self, settings: GatewaySettings, repository: Repository) -> None:
+    def __init__(self, settings: GatewaySettings, own: Repository) -> None:
         self._settings = settings
+        self._own = own
         state = settings.state
-        base = state / "sessions" / settings.session
-        self.new = not base.exists()
-        base.mkdir(parents=True, exist_ok=True)
-        self.journal = WriteJournal(base / "writes")
+        masters = find_master_keys(settings.master_key)
         on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
-        self.kernels = Kernels(_kernels(state, base), on_rollback=on_rollback)
         self.nodes = Nodes(
             settings.lease_seconds,
-            lambda node: self.keeper.node_changed(node),
+            lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
         )
-        self.grants = Grants()
-        channels = KernelChannels(self.kernels)
-        self.keeper = SessionKeeper(
-            repository,
-            self.nodes,
-            channels,
-            self.journal,
-            self.grants,
-            base / "incarnation.json",
-            os.environ.get(RUN),
-        )
-        self.compute = SessionCompute(self.kernels, channels, self.keeper, self.nodes)
-        self.kernels.observer = self.compute
-        self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
-        self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, settings.keep)
-        masters = find_master_keys(settings.master_key)
-        shared = Shared(
-            settings.token, self.keeper, self.nodes, self.workspace, self.upkeep, masters
-        )
-        agents = {"agents": NodeAgents(self.nodes, self.kernels), "token": settings.agent_token}
-        self.app = make_app(
-            self.kernels,
-            self.compute,
-            settings.token,
-            extra_handlers=[
+        grants = Grants()
+        around = Around(self.nodes, grants, on_rollback, settings.keep, os.environ.get(RUN))
+        _move_kernels(state)
+        self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
+        access = Access(self.sessions, settings.token, settings.session)
+        shared = Shared(access, self.sessions, self.nodes, masters)
+        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        self.app = make_shared_app(
+            access.tenant,
+            [
                 (r"/agents", NodeConnection, agents),
-                (r"/blobs/(.*)", BlobHandler, {"grants": self.grants}),
+                (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
                 *checkpoint_routes(shared),
+                *session_routes(shared),
             ],
         )
 
     async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT; then take a last checkpoint and return."""
+        """Serve until SIGTERM or SIGINT; then take last checkpoints and return."""
         settings = self._settings
-        for file in self.kernels.damaged:
-            self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
-        await take_hold(self.keeper.chain)
-        tasks = [asyncio.create_task(hold(self.keeper.chain))]
-        await self.keeper.start()
-        if self.new and self.keeper.chain.manifest is None and settings.seed is not None:
-            seed(self.journal, settings.seed)
+        await self.sessions.start(self._own, settings.session_token, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
-        keeping = (self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run())
-        tasks += [asyncio.create_task(one) for one in keeping]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        if self.keeper.node is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
-                    await self.keeper.rest()
-        for task in tasks:
-            task.cancel()
-        if not self.keeper.placed:
-            await let_go(self.keeper.chain.repository)
+        await self.sessions.end()
         for server in servers:
             server.stop()
-        self.kernels.close()
-        self.journal.close()
 
 
-def _kernels(state: Path, base: Path) -> Path:
+def _move_kernels(state: Path) -> None:
     """Where a session's kernels are recorded. Those of the one session that a state directory used
     to have were beside it.
     """
-    place, before = base / "kernels", state / "kernels"
-    if before.exists() and base.name == "default" and not place.exists():
+    place, before = state / "sessions" / "default" / "kernels", state / "kernels"
+    if before.exists() and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
         before.rename(place)
-    return place
 
 
 def run(settings: GatewaySettings) -> None:
@@ -172,6 +109,8 @@ def run(settings: GatewaySettings) -> None:
     repository = open_repository(settings.store, settings.master_key, settings.session)
 
     async def main() -> None:
+        executor = ThreadPoolExecutor(THREADS, "gateway")
+        asyncio.get_running_loop().set_default_executor(executor)
         await Gateway(settings, repository).serve()
 
     uvloop.run(main())

@@ -228,8 +228,10 @@ class GatewaySettings:
     agent_host: OptionalText = None
     """A second address to listen on, same port: that of the nodes' bridge."""
     token: Secret = field(repr=False)
-    """What UI servers and other clients show."""
+    """The operator's: opens all sessions, and the nodes."""
     agent_token: Secret = field(repr=False)
+    session_token: Secret = field(repr=False, default="")
+    """Opens the session that is served, and nothing else."""
     store: Text
     master_key: FilePath
     lease_seconds: Seconds = 2.0

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 from sessionkeeper.settings import AgentSettings
 
 __all__ = ["run"]
+
+THREADS = 64
+"""Most of them wait, for runc or the store: what one session needs must not wait for the others."""
 
 
 def run(settings: AgentSettings) -> None:
@@ -19,10 +23,12 @@ def run(settings: AgentSettings) -> None:
     from sessionkeeper.agent.offer import offer
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "agent"))
         agent = asyncio.current_task()
         assert agent is not None
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, agent.cancel)
+            loop.add_signal_handler(number, agent.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await Agent(settings, offer(settings)).run()
 

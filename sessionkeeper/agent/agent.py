@@ -19,15 +19,18 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
+from sessionkeeper.addresses import Addresses, address_of
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
-from sessionkeeper.agent.hosted import Gone, HostedSession
+from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer
+from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
+from sessionkeeper.agent.turns import SPARES, Turns
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -50,6 +53,9 @@ class Agent:
         self._tenancies: dict[str, Tenancy] = {}
         self._staging: dict[str, Savepoints] = {}
         self._staged: dict[str, tuple[Savepoints, Staged]] = {}
+        self._addresses = Addresses(
+            lambda: ((s, one) for s, t in self._tenancies.items() for one in t.hosted.kernels)
+        )
         self._link: AgentLink | None = None
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
@@ -59,6 +65,7 @@ class Agent:
         self._until = self._ledger.lease()
         self._granted = asyncio.Event()
         self._adopted = asyncio.Event()
+        self._at_work = Turns()
         self._turns: dict[str, asyncio.Lock] = {}
         self._disconnected = 0
         self._methods: dict[str, Method] = {
@@ -113,8 +120,8 @@ class Agent:
         )
         self._link = link
         early, self._early = self._early, []
-        for kernel_id, frame in early:
-            self._frame(kernel_id, frame)
+        for address, one in early:
+            self._frame(address, one)
         for tenancy in self._tenancies.values():
             tenancy.hosted.tell_gone()
         announce(self._settings.ready_fd)
@@ -186,21 +193,27 @@ class Agent:
         await self._adopted.wait()  # a session half taken over would be saved without its kernels
         return await self._methods[method](**params)
 
-    def _frame(self, kernel_id: str, frame: bytes) -> None:
+    def _frame(self, address: str, frame: bytes) -> None:
         if self._link is None:
             # Not welcome yet: what a shim answers now would have nowhere to go, and be missing.
-            self._early.append((kernel_id, frame))
+            self._early.append((address, frame))
             return
-        for tenancy in self._tenancies.values():
-            tenancy.hosted.to_shim(kernel_id, frame)
+        session, kernel_id = self._addresses.find(address) or ("", "")
+        if session in self._tenancies:
+            self._tenancies[session].hosted.to_shim(kernel_id, frame)
 
     def _pressed(self, pressed: bool) -> None:
         for tenancy in self._tenancies.values():
             tenancy.hosted.hold_back(pressed)
 
-    def _forward(self, kernel_id: str, frame: bytes) -> None:
-        if self._link is not None:
-            self._link.send_frame(kernel_id, frame)
+    def _forward(self, session: str) -> Forward:
+        """What passes the frames of the session's kernels on to the gateway."""
+
+        def forward(kernel_id: str, frame: bytes) -> None:
+            if self._link is not None:
+                self._link.send_frame(address_of(session, kernel_id), frame)
+
+        return forward
 
     def _gone(self, session: str, epoch: int) -> Gone:
         """What tells the gateway of a kernel that went without a word."""
@@ -251,9 +264,7 @@ class Agent:
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
         savepoints.settle(place, store)
-        hosted = HostedSession(session, epoch, place, self._forward, self._gone(session, epoch))
-        tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
-        self._tenancies[session], self._stores[session] = tenancy, store
+        tenancy = self._begin(session, epoch, place, savepoints, store)
         try:
             opened = await tenancy.open(staged=staged, **what)
         except BaseException:
@@ -262,6 +273,21 @@ class Agent:
         self._access[session] = {"key": key, "blobs": blobs}
         self._remember(session)
         return opened
+
+    def _begin(
+        self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
+    ) -> Tenancy:
+        forward, gone = self._forward(session), self._gone(session, epoch)
+        hosted = HostedSession(session, epoch, place, forward, gone, may_warm=self._may_warm)
+        tenancy = Tenancy(
+            hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
+        )
+        self._tenancies[session], self._stores[session] = tenancy, store
+        return tenancy
+
+    async def _may_warm(self) -> bool:
+        await self._at_work.quiet()
+        return len(self._tenancies) <= SPARES
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
         async with self._turn(session):  # an opening waits for it, and has it then
@@ -380,17 +406,14 @@ class Agent:
         for facts in self._ledger.sessions():
             session = facts["session"]
             place = self._offer.place(session, facts["epoch"])
-            gone = self._gone(session, facts["epoch"])
-            hosted = HostedSession(session, facts["epoch"], place, self._forward, gone)
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
-            tenancy = Tenancy(hosted, savepoints, store, self._kernelspecs, self._offer.cpu)
-            self._tenancies[session], self._stores[session] = tenancy, store
+            tenancy = self._begin(session, facts["epoch"], place, savepoints, store)
             self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
             try:
-                await hosted.resume(facts)
+                await tenancy.hosted.resume(facts)
                 await asyncio.to_thread(savepoints.go_on_from_newest, session)
                 log.info("took over session %s", session)
             except (SessionkeeperError, CheckpointError, GatewayError) as error:

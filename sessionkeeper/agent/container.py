@@ -12,7 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
-import zlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
@@ -44,6 +44,9 @@ from sessionkeeper.nodes.network import End, default_route, forward, masquerade,
 
 EPOCH_DIGITS = 10
 
+MOST_LINES = 1 << 14
+"""Networks of four addresses in 10.254.0.0/16."""
+
 STARTUP_FILES = ("boot.py", "kernel.json")
 """What a kernel reads beside its sockets while it starts, and it may be dumped before it has."""
 
@@ -65,10 +68,47 @@ class NodeContainers:
     env: Mapping[str, str] = field(default_factory=dict)
     lazy_above: int | None = None
 
-    def addresses(self, name: str) -> tuple[IPv4Interface, IPv4Interface]:
-        """Return the two ends of the link between the node and a session's network namespace."""
-        third = 1 + zlib.crc32(name.encode()) % 254
-        return IPv4Interface(f"10.254.{third}.1/30"), IPv4Interface(f"10.254.{third}.2/30")
+    lines: Lines = field(default_factory=lambda: Lines())
+
+
+class Lines:
+    """The links between this node and its sessions' network namespaces: each has a number of its
+    own, which is noted in the session's directory, for an agent that comes after this one.
+    """
+
+    def __init__(self) -> None:
+        self._taking = threading.Lock()
+
+    def of(self, base: Path) -> int:
+        """Return the number of the session in ``base``, beside which the others are. Raises
+        ``NodeSetupFailed`` when there are too many.
+        """
+        with self._taking:
+            taken = {_number(file): file.parent for file in base.parent.glob(f"*/{_LINE}")}
+            for number, place in taken.items():
+                if place == base:
+                    return number
+            free = next((n for n in range(MOST_LINES) if n not in taken), None)
+            if free is None:
+                raise NodeSetupFailed(f"there are {MOST_LINES} sessions on this node")
+            (base / _LINE).write_text(str(free))
+            return free
+
+
+_LINE = "line"
+
+
+def _number(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return -1
+
+
+def _ends(number: int) -> tuple[IPv4Interface, IPv4Interface]:
+    """The addresses of the node's and of the session's end."""
+    first = (10 << 24) + (254 << 16) + 4 * number
+    return IPv4Interface((first + 1, 30)), IPv4Interface((first + 2, 30))
 
 
 class ContainerPlace:
@@ -82,7 +122,7 @@ class ContainerPlace:
 
     def __init__(self, node: NodeContainers, session: str, base: Path) -> None:
         self._node = node
-        self._session = session
+        self._prefix = f"{session}+"  # of containers' names; no session's name has a plus
         self._base = base
         self._layers = rootfs.Layers(base)
         self._network = f"sk-{base.name}"
@@ -114,17 +154,18 @@ class ContainerPlace:
     def resume(self, kept: list[Slot]) -> None:
         names = {self._name(slot) for slot in kept}
         for name in self._node.runc.names():
-            if name.startswith(f"{self._session}.") and name not in names:
+            if name.startswith(self._prefix) and name not in names:
                 self._node.runc.delete(name)
 
     def reach_out(self) -> None:
-        outside, inside = self._node.addresses(self._base.name)
+        number = self._node.lines.of(self._base)
+        outside, inside = _ends(number)
         network = Path("/run/netns") / self._network
-        link = f"sk{outside.ip.packed[2]}"
+        link = f"sk{number}"
+        masquerade(link, inside.network, inside=link)  # first: at no time can others reach it
         veth(End(link, None, outside), End("eth0", network, inside))
         default_route(outside.ip, network)
         forward(link, *uplinks())
-        masquerade(link, inside.network, inside=link)
 
     def start(self, slot: Slot, epoch: int, launch: dict[str, Any]) -> None:
         control = self._prepare(slot, epoch)
@@ -218,16 +259,17 @@ class ContainerPlace:
 
     def close(self) -> None:
         for name in self._node.runc.names():
-            if name.startswith(f"{self._session}."):
+            if name.startswith(self._prefix):
                 self._node.runc.delete(name)
         rootfs.unmount(self._layers)
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
-        link = f"sk{self._node.addresses(self._base.name)[0].ip.packed[2]}"
-        subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
+        if (self._base / _LINE).exists():
+            link = f"sk{self._node.lines.of(self._base)}"
+            subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
         shutil.rmtree(self._base, ignore_errors=True)
 
     def _name(self, slot: Slot) -> str:
-        return f"{self._session}.{slot.name}"
+        return f"{self._prefix}{slot.name}"
 
     def _directory(self, slot: Slot) -> Path:
         return self._base / "slots" / slot.name

@@ -11,6 +11,7 @@ from typing import Any
 from sessionkeeper.agent import beside, variables
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession
 from sessionkeeper.agent.savepoint import Cut, Savepoints
+from sessionkeeper.agent.turns import Turns
 
 
 class Cuts:
@@ -25,10 +26,12 @@ class Cuts:
         hosted: HostedSession,
         savepoints: Savepoints,
         meta: Callable[[], Mapping[str, Any]],
+        turns: Turns,
     ) -> None:
         self._hosted = hosted
         self._savepoints = savepoints
         self._meta = meta
+        self._turns = turns
 
     def running(self) -> list[HostedKernel]:
         """The kernels that there is something to save of."""
@@ -40,8 +43,8 @@ class Cuts:
         until = time.monotonic() + within if final else None
         try:
             found, stands = await beside.hold(held, wanted, within)
-            began = time.monotonic()
-            async with self._hosted.changing:
+            async with self._turns.turn(urgent=final), self._hosted.changing:
+                began = time.monotonic()
                 kernels = self.running()
                 dumped = await beside.dump(kernels, stands, self._hosted.place, until)
                 took = time.monotonic() - began
@@ -64,7 +67,7 @@ class Cuts:
         try:
             stands = await variables.hold(kernels, within)
             began = time.monotonic()
-            async with self._hosted.changing:
+            async with self._turns.turn(urgent=final), self._hosted.changing:
                 there = self.running()
                 kernels = [kernel for kernel in kernels if kernel in there]
                 namespaces = await variables.dump(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ OWN_PYTHON = {"python", "python3", f"python3.{sys.version_info.minor}"}
 
 Forward = Callable[[str, bytes], None]
 Gone = Callable[[str], None]
+
+
+async def _at_once() -> bool:
+    return True
 
 
 @dataclass
@@ -91,7 +95,8 @@ class HostedSession:
     """The session ``session`` under ``epoch`` in ``place``.
 
     ``forward`` takes a kernel id and a link frame for the gateway, ``gone`` the id of a kernel all
-    of which is gone, its shim as well. ``warm`` keeps one spare.
+    of which is gone, its shim as well. ``warm`` keeps one spare; ``may_warm`` waits for a good time
+    to make it, and says whether to.
     """
 
     session: str
@@ -100,6 +105,7 @@ class HostedSession:
     forward: Forward
     gone: Gone = lambda kernel_id: None
     warm: bool = True
+    may_warm: Callable[[], Awaitable[bool]] = _at_once
     kernels: dict[str, HostedKernel] = field(default_factory=dict)
     writes: int = 0
     """Number of the last workspace write of the gateway's journal that is in the workspace."""
@@ -261,6 +267,8 @@ class HostedSession:
             await asyncio.to_thread(self.place.close)
 
     async def _warm_up(self) -> None:
+        if not await self.may_warm():
+            return
         slot, token = self._slot("spare"), secrets.token_hex(16)
         configuration = {
             "kernel_id": "",

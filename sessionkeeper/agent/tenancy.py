@@ -24,6 +24,7 @@ from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_l
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
 from sessionkeeper.agent.staging import Staged
+from sessionkeeper.agent.turns import Turns
 from sessionkeeper.cpu import NodeCpu
 from sessionkeeper.cpu_levels import held_to
 from sessionkeeper.errors import SessionkeeperError
@@ -46,13 +47,15 @@ class Tenancy:
         store: BlobStore,
         kernelspecs: Kernelspecs,
         cpu: NodeCpu,
+        turns: Turns | None = None,
     ) -> None:
         self.hosted = hosted
         self.savepoints = savepoints
         self._store = store
         self._kernelspecs = kernelspecs
         self._cpu = cpu
-        self._cuts = Cuts(hosted, savepoints, self._meta)
+        self._turns = turns or Turns()
+        self._cuts = Cuts(hosted, savepoints, self._meta, self._turns)
         self._saving = asyncio.Lock()
 
     async def open(
@@ -90,16 +93,18 @@ class Tenancy:
             opened = _only(newest, wanted)
             if no_images is not None:
                 opened = beside.fall_back(opened, no_images)
-            problems, images = await asyncio.gather(
-                asyncio.to_thread(self.savepoints.restore_tree, opened),
-                asyncio.to_thread(self.savepoints.restore_images, opened, staged),
-            )
+            async with self._turns.turn():
+                problems, images = await asyncio.gather(
+                    asyncio.to_thread(self.savepoints.restore_tree, opened),
+                    asyncio.to_thread(self.savepoints.restore_images, opened, staged),
+                )
             refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
             self.hosted.writes = int(opened.meta.get("writes", 0))
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
         restored = _restorable(kernels, opened, images)
-        failed = await self._restore(restored, images, partly)
+        async with self._turns.turn():
+            failed = await self._restore(restored, images, partly)
         clock.lap("restore")
         # What was written after the checkpoint comes after what the kernels had open then.
         for write in writes:

@@ -8,9 +8,9 @@ from typing import Any
 from gateway.agents import AgentConnection, Agents
 from gateway.auth import check_token
 from gateway.errors import Fenced, KernelNotFound
-from gateway.kernels import Kernels
 from gateway.observer import KernelExit
 from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.sessions import Sessions
 
 
 class NodeConnection(AgentConnection):
@@ -27,9 +27,9 @@ class NodeConnection(AgentConnection):
 class NodeAgents(Agents):
     """Turns what agents say into what :class:`Nodes` and the kernels' channels are told."""
 
-    def __init__(self, nodes: Nodes, kernels: Kernels) -> None:
+    def __init__(self, nodes: Nodes, sessions: Sessions) -> None:
         self._nodes = nodes
-        self._kernels = kernels
+        self._sessions = sessions
         self._by_connection: dict[AgentConnection, Node] = {}
 
     def joined(self, connection: AgentConnection, hello: dict[str, Any]) -> None:
@@ -42,20 +42,26 @@ class NodeAgents(Agents):
         if event.get("event") == "heartbeat":
             self._nodes.heard(node)
             connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
-        elif event.get("event") == "kernel_gone" and event["kernel_id"] in self._kernels:
-            channel = self._kernels.channel(event["kernel_id"])
-            if channel.attached == event["epoch"]:
-                channel.exited(KernelExit(None, signal.SIGKILL))
+        elif event.get("event") == "kernel_gone" and event["session"] in node.hosting:
+            kept, kernel_id = self._sessions.find(event["session"]), event["kernel_id"]
+            if kept is not None and kernel_id in kept.kernels:
+                channel = kept.kernels.channel(kernel_id)
+                if channel.attached == event["epoch"]:
+                    channel.exited(KernelExit(None, signal.SIGKILL))
 
-    def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
+    def frame(self, connection: AgentConnection, address: str, frame: bytes) -> None:
         node = self._by_connection[connection]
         if node.gone.done():
-            raise Fenced(f"{node.name} spoke for kernel {kernel_id}; its lease is over")
-        if not node.hosting:
-            return  # a session that is just being opened: what it says comes again
-        if kernel_id not in self._kernels:
-            raise KernelNotFound(kernel_id)
-        self._kernels.channel(kernel_id).receive(frame)
+            raise Fenced(f"{node.name} spoke for kernel {address}; its lease is over")
+        found = self._sessions.addresses.find(address)
+        if found is None:
+            raise KernelNotFound(address)
+        session, kernel_id = found
+        if session not in node.hosting:
+            return  # a session that is just being opened (it comes again), or is not its any more
+        kept = self._sessions.find(session)
+        if kept is not None:
+            kept.kernels.channel(kernel_id).receive(frame)
 
     def left(self, connection: AgentConnection) -> None:
         node = self._by_connection.pop(connection)

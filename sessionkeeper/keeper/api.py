@@ -21,19 +21,23 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from checkpoint.keys import KeyWrapper
-from gateway.auth import ErrorsInWords, check_token
+from gateway.auth import ErrorsInWords
 from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.nodes import Nodes
-from sessionkeeper.keeper.upkeep import Upkeep
-from sessionkeeper.keeper.workspace import Workspace
+from sessionkeeper.keeper.sessions import Sessions
 
 STATUS = {
     "not_found": 404,
     "unknown_node": 404,
     "unknown_checkpoint": 404,
     "unknown_tag": 404,
+    "unknown_session": 404,
+    "session_deleted": 410,
     "session_exists": 409,
+    "session_in_use": 409,
     "not_saved": 409,
     "exists": 409,
     "not_empty": 409,
@@ -54,13 +58,11 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 class Shared:
     """What the handlers work with."""
 
-    token: str
-    keeper: SessionKeeper
+    access: Access
+    sessions: Sessions
     nodes: Nodes
-    workspace: Workspace
-    upkeep: Upkeep
     masters: Sequence[KeyWrapper] = ()
-    """What wraps the keys of sessions that are forked from this one."""
+    """What wraps the keys of sessions that are forked."""
 
 
 LONGEST_DEADLINE = 7 * 86400.0
@@ -68,17 +70,11 @@ LONGEST_DEADLINE = 7 * 86400.0
 
 
 class Handler(ErrorsInWords, RequestHandler):
-    """A handler behind the gateway's token, whose errors are words."""
+    """A handler behind the gateway's tokens, whose errors are words."""
 
     def initialize(self, shared: Shared) -> None:
-        self._token = shared.token
-        self.keeper = shared.keeper
         self.nodes = shared.nodes
-        self.workspace = shared.workspace
         self.shared = shared
-
-    def prepare(self) -> Any:
-        check_token(self.request, self._token)
 
     def check_xsrf_cookie(self) -> None:
         """No cookie gives access here: the token is in a header."""
@@ -105,17 +101,37 @@ class Handler(ErrorsInWords, RequestHandler):
         )
 
 
-class StatusHandler(Handler):
+class SessionHandler(Handler):
+    """One that is about the session whose token was sent, or that an operator named."""
+
+    kept: KeptSession
+
+    @property
+    def keeper(self) -> SessionKeeper:
+        return self.kept.keeper
+
+    async def prepare(self) -> None:
+        self.kept = await self.shared.access.session(self.request)
+
+
+class OperatorHandler(Handler):
+    """One for the operator alone."""
+
+    def prepare(self) -> Any:
+        self.shared.access.check_operator(self.request)
+
+
+class StatusHandler(SessionHandler):
     def get(self) -> None:
         self.finish(self.keeper.status.json())
 
 
-class NodesHandler(Handler):
+class NodesHandler(OperatorHandler):
     def get(self) -> None:
         self.finish({"nodes": self.nodes.report()})
 
 
-class DrainHandler(Handler):
+class DrainHandler(OperatorHandler):
     """The preemption notice: the node's sessions move, and nothing new is placed there."""
 
     async def post(self, name: str) -> None:
@@ -128,23 +144,25 @@ class DrainHandler(Handler):
             raise HTTPError(400, reason="deadline must be a number of seconds") from None
         began = time.monotonic()
         self.nodes.drain(node, deadline)
-        moving = asyncio.ensure_future(self.keeper.drain(node))
-        done, _ = await asyncio.wait({moving}, timeout=deadline)
-        lost = moving.result() if done else None
-        moved = [self.keeper.session] if lost is not None else []
-        left = [] if done else [self.keeper.session]
+        there = [kept.keeper for kept in self.shared.sessions if kept.keeper.is_on(node)]
+        moving = {asyncio.ensure_future(keeper.drain(node)): keeper for keeper in there}
+        if moving:
+            await asyncio.wait(moving, timeout=deadline)
+        lost = {k.session: m.result() or "" for m, k in moving.items() if m.done()}
+        left = [keeper for keeper in there if keeper.session not in lost]
+        why = (keeper.status.warnings.get("placement", "") for keeper in left)
         self.finish(
             {
-                "moved": moved,
-                "left": left,
-                "lost": lost or "",
-                "why": self.keeper.status.warnings.get("placement", ""),
+                "moved": sorted(lost),
+                "left": sorted(keeper.session for keeper in left),
+                "lost": "; ".join(filter(None, lost.values())),
+                "why": "; ".join(dict.fromkeys(filter(None, why))),
                 "seconds": time.monotonic() - began,
             }
         )
 
 
-class UncordonHandler(Handler):
+class UncordonHandler(OperatorHandler):
     """The notice is withdrawn: sessions may be placed there again."""
 
     def post(self, name: str) -> None:
@@ -157,17 +175,16 @@ class EventsHandler(ErrorsInWords, WebSocketHandler):
     """The status at once, then at each change."""
 
     def initialize(self, shared: Shared) -> None:
-        self._token = shared.token
-        self._keeper = shared.keeper
+        self._shared = shared
         self._unlisten: Callable[[], None] | None = None
 
-    def prepare(self) -> Any:
-        check_token(self.request, self._token)
+    async def prepare(self) -> None:
+        self._status = (await self._shared.access.session(self.request)).keeper.status
 
     def open(self, *args: str, **kwargs: str) -> Any:
         self.set_nodelay(True)
-        self._unlisten = self._keeper.status.listen(self._tell)
-        self._tell(self._keeper.status.json())
+        self._unlisten = self._status.listen(self._tell)
+        self._tell(self._status.json())
 
     def on_message(self, message: str | bytes) -> None:
         """Nothing is asked over this connection."""
@@ -184,17 +201,16 @@ class EventsHandler(ErrorsInWords, WebSocketHandler):
 
 
 @stream_request_body
-class FilesHandler(Handler):
+class FilesHandler(SessionHandler):
     """One entry of the workspace."""
 
-    def initialize(self, shared: Shared) -> None:
-        super().initialize(shared)
-        self._incoming = shared.workspace.journal.incoming()
-        self._file: BinaryIO | None = None
+    _file: BinaryIO | None = None
 
-    def prepare(self) -> Any:
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
+        self.workspace = self.kept.workspace
         if self.request.method == "PUT":
+            self._incoming = self.workspace.journal.incoming()
             self.request.connection.set_max_body_size(1 << 40)  # type: ignore[union-attr]
             self._file = self._incoming.open("xb")
 

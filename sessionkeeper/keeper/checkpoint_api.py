@@ -18,12 +18,12 @@ from checkpoint.manifest import Manifest
 from checkpoint.packs import PackRef
 from checkpoint.repository import Repository
 from sessionkeeper.errors import UsageError
-from sessionkeeper.keeper.api import Handler, Shared
+from sessionkeeper.keeper.api import SessionHandler, Shared
 from sessionkeeper.keeper.chain import WENT_BACK
 from sessionkeeper.keeper.going_back import NotSaved, kernels_of
 
 
-class CheckpointHandler(Handler):
+class CheckpointHandler(SessionHandler):
     """One that has to do with the session's repository."""
 
     @property
@@ -83,7 +83,7 @@ class ForkHandler(CheckpointHandler):
 
 class PruneHandler(CheckpointHandler):
     async def post(self) -> None:
-        self.finish(asdict(await self.shared.upkeep.now()))
+        self.finish(asdict(await self.kept.upkeep.now()))
 
 
 def checkpoints(repository: Repository) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import GatewayError, RemoteError
+from sessionkeeper.addresses import address_of
 from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels
@@ -121,7 +122,8 @@ class Incarnations:
         if connection is None:
             return
         for kernel_id in incarnation.kernels:
-            send = functools.partial(connection.send_frame, kernel_id)
+            address = address_of(self.session, kernel_id)
+            send = functools.partial(connection.send_frame, address)
             self._channels.attach(kernel_id, send, incarnation.epoch)
 
     def end(self, incarnation: Incarnation) -> None:

@@ -75,7 +75,7 @@ class SessionKeeper:
         )
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
         self._recovery: Recovery | None = None
-        self._resting = False
+        self._resting, self._save_last = False, True
         self._rested = asyncio.Event()
         self._left: frozenset[str] = frozenset()
 
@@ -107,9 +107,9 @@ class SessionKeeper:
 
         It stays there, secured by checkpoints, as long as no other node fits.
         """
-        there = self._is_on(node)
+        there = self.is_on(node)
         self.changed()
-        while self._is_on(node) and not node.gone.done():
+        while self.is_on(node) and not node.gone.done():
             await self._changes.watch()
         if not there:
             return None
@@ -128,12 +128,13 @@ class SessionKeeper:
                 return False
         return self.node is not None
 
-    async def rest(self) -> None:
+    async def rest(self, *, save: bool = True) -> None:
         """Take a last checkpoint and end the session's compute: it is taken up another time.
 
-        Without that checkpoint the compute is left as it is. :meth:`run` ends either way.
+        Without that checkpoint the compute is left as it is, unless it is not to be saved.
+        :meth:`run` ends either way.
         """
-        self._resting = True
+        self._resting, self._save_last = True, save
         self.changed()
         await self._rested.wait()
 
@@ -147,7 +148,7 @@ class SessionKeeper:
             self._incarnations.attach(here)
             if node.suspect:
                 self._presence.in_background(self._stage_elsewhere(node))
-        elif hosts and not self._is_on(node):
+        elif hosts and not self.is_on(node):
             epoch = int(node.hello["sessions"][self.session])
             self._presence.in_background(self._incarnations.close_on(node, epoch))
         if not node.gone.done():
@@ -325,8 +326,11 @@ class SessionKeeper:
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and await self._checkpoints.take_last(
-                here.node, here.epoch, self._opening.variables(self._nodes, here.node)
+            if here is not None and (
+                not self._save_last
+                or await self._checkpoints.take_last(
+                    here.node, here.epoch, self._opening.variables(self._nodes, here.node)
+                )
             ):
                 self._leave()
                 await self._incarnations.close_on(here.node, here.epoch)
@@ -405,7 +409,8 @@ class SessionKeeper:
         if choice.node:
             await self._opening.stage(self._nodes.get(choice.node))
 
-    def _is_on(self, node: Node) -> bool:
+    def is_on(self, node: Node) -> bool:
+        """Whether the session is on the node, as far as is known."""
         placed, here = self._epochs.placed, self._presence.node
         return placed is not None and placed.node == node.name and here in {None, node}
 

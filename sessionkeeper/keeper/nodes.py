@@ -230,6 +230,8 @@ class Nodes:
         """A node of that name had a session when this process ended: it has one lease to come
         back.
         """
+        if name in self._nodes:
+            return
         node = Node(name, None, {"node": name}, self.lease)
         self._nodes[name] = node
         self.heard(node)

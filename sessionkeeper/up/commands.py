@@ -56,6 +56,7 @@ class Commands:
             *_given("--agent-host", places.agent_host),
             *("--token-file", str(state.token_file("gateway"))),
             *("--agent-token-file", str(state.token_file("agent"))),
+            *("--session-token-file", str(state.session_token_file(settings.session))),
             *("--store", settings.store),
             *("--master-key", str(settings.master_key or state.master_key)),
             *("--session", settings.session),
@@ -66,16 +67,24 @@ class Commands:
             *("--ready-fd", "{ready_fd}"),
         ]
 
-    def ui(self, settings: UpSettings, state: StateDirectory, places: Places) -> list[str]:
-        """The UI server's argv."""
+    def ui(
+        self,
+        settings: UpSettings,
+        state: StateDirectory,
+        places: Places,
+        session: str | None = None,
+        port: int | None = None,
+    ) -> list[str]:
+        """The argv of the UI server of a session: of the one that is run, or on another port."""
+        own = state.ui if session in {None, settings.session} else state.ui / "of" / str(session)
         return [
             *self.ui_program,
-            *("--state", str(state.ui)),
+            *("--state", str(own)),
             *("--host", settings.host),
-            *("--port", str(settings.port)),
+            *("--port", str(port or settings.port)),
             *("--token-file", str(state.token_file("ui"))),
             *("--gateway-url", places.url),
-            *("--gateway-token-file", str(state.token_file("gateway"))),
+            *("--gateway-token-file", str(state.session_token_file(session or settings.session))),
             *("--ready-fd", "{ready_fd}"),
         ]
 

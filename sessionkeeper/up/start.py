@@ -39,6 +39,7 @@ def bring_up(
         leftovers.sweep(state)
         state.forget_record()
         require_port(settings.host, settings.port)
+        state.make_session_token(settings.session)
         _check_store(settings.store)
         if runtime is None:
             with terminal.step("looking at what this machine can do"):

@@ -3,7 +3,7 @@
 lock            held (flock) while it runs
 up.json         what runs: process id, URLs, nodes
 control.sock    for `sessionkeeper node kill|start` and `sessionkeeper down`
-tokens/         ui, gateway, agent: stay over restarts, so the URL does
+tokens/         ui, gateway, agent, session-NAME: stay over restarts, so the URL does
 master.key      opens the session keys of the store
 store/          the blob store, unless another is given
 gateway/ ui/    their state
@@ -92,6 +92,22 @@ class StateDirectory:
         """Where the token `ui`, `gateway` or `agent` is."""
         return self.path / "tokens" / name
 
+    def session_token_file(self, session: str) -> Path:
+        """Where the token of a session is that was begun here; it need not exist."""
+        return self.token_file(f"session-{session}")
+
+    def make_session_token(self, session: str) -> Path:
+        """Where it is; it is made if there is none."""
+        path = self.session_token_file(session)
+        self._make_token(path)
+        return path
+
+    def keep_session_token(self, session: str, token: str) -> None:
+        """Have this one from now on."""
+        path = self.session_token_file(session)
+        path.unlink(missing_ok=True)
+        self._make_token(path, token)
+
     def token(self, name: str) -> str:
         """That token; NotRunning when nothing was ever started here."""
         try:
@@ -168,8 +184,8 @@ class StateDirectory:
             " `sessionkeeper up --state DIR --port PORT`",
         )
 
-    def _make_token(self, path: Path) -> None:
+    def _make_token(self, path: Path, token: str | None = None) -> None:
         with suppress(FileExistsError):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(24) + "\n")
+                file.write((token or secrets.token_hex(24)) + "\n")

@@ -1,0 +1,47 @@
+"""Whose request it is: that of a session's user, who has its token, or the operator's."""
+
+from __future__ import annotations
+
+import hmac
+
+from tornado.httputil import HTTPServerRequest
+
+from gateway.auth import check_token, token_of
+from gateway.errors import Forbidden
+from gateway.tenants import Tenant
+from sessionkeeper.keeper.kept import KeptSession
+from sessionkeeper.keeper.sessions import Sessions
+
+SESSION_HEADER = "Sessionkeeper-Session"
+"""Which session an operator means; without it the one that the gateway was started with."""
+
+
+class Access:
+    """``token`` is the operator's, ``session`` the one that the gateway was started with."""
+
+    def __init__(self, sessions: Sessions, token: str, session: str) -> None:
+        self._sessions = sessions
+        self._token = token
+        self._session = session
+
+    def check_operator(self, request: HTTPServerRequest) -> None:
+        """Raises ``Forbidden`` for everybody else: what is said here concerns all sessions."""
+        check_token(request, self._token)
+
+    async def session(self, request: HTTPServerRequest) -> KeptSession:
+        """Return the session that a request is about. Raises ``Forbidden``, and
+        ``UnknownSession`` when an operator names one that there is not.
+        """
+        given = token_of(request)
+        if given is None:
+            raise Forbidden("No token was sent.")
+        if hmac.compare_digest(given.encode(), self._token.encode()):
+            return await self._sessions.have(request.headers.get(SESSION_HEADER, self._session))
+        kept = await self._sessions.of_token(given)
+        if kept is None:
+            raise Forbidden("The token is wrong.")
+        return kept
+
+    async def tenant(self, request: HTTPServerRequest) -> Tenant:
+        """The same, for the kernel gateway's API."""
+        return (await self.session(request)).tenant

@@ -1,0 +1,127 @@
+"""One of the sessions that this gateway keeps: all that is its own, wired."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint.files import TreeView
+from checkpoint.reader import Reader
+from checkpoint.repository import Repository
+from checkpoint.retention import Retention
+from gateway.kernels import Kernels
+from gateway.rollback import Mode
+from gateway.tenants import Tenant
+from sessionkeeper.keeper.blobs import Grants
+from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
+from sessionkeeper.keeper.holding import hold, let_go, take_hold
+from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.seed import seed
+from sessionkeeper.keeper.stored_files import StoredFiles
+from sessionkeeper.keeper.upkeep import Upkeep
+from sessionkeeper.keeper.workspace import Workspace
+from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.registration import Registration
+
+LAST_CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the sessions of a gateway share, and the rules that hold for all of them. ``run`` tells
+    one ``sessionkeeper up`` from the next.
+    """
+
+    nodes: Nodes
+    grants: Grants
+    on_rollback: Mode
+    keep: Retention
+    run: str | None
+
+
+class Whereabouts:
+    """The session's place, for its workspace."""
+
+    def __init__(self, keeper: SessionKeeper) -> None:
+        self.session = keeper.session
+        self._keeper = keeper
+        self._reader: Reader | None = None
+
+    async def settled(self) -> Node | None:
+        return await self._keeper.settled()
+
+    async def stored_base(self) -> tuple[object, StoredFiles | None, int]:
+        chain = self._keeper.chain
+        manifest = chain.manifest
+        if manifest is None or manifest.tree is None:
+            return None, None, 0
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = await asyncio.to_thread(chain.repository.reader, manifest)
+        view = await asyncio.to_thread(TreeView, self._reader, manifest.tree)
+        home = str(manifest.meta.get("workspace", ""))
+        return manifest.number, StoredFiles(view, home), chain.writes
+
+
+class KeptSession:
+    """``home`` is its directory at this gateway."""
+
+    def __init__(
+        self, home: Path, registration: Registration, repository: Repository, around: Around
+    ) -> None:
+        self.registration = registration
+        self.home = home
+        new = not (home / "incarnation.json").exists()
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.journal = WriteJournal(home / "writes")
+        self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
+        channels = KernelChannels(self.kernels)
+        self.keeper = SessionKeeper(
+            repository,
+            around.nodes,
+            channels,
+            self.journal,
+            around.grants,
+            home / "incarnation.json",
+            around.run,
+        )
+        self._new = new
+        self.compute = SessionCompute(self.kernels, channels, self.keeper, around.nodes)
+        self.kernels.observer = self.compute
+        self.tenant = Tenant(registration.name, self.kernels, self.compute)
+        self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
+        self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, around.keep)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, beginning: Path | None = None) -> None:
+        """Go on with the session; a new one's workspace begins with the files in ``beginning``.
+        Raises what the store raises.
+        """
+        for file in self.kernels.damaged:
+            self.keeper.status.say(f"a kernel is left out: {file} cannot be read", "error")
+        await take_hold(self.keeper.chain)
+        self._tasks = [asyncio.create_task(hold(self.keeper.chain))]
+        await self.keeper.start()
+        if self._new and self.keeper.chain.manifest is None and beginning is not None:
+            seed(self.journal, beginning)
+        keeping = (self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run())
+        self._tasks += [asyncio.create_task(one) for one in keeping]
+
+    async def end(self, *, save: bool = True) -> None:
+        """End its compute, after a last checkpoint if that is to be saved, and its tasks; nothing
+        can be asked of it any more.
+        """
+        if self.keeper.node is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
+                    await self.keeper.rest(save=save)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.keeper.placed:
+            await let_go(self.keeper.chain.repository)
+        self.kernels.close()
+        self.journal.close()

@@ -1,0 +1,75 @@
+"""``/api/sessionkeeper/sessions...``: what an operator does with sessions. JSON, both ways.
+
+A session's token is in the answer to who begins it, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from sessionkeeper.errors import UsageError
+from sessionkeeper.keeper.api import OperatorHandler, Shared
+from sessionkeeper.keeper.sessions import report
+from sessionkeeper.registration import asked_for
+
+
+class SessionsHandler(OperatorHandler):
+    """All of them; POST begins one, of the name that is asked for or of one that is made up."""
+
+    async def get(self) -> None:
+        self.finish({"sessions": await self.shared.sessions.listed()})
+
+    async def post(self) -> None:
+        made_up = f"s-{secrets.token_hex(5)}"
+        wanted = asked_for(wish(self.request.body), made_up, time.time())
+        kept, token = await self.shared.sessions.create(wanted)
+        self.set_status(201)
+        self.finish({"session": report(kept), "token": token})
+
+
+class SessionHandler(OperatorHandler):
+    async def get(self, name: str) -> None:
+        kept = await self.shared.sessions.have(name)
+        self.finish({"session": report(kept), "status": kept.keeper.status.json()})
+
+    async def delete(self, name: str) -> None:
+        await self.shared.sessions.delete(name)
+        self.set_status(204)
+
+
+class TokenHandler(OperatorHandler):
+    """One more token; with ``{"alone": true}`` the others are no good any more."""
+
+    async def post(self, name: str) -> None:
+        alone = bool(wish(self.request.body).get("alone"))
+        self.set_status(201)
+        self.finish({"token": await self.shared.sessions.new_token(name, alone=alone)})
+
+
+def wish(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request. Raises :class:`UsageError`."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError("the request is not a JSON object")
+    return found
+
+
+def session_routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
+    """Return what to add to the gateway's application."""
+    handlers: dict[str, type[RequestHandler]] = {
+        "sessions": SessionsHandler,
+        "sessions/([^/]+)": SessionHandler,
+        "sessions/([^/]+)/token": TokenHandler,
+    }
+    return [
+        (rf"/api/sessionkeeper/{path}", handler, {"shared": shared})
+        for path, handler in handlers.items()
+    ]

@@ -1,0 +1,120 @@
+"""What is agreed of a session when it is created, as JSON in the store and at its gateway. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from checkpoint.repository import checked
+from sessionkeeper.errors import UsageError
+from sessionkeeper.placement import TIER_ORDER
+
+LONGEST = 256
+"""Characters in an owner or the name of an image."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """``guarantee`` and ``limit`` are bytes of memory: what a node must have free for the session,
+    and what each of its kernels may use at most (None: what the node allows). ``created`` is in
+    Unix seconds. ``tokens`` are hashes: who has one of the tokens is the session's user.
+    """
+
+    name: str
+    owner: str = ""
+    image: str | None = None
+    tiers: tuple[str, ...] = TIER_ORDER
+    guarantee: int = 0
+    limit: int | None = None
+    created: float = 0.0
+    hibernated: bool = False
+    tokens: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """Inverse of :func:`decode`."""
+        return json.dumps(asdict(self)).encode()
+
+    def report(self) -> dict[str, Any]:
+        """Return what may be told of it: all but the tokens."""
+        facts = asdict(self)
+        del facts["tokens"]
+        return facts
+
+    def with_token(self, token: str, *, alone: bool = False) -> Registration:
+        """Who has this token is its user, too (``alone``: and nobody else any more)."""
+        kept = () if alone else self.tokens
+        return replace(self, tokens=tuple(dict.fromkeys((*kept, hashed(token)))))
+
+
+def hashed(token: str) -> str:
+    """Return what is kept of a token. It is random and long, so nothing slow is needed."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def decode(data: bytes) -> Registration:
+    """Read what :meth:`Registration.encode` wrote, or a later version of this program. Raises
+    ``ValueError``.
+    """
+    try:
+        said = json.loads(data)
+        known = {f.name: said[f.name] for f in fields(Registration) if f.name in said}
+        tiers, tokens = tuple(known.get("tiers", TIER_ORDER)), tuple(known.get("tokens", ()))
+        return Registration(**{**known, "tiers": tiers, "tokens": tokens})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a registration: {error}") from None
+
+
+def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
+    """Return what a request asks for, under ``name`` when it does not say. Raises ``UsageError``
+    that names what is wrong.
+    """
+    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit"}
+    if unknown := set(wish) - allowed:
+        raise UsageError(f"a session has no {min(unknown)!r}; it has {', '.join(sorted(allowed))}")
+    given = wish.get("name", name)
+    try:
+        checked(given)
+    except (ValueError, TypeError):
+        raise UsageError(
+            f"{given!r} is no name for a session",
+            hint="letters, digits, '.', '_' and '-', at most 128, and no '.' first",
+        ) from None
+    guarantee, limit = _size(wish, "guarantee") or 0, _size(wish, "limit")
+    if limit is not None and limit < guarantee:
+        raise UsageError("the limit is less than the guarantee")
+    return Registration(
+        given,
+        owner=_text(wish, "owner") or "",
+        image=_text(wish, "image"),
+        tiers=_tiers(wish.get("tiers")),
+        guarantee=guarantee,
+        limit=limit,
+        created=now,
+    )
+
+
+def _text(wish: Mapping[str, Any], what: str) -> str | None:
+    said = wish.get(what)
+    if said is not None and not (isinstance(said, str) and len(said) <= LONGEST):
+        raise UsageError(f"{what} must be text of {LONGEST} characters at most")
+    return said or None
+
+
+def _size(wish: Mapping[str, Any], what: str) -> int | None:
+    said = wish.get(what)
+    if said is None:
+        return None
+    if isinstance(said, bool) or not isinstance(said, int) or said <= 0:
+        raise UsageError(f"{what} must be a number of bytes, above 0")
+    return said
+
+
+def _tiers(said: Any) -> tuple[str, ...]:
+    if said is None:
+        return TIER_ORDER
+    if not isinstance(said, list) or not said or any(one not in TIER_ORDER for one in said):
+        raise UsageError(f"tiers must be a list of some of {', '.join(TIER_ORDER)}")
+    return tuple(tier for tier in TIER_ORDER if tier in said)
