@@ -13,12 +13,15 @@ Cell = dict[str, Any]
 Notebook = dict[str, Any]
 
 
-def place(notebook: Notebook, runs: Iterable[Run], *, may_add: bool) -> list[Run]:
+def place(
+    notebook: Notebook, runs: Iterable[Run], *, may_add: bool, trusted: bool = False
+) -> list[Run]:
     """Have the cells show what their runs left; the runs that have a cell there now.
 
     A cell that the file does not have (it was run before the notebook was saved with it) is added
     after the one that ran before it, if `may_add`. A run that goes on shows what there is so far,
-    without a count.
+    without a count. `trusted`: say that the user ran it, as a notebook does in a page but not in
+    its file.
     """
     cells: list[Cell] = notebook.get("cells", [])
     placed: list[Run] = []
@@ -36,7 +39,8 @@ def place(notebook: Notebook, runs: Iterable[Run], *, may_add: bool) -> list[Run
         if not run.tentative or _is_blank(cell):
             cell["outputs"] = run.shown()
             cell["execution_count"] = run.count if run.ended else None
-            cell.setdefault("metadata", {})["trusted"] = True
+            if trusted:
+                cell["metadata"]["trusted"] = True
     return placed
 
 
@@ -58,7 +62,7 @@ def judge(notebook: Notebook, runs: Iterable[Run], has: Callable[[Run], bool]) -
             run.seen = True
             settled.append(run)
         else:
-            settled += place(notebook, [run], may_add=False)
+            settled += place(notebook, [run], may_add=False, trusted=True)
     return settled
 
 

@@ -235,6 +235,7 @@ class Runs:
         """Runs that began up to this cursor may be known to tabs already."""
         self._by_id: dict[str, Run] = {}
         self._forgotten: dict[str, None] = {}
+        self._captured: dict[str, str] = {}  # comm of an Output widget → request that it shows
 
     def __iter__(self) -> Iterator[Run]:
         return iter(list(self._by_id.values()))
@@ -293,6 +294,11 @@ class Runs:
         elif kind == "update_display_data":
             self._update(content, cursor)
             return run.ended
+        elif kind.startswith("comm_"):
+            self._capture(content)
+            return False
+        elif run.msg_id in self._captured.values():
+            return False  # an Output widget has it, and not the cell
         elif kind in _SHOWN:
             display = (content.get("transient") or {}).get("display_id")
             if display and kind == "display_data":
@@ -303,6 +309,14 @@ class Runs:
             return False
         run.in_file = run.seen = False
         return run.ended
+
+    def _capture(self, content: dict[str, Any]) -> None:
+        """An Output widget begins or ceases to show what a request puts out."""
+        state = content.get("data", {}).get("state", {})
+        if "msg_id" in state:
+            self._captured[content["comm_id"]] = state["msg_id"]
+        if not self._captured.get(content["comm_id"]):
+            self._captured.pop(content["comm_id"], None)
 
     def _end(self, run: Run) -> None:
         run.ended, run.asks = True, None

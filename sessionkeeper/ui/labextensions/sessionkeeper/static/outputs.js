@@ -43,6 +43,7 @@ class Mirror {
     this._panel = panel;
     this._early = [];
     this._displays = new Map(); // display id → futures of cells that show it
+    this._captured = new Map(); // comm of an Output widget → request that it shows
     const { sessionContext, context } = panel;
     sessionContext.kernelChanged.connect((_, { newValue }) => this._listen(newValue));
     this._listen(sessionContext.session?.kernel);
@@ -65,6 +66,10 @@ class Mirror {
   }
 
   _take(kernel, msg) {
+    const captured = msg.content?.data?.state?.msg_id;
+    if (captured !== undefined && msg.header.msg_type.startsWith('comm_')) {
+      this._captured.set(msg.content.comm_id, captured);
+    }
     const isOurs = !msg.parent_header?.[CELL] || msg.parent_header.session === kernel.clientId;
     if (isOurs && !msg.content?.transient?.display_id) {
       return;
@@ -110,6 +115,9 @@ class Mirror {
       cell.model.executionState = 'running';
       cell.model.trusted = true;
     } else if (header.msg_type !== 'status') {
+      if ([...this._captured.values()].includes(request.msg_id)) {
+        return; // the widget shows it
+      }
       const future = this._future(kernel, cell, request);
       future.onIOPub(msg);
       this._remember(content.transient?.display_id, future);
