@@ -3,7 +3,7 @@ many can be had, and says as fast as it can what `ipykernel` says slowly.
 
 It executes one command, in JSON, as if it were code:
 
-    {"say": 100, "size": 50, "every": 0.002}   100 stream messages, "0\\n", "1\\n"..., each of `size`
+    {"say": 100, "size": 50, "every": 0.002}   100 messages of stdout: "0\\n", "1\\n"... of `size`
                                                bytes, with so many seconds between two of them
     {"lose_idle": true}                        goes on as a kernel that dropped its last messages
     {"exit": 3}                                ends with that code
