@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
-# Outputs are acknowledged after so many, so many bytes, or so many seconds.
-_ACK_COUNT, _ACK_BYTES, _ACK_AFTER = 32, 1 << 20, 0.05
+# Outputs are acknowledged when the link says so, or after so many seconds.
+_ACK_AFTER = 0.05
 
 
 class KernelChannel:
@@ -304,7 +304,7 @@ class KernelChannel:
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
         self._deliver(output.payload, (output.epoch, output.seq), number, flags)
         self.link.accept(output)
-        if self.link.unacknowledged >= _ACK_COUNT or self.link.unacknowledged_bytes >= _ACK_BYTES:
+        if self.link.ack_due:
             self._acknowledge()
         elif self._ack_timer is None:
             later = asyncio.get_running_loop().call_later
@@ -328,6 +328,17 @@ class KernelChannel:
             self.observer.started(self.kernel_id)
         elif event.get("event") == "exited":
             self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
+        elif event.get("event") == "output_lost":
+            self._output_lost(self.requests.open.get(event.get("msg_id", "")))
+
+    def _output_lost(self, request: Request | None) -> None:
+        """A kernel that drops what it cannot send has dropped the end of a request's outputs."""
+        if request is not None and not request.idle:
+            words = "Some output is missing: the kernel dropped what it could not send."
+            log.error("kernel %s: %s", self.kernel_id, words)
+            self.say(IOPUB, "stream", {"name": "stderr", "text": words + "\n"}, request)
+            self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
+            self.execution_state = "idle"
 
     def exited(self, ended: KernelExit) -> None:
         """The kernel process has ended: its shim says so, or it is gone with its shim."""

@@ -21,7 +21,8 @@ from typing import Any, Iterator, NamedTuple, Sequence  # noqa: UP035
 
 import zmq
 
-from gateway.frames import CONTROL, IOPUB, SHELL, STDIN
+from gateway.frames import CONTROL, IOPUB, MESSAGE_LIMIT, SHELL, STDIN
+from gateway.kernel_boot import HIGH_WATER
 
 DELIMITER = b"<IDS|MSG>"
 # Read when an interpreter starts, so a warm one cannot take them over.
@@ -60,6 +61,8 @@ class Kernel:
         self.session = uuid.uuid4().hex
         self.sockets: dict[int, Any] = {}
         self._peers = self._rcvhwm = 0
+        self.waits = False  # with what it prints, until we take it
+        self._still = False
         self.process: subprocess.Popen[bytes] | None = None
         self.errors: int | None = None  # read end of the kernel's stdout and stderr
         self.last_words = b""
@@ -100,7 +103,8 @@ class Kernel:
                 argv = [*argv[:waits], self._boot(), self._url(), *argv[waits:]]
             self.process, self.errors = self._spawn(argv, env, cwd)
         # A kernel that waits for us is held back; of one that would drop we take all there is.
-        self._rcvhwm = 1000 if waits else 0
+        self.waits = bool(waits)
+        self._rcvhwm = HIGH_WATER if waits else 0
         self._open_sockets()
         return self.process.pid
 
@@ -211,6 +215,13 @@ class Kernel:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
+    def stand_still(self, still: bool) -> None:
+        """Stop the process, or let it go on: one that does not wait would drop what it prints."""
+        if still != self._still and self.process is not None and self.process.returncode is None:
+            self._still = still
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGSTOP if still else signal.SIGCONT)
+
     def interrupt(self) -> None:
         """SIGINT, or an interrupt_request where the kernelspec asks for messages."""
         if self.interrupt_mode == "message":
@@ -249,6 +260,7 @@ class Kernel:
             os.close(self.errors)
             self.errors = None
         self.process = None
+        self._still = False
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -310,3 +322,15 @@ class Kernel:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
                 yield Message(channel, parts)
+
+
+def too_long(message: Message, size: int) -> list[bytes]:
+    """What is said in place of a message that nothing carries: to stderr, or as the reply."""
+    words = f"A message of {size} bytes was left out: {MESSAGE_LIMIT} is the most there can be."
+    header = json.loads(message.parts[0])
+    content: dict[str, Any] = {"name": "stderr", "text": words + "\n"}
+    if message.channel != IOPUB:
+        content = {"status": "error", "ename": "MessageTooLong", "evalue": words, "traceback": []}
+    else:
+        header["msg_type"] = "stream"
+    return [json.dumps(header).encode(), message.parts[1], b"{}", json.dumps(content).encode()]

@@ -202,9 +202,9 @@ class Agent:
         if session in self._tenancies:
             self._tenancies[session].hosted.to_shim(kernel_id, frame)
 
-    def _pressed(self, pressed: bool) -> None:
+    def _pressed(self, kernel_id: str, pressed: bool) -> None:
         for tenancy in self._tenancies.values():
-            tenancy.hosted.hold_back(pressed)
+            tenancy.hosted.hold_back(kernel_id, pressed)
 
     def _forward(self, session: str) -> Forward:
         """What passes the frames of the session's kernels on to the gateway."""

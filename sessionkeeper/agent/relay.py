@@ -18,13 +18,15 @@ from sessionkeeper.agent.errors import KernelStartFailed
 
 _RETRY = 0.005
 
+_LONGEST_RETRY = 1.0
+
 
 class ShimRelay:
     """The agent's side of one shim.
 
     ``dial`` returns a connected socket or raises OSError, ``alive`` says whether the shim is there;
     both may block. ``on_frame`` gets the link frames for the gateway; ``on_gone`` is called when
-    the shim has ended by itself.
+    the shim has ended by itself. While ``quiet`` says so the shim stands still, and may be silent.
     """
 
     def __init__(
@@ -34,13 +36,16 @@ class ShimRelay:
         token: str,
         on_frame: Callable[[bytes], None],
         on_gone: Callable[[], None] = lambda: None,
+        quiet: Callable[[], bool] = lambda: False,
     ) -> None:
         self._dial = dial
         self._alive = alive
         self._token = token
         self._on_frame = on_frame
         self._on_gone = on_gone
+        self._quiet = quiet
         self._client: ShimClient | None = None
+        self._held = False
         self._closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -69,6 +74,7 @@ class ShimRelay:
 
     def hold_back(self, held: bool) -> None:
         """Read from the shim no more, or again: the gateway takes no more for now."""
+        self._held = held
         if self._client is not None:
             (self._client.pause if held else self._client.resume)()
 
@@ -94,17 +100,28 @@ class ShimRelay:
                 continue
             connection.setblocking(False)
             _, self._client = await loop.create_connection(
-                lambda: ShimClient(self._token, self._on_frame, on_close=self._closed.set),
+                lambda: ShimClient(
+                    self._token, self._on_frame, on_close=self._closed.set, quiet=self._quiet
+                ),
                 sock=connection,
             )
+            if self._held:
+                self._client.pause()
             return
 
     async def _stay_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause, since = _RETRY, loop.time()
         while True:
             await self._closed.wait()
             self._client = None
+            # A shim that takes nobody in is not asked without a pause.
+            lasted = loop.time() - since > _LONGEST_RETRY
+            pause = _RETRY if lasted else min(pause * 2, _LONGEST_RETRY)
+            await asyncio.sleep(pause)
             try:
                 await self._connect()
             except KernelStartFailed:
                 self._on_gone()
                 return
+            since = loop.time()

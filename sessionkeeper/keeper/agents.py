@@ -49,10 +49,12 @@ class NodeAgents(Agents):
                 if channel.attached == event["epoch"]:
                     channel.exited(KernelExit(None, signal.SIGKILL))
 
-    def frame(self, connection: AgentConnection, address: str, frame: bytes) -> None:
+    def frame(self, connection: AgentConnection, address: str, frame: bytes | memoryview) -> None:
         node = self._by_connection[connection]
         if node.gone.done():
             raise Fenced(f"{node.name} spoke for kernel {address}; its lease is over")
+        if node.connection is not connection:
+            return  # late, over a connection that the agent has given up
         found = self._sessions.addresses.find(address)
         if found is None:
             raise KernelNotFound(address)

@@ -238,7 +238,7 @@ class Keeper(Observer, Agents):
         self.changed.set()
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
-        if kernel_id in self.kernels:
+        if kernel_id in self.kernels and connection is self.connection:
             self.kernels.channel(kernel_id).receive(frame)
 
     def left(self, connection: AgentConnection) -> None:
