@@ -3,7 +3,8 @@
 * `inputs`: numbered requests. They stay until a committed checkpoint contains them (`release`).
 * `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept.
 
-Written before it is acknowledged to anyone, so an acknowledged message outlives this process.
+Written before it is acknowledged to anyone, so an acknowledged message outlives this process. A
+`Snapshot` of it, kept elsewhere, outlives the machine: a journal made of one *branches off* there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import json
 import struct
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gateway import durable
 from gateway.records import RecordLog, Segment
 
 MB = 1_000_000
@@ -102,6 +104,10 @@ class OutputLog:
         for body in self._log.read(start):
             yield _record(body)
 
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """The files there are, and their bytes now."""
+        return self._log.files()
+
     def close(self) -> None:
         self._log.close()
 
@@ -155,8 +161,11 @@ class InputLog:
 
     def gone(self, number: int) -> bool:
         """Whether the payload was there, and was pruned."""
-        void = number in self._void or number <= self.withdrawn
-        return number not in self._at and not void
+        return number not in self._at and not self.is_void(number)
+
+    def is_void(self, number: int) -> bool:
+        """Whether it was withdrawn."""
+        return number in self._void or number <= self.withdrawn
 
     def void(self, number: int) -> None:
         self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
@@ -182,14 +191,30 @@ class InputLog:
             self._void.add(number - 1)
             self._last = number - 1
 
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """As of `OutputLog`."""
+        return self._log.files()
+
     def close(self) -> None:
         self._log.close()
+
+
+class Snapshot(NamedTuple):
+    """A journal at one moment: so many bytes (`files`) of files that only grow.
+
+    Another journal that is made of it shares the cursors up to `last` with this one. `origin` is
+    what `begin` takes, beside the files.
+    """
+
+    origin: dict[str, Any]
+    files: tuple[tuple[Path, int], ...]
 
 
 class Journal:
     """Inputs and outputs of one kernel under `directory`. Recover both before use.
 
-    `name` tells this journal from another one of the same kernel (on another disk).
+    `name` tells this journal from another one of the same kernel (on another disk); `before` has
+    those that it branched off, with the last cursor that it shares with each.
     """
 
     def __init__(self, directory: Path, keep: int = 256 * MB) -> None:
@@ -197,16 +222,54 @@ class Journal:
         self.directory = directory
         self.inputs = InputLog(directory)
         self.outputs = OutputLog(directory, keep)
-        named = directory / "journal.json"
-        if not named.exists():
-            part = named.with_suffix(".part")
-            part.write_text(json.dumps({"version": 1, "name": uuid.uuid4().hex}))
-            part.replace(named)
-        self.name: str = json.loads(named.read_text())["name"]
+        if not exists(directory):
+            _name(directory, {})
+        said = json.loads((directory / _NAMED).read_text())
+        self.name: str = said["name"]
+        self.before: dict[str, int] = said.get("before", {})
+
+    @property
+    def branched_at(self) -> int:
+        """The last cursor of the journal it branched off, -1 if it did not."""
+        return max(self.before.values(), default=-1)
+
+    def shared(self, name: str, cursor: int) -> int | None:
+        """The last cursor, `cursor` at most, up to which this journal has what `name` (empty: this
+        one) has; None if that cannot be told.
+        """
+        if name in {"", self.name}:
+            return cursor if cursor <= self.outputs.last else None
+        upto = self.before.get(name)
+        return None if upto is None else min(upto, cursor)
+
+    def snapshot(self) -> Snapshot:
+        """The journal as it is now."""
+        last = self.outputs.last
+        shared = {name: min(cursor, last) for name, cursor in self.before.items()}
+        files = (*self.outputs.files(), *self.inputs.files())
+        return Snapshot({"name": self.name, "last": last, "before": shared}, files)
 
     def close(self) -> None:
         self.inputs.close()
         self.outputs.close()
+
+
+_NAMED = "journal.json"
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a journal."""
+    return (directory / _NAMED).exists()
+
+
+def begin(directory: Path, origin: Mapping[str, Any]) -> None:
+    """Make a journal of the files of a snapshot, which are in `directory`, and its `origin`."""
+    _name(directory, {**origin["before"], str(origin["name"]): int(origin["last"])})
+
+
+def _name(directory: Path, before: Mapping[str, int]) -> None:
+    said = {"version": 1, "name": uuid.uuid4().hex, "before": before}
+    durable.replace(directory / _NAMED, json.dumps(said))
 
 
 def _record(body: bytes) -> OutputRecord:

@@ -172,6 +172,10 @@ class RecordLog:
                     if _NUMBER.unpack_from(body)[0] >= start:
                         yield body
 
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """Each segment's file, and its bytes now: what is there already does not change."""
+        return tuple((segment.path, segment.size) for segment in self.segments)
+
     def drop_first(self) -> None:
         """Delete the oldest segment."""
         self.segments.pop(0).path.unlink(missing_ok=True)

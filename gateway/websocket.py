@@ -119,8 +119,10 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         known = self.get_query_argument("journal", "")
         if position < 0:
             position = newest
-        elif (known and known != channel.journal.name) or position > newest:
+        elif (shared := channel.journal.shared(known, position)) is None:
             position, reset = 0, True
+        else:
+            position = shared
         missing = max(0, channel.first_cursor - 1 - position) if self._cursor > 0 else 0
         position = max(position, channel.first_cursor - 1)
         self._notice(
