@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from gateway.auth import ErrorsInWords, check_token
-from gateway.calls import VERSION, Calls, decode_frame, encode_frame, versions_match
+from gateway.calls import VERSION, Calls, decode_frame, knows_pieces, versions_match
 from gateway.errors import BadFrame, GatewayError, VersionRefused
+from gateway.hop import PeerWatch, prompt
+from gateway.outbox import Outbox, Pieces
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class Agents:
     def event(self, connection: AgentConnection, event: dict[str, Any]) -> None:
         """Anything but `hello`: a heartbeat, say."""
 
-    def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
+    def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes | memoryview) -> None:
         """A link frame of a kernel's shim."""
 
     async def called(self, connection: AgentConnection, method: str, params: dict[str, Any]) -> Any:
@@ -47,6 +51,10 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
     def initialize(self, agents: Agents) -> None:
         self._agents = agents
         self._joined = False
+        self._outbox = Outbox()
+        self._pieces = Pieces()
+        self._blocked = False
+        self._watch: PeerWatch | None = None
         self._calls = Calls(
             "the agent",
             self._write_text,
@@ -65,6 +73,28 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
+        prompt(self._stream.socket)
+        self._watch = PeerWatch(self._probe, self._fell_silent)
+
+    def _fell_silent(self) -> None:
+        log.warning("%s has fallen silent; its connection is given up", self.node)
+        if self._stream is not None:
+            self._stream.close()
+
+    @property
+    def _stream(self) -> Any:
+        return self.ws_connection.stream if self.ws_connection is not None else None
+
+    def _probe(self) -> None:
+        with suppress(WebSocketClosedError):
+            self.ping()
+
+    def on_pong(self, data: bytes) -> None:
+        self._heard()
+
+    def _heard(self) -> None:
+        if self._watch is not None:
+            self._watch.heard()
 
     # -- for the keeper ---------------------------------------------------------------------------
 
@@ -78,10 +108,8 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
 
     def send_frame(self, kernel_id: str, frame: bytes) -> None:
         """A link frame for a kernel's shim. Lost if the connection is: the link makes up for it."""
-        try:
-            self.write_message(encode_frame(kernel_id, frame), binary=True)
-        except WebSocketClosedError:
-            log.debug("%s is gone; a frame for %s was not sent", self.node, kernel_id)
+        self._outbox.frame(kernel_id, frame)
+        self._flush()
 
     def send_event(self, event: dict[str, Any]) -> None:
         """Tell the agent something that needs no answer."""
@@ -96,16 +124,23 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
     # -- tornado ----------------------------------------------------------------------------------
 
     def on_message(self, message: str | bytes) -> None:
+        self._heard()
         try:
             if isinstance(message, str):
                 self._calls.received(message)
             elif self._joined:
-                self._agents.frame(self, *decode_frame(message))
+                kernel_id, body = decode_frame(message)
+                frame = self._pieces.take(kernel_id, body)
+                if frame is not None:
+                    self._agents.frame(self, kernel_id, frame)
         except GatewayError as error:
             log.warning("%s: %s", self.node, error)
 
     def on_close(self) -> None:
         self._calls.close()
+        self._outbox.clear()
+        if self._watch is not None:
+            self._watch.close()
         if self._joined:
             self._joined = False
             self._agents.left(self)
@@ -122,16 +157,35 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
                     f"this gateway {list(VERSION)}."
                 )
             self.node = str(event.get("node") or "agent")
+            self._outbox.pieces = knows_pieces(event)
             self._agents.joined(self, event)
             self._joined = True
         except GatewayError as error:
             self.send_event({"event": "refused", "error": error.to_wire()})
+            log.warning("%s was refused: %s", self.node, error)
             self.close(4400, str(error))
             return
         self.send_event({"event": "welcome", "version": VERSION})
 
     def _write_text(self, text: str) -> None:
+        self._outbox.text(text)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write until the socket takes no more: what waits is in the outbox, where it has turns."""
         try:
-            self.write_message(text)
+            while not self._blocked and (waiting := self._outbox.next()) is not None:
+                message = waiting[0]
+                written = self.write_message(message, binary=isinstance(message, bytes))
+                self._blocked = self._writing()
+                written.add_done_callback(self._written)
         except WebSocketClosedError:
-            log.debug("%s is gone; nothing was written", self.node)
+            self._outbox.clear()
+
+    def _written(self, written: asyncio.Future[None]) -> None:
+        if not written.cancelled() and written.exception() is None and self._blocked:
+            self._blocked = self._writing()
+            self._flush()
+
+    def _writing(self) -> bool:
+        return self._stream is not None and bool(self._stream.writing())

@@ -4,7 +4,7 @@
     {"id": n, "result": ...}  or  {"id": n, "error": {code, message, hint, retryable}}
     {"event": str, ...}                         not answered
 
-Binary frames are `kernel id (16 bytes, uuid) + link frame`.
+Binary frames are `kernel id (16 bytes, uuid) + link frame`, or a piece of one (`gateway.outbox`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from gateway.errors import AgentGone, AgentTimeout, BadFrame, GatewayError, Remo
 
 log = logging.getLogger(__name__)
 
-VERSION = (1, 0)
+# 1.1: long link frames go in pieces.
+VERSION = (1, 1)
 Write = Callable[[str], None]
 
 
@@ -41,6 +42,12 @@ def versions_match(hello: dict[str, Any]) -> bool:
     """Whether the peer's major version is ours."""
     version = hello.get("version")
     return isinstance(version, list | tuple) and bool(version) and version[0] == VERSION[0]
+
+
+def knows_pieces(hello: dict[str, Any]) -> bool:
+    """Whether the peer puts pieces of link frames together (1.1), going by its hello or welcome."""
+    version = hello.get("version")
+    return isinstance(version, list | tuple) and tuple(version[:2]) >= (1, 1)
 
 
 def error_to_wire(error: Exception) -> dict[str, Any]:

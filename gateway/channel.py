@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
-# Outputs are acknowledged after so many, so many bytes, or so many seconds.
-_ACK_COUNT, _ACK_BYTES, _ACK_AFTER = 32, 1 << 20, 0.05
+# Outputs are acknowledged when the link says so, or after so many seconds.
+_ACK_AFTER = 0.05
 
 
 class KernelChannel:
@@ -327,7 +327,7 @@ class KernelChannel:
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
         self.deliver(output.payload, (output.epoch, output.seq), number, flags)
         self.link.accept(output)
-        if self.link.unacknowledged >= _ACK_COUNT or self.link.unacknowledged_bytes >= _ACK_BYTES:
+        if self.link.ack_due:
             self._acknowledge()
         elif self._ack_timer is None:
             later = asyncio.get_running_loop().call_later

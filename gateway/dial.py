@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.protocol import State
 
-from gateway.calls import VERSION, Calls, decode_frame, encode_frame
+from gateway.calls import VERSION, Calls, decode_frame, knows_pieces
 from gateway.errors import AgentGone, Forbidden, GatewayError, RemoteError
+from gateway.hop import PeerWatch, prompt
+from gateway.outbox import Outbox, Pieces
 
 log = logging.getLogger(__name__)
 
-# Bytes that wait to be sent before the shims are held back, and before they may go on.
-_HIGH, _LOW = 32 << 20, 8 << 20
+# Bytes of a kernel that wait to be sent before its shim is held back, and before it may go on.
+_HIGH, _LOW = 4 << 20, 1 << 20
+
+
+class _Heard(ClientConnection):
+    """A connection that tells when it hears anything."""
+
+    on_data: Callable[[], None] = staticmethod(lambda: None)
+
+    def data_received(self, data: bytes) -> None:
+        self.on_data()
+        super().data_received(data)
 
 
 class AgentLink:
@@ -30,20 +43,26 @@ class AgentLink:
         on_call: Callable[[str, dict[str, Any]], Awaitable[Any]] | None,
         on_event: Callable[[dict[str, Any]], None] | None,
         on_frame: Callable[[str, bytes], None] | None,
-        on_pressure: Callable[[bool], None] | None,
+        on_pressure: Callable[[str, bool], None] | None,
     ) -> None:
         self._socket = socket
         self._on_frame = on_frame
         self._on_pressure = on_pressure
-        self._calls = Calls("the gateway", self._put, on_call, on_event)
-        self._out: deque[str | bytes] = deque()
-        self._waiting_bytes = 0
-        self._pressed = False
+        self._calls = Calls("the gateway", self._text, on_call, on_event)
+        self._out = Outbox()
+        self._pieces = Pieces()
+        self._pressed: set[str] = set()
         self._wake = asyncio.Event()
         self._held: list[str | bytes] | None = []
         self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
+        prompt(socket.transport.get_extra_info("socket"))
+        self._watch = PeerWatch(
+            self._probe, self._fell_silent, unsent=socket.transport.get_write_buffer_size
+        )
+        if isinstance(socket, _Heard):
+            socket.on_data = self._watch.heard
 
     @classmethod
     async def connect(
@@ -55,14 +74,14 @@ class AgentLink:
         on_call: Callable[[str, dict[str, Any]], Awaitable[Any]] | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_frame: Callable[[str, bytes], None] | None = None,
-        on_pressure: Callable[[bool], None] | None = None,
+        on_pressure: Callable[[str, bool], None] | None = None,
         wait: float = 20.0,
     ) -> AgentLink:
         """Dial `url` (http or ws, without `/agents`), say hello, return when welcome.
 
         `on_call(method, params)` answers the gateway's calls, `on_event(event)` gets its events,
-        `on_frame(kernel_id, frame)` link frames. `on_pressure(True)`: the gateway takes less than
-        there is, hold the shims back; `False`: let them go on.
+        `on_frame(kernel_id, frame)` link frames. `on_pressure(kernel_id, True)`: the gateway takes
+        less than there is, hold that kernel's shim back; `False`: let it go on.
 
         Raises `AgentGone` (cannot connect; retryable), `Forbidden`, `RemoteError` (refused, with
         the gateway's words).
@@ -74,8 +93,9 @@ class AgentLink:
                 additional_headers={"Authorization": f"token {token}"},
                 max_size=None,
                 compression=None,
+                create_connection=_Heard,
                 open_timeout=wait,
-                ping_interval=None,  # heartbeats are the agent's own
+                ping_interval=None,  # its own counts no data, and would give up on a busy peer
                 close_timeout=1,
             )
         except InvalidStatus as error:
@@ -87,7 +107,7 @@ class AgentLink:
         except (OSError, TimeoutError, WebSocketException) as error:
             raise AgentGone(f"The gateway at {url} cannot be reached: {error}.") from error
         link = cls(socket, on_call, on_event, on_frame, on_pressure)
-        link._put(json.dumps({"event": "hello", "version": VERSION, **hello}))
+        link._text(json.dumps({"event": "hello", "version": VERSION, **hello}))
         try:
             await asyncio.wait_for(asyncio.shield(link._welcome), wait)
         except TimeoutError:
@@ -105,14 +125,20 @@ class AgentLink:
         return await self._calls.call(method, params, wait)
 
     def send_frame(self, kernel_id: str, frame: bytes) -> None:
-        """A link frame for the gateway. Lost if the connection is: the link makes up for it."""
-        self._put(encode_frame(kernel_id, frame))
+        """A link frame for the gateway, or the next piece of one (`gateway.outbox`). Lost if the
+        connection is: the link makes up for it.
+        """
+        if self._closed.done():
+            return
+        if self._out.frame(kernel_id, frame) > _HIGH:
+            self._press(kernel_id, True)
+        self._wake.set()
 
     def send_event(self, event: dict[str, Any]) -> None:
         """Tell the gateway something that needs no answer. Raises `AgentGone`."""
         if self._closed.done():
             raise AgentGone("The connection to the gateway has ended.")
-        self._put(json.dumps(event))
+        self._text(json.dumps(event))
 
     async def wait_closed(self) -> None:
         """Until the connection has ended, for whatever reason."""
@@ -125,30 +151,38 @@ class AgentLink:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _put(self, message: str | bytes) -> None:
-        if self._closed.done():
-            return
-        self._out.append(message)
-        self._waiting_bytes += len(message)
-        self._wake.set()
-        if self._waiting_bytes > _HIGH:
-            self._press(True)
+    def _text(self, message: str) -> None:
+        if not self._closed.done():
+            self._out.text(message)
+            self._wake.set()
 
-    def _press(self, pressed: bool) -> None:
-        if pressed != self._pressed:
-            self._pressed = pressed
+    def _press(self, kernel_id: str, pressed: bool) -> None:
+        if pressed != (kernel_id in self._pressed):
+            (self._pressed.add if pressed else self._pressed.discard)(kernel_id)
             if self._on_pressure is not None:
-                self._on_pressure(pressed)
+                self._on_pressure(kernel_id, pressed)
+
+    def _probe(self) -> None:
+        # While bytes wait, a ping would wait behind them, and tell nothing.
+        if not self._socket.transport.get_write_buffer_size() and self._socket.state is State.OPEN:
+            self._pinging = asyncio.ensure_future(self._ping())
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await self._socket.ping()
+
+    def _fell_silent(self) -> None:
+        log.warning("the gateway has fallen silent; its connection is given up")
+        self._socket.transport.abort()
 
     async def _send(self) -> None:
         try:
             while True:
-                while self._out:
-                    message = self._out.popleft()
+                while (waiting := self._out.next()) is not None:
+                    message, kernel_id, left = waiting
                     await self._socket.send(message)
-                    self._waiting_bytes -= len(message)
-                    if self._waiting_bytes < _LOW:
-                        self._press(False)
+                    if kernel_id in self._pressed and left < _LOW:
+                        self._press(kernel_id, False)
                 self._wake.clear()
                 await self._wake.wait()
         except ConnectionClosed:
@@ -171,7 +205,10 @@ class AgentLink:
             if isinstance(message, str):
                 self._calls.received(message)
             elif self._on_frame is not None:
-                self._on_frame(*decode_frame(message))
+                kernel_id, body = decode_frame(message)
+                frame = self._pieces.take(kernel_id, body)
+                if frame is not None:
+                    self._on_frame(kernel_id, bytes(frame))
         except GatewayError as error:
             log.warning("from the gateway: %s", error)
 
@@ -183,6 +220,7 @@ class AgentLink:
     def _is_greeting(self, message: str) -> bool:
         greeting = json.loads(message)
         if greeting.get("event") == "welcome":
+            self._out.pieces = knows_pieces(greeting)
             self._welcome.set_result(None)
         elif greeting.get("event") == "refused":
             self._welcome.set_exception(RemoteError(greeting.get("error") or {}))
@@ -192,12 +230,13 @@ class AgentLink:
 
     def _ended(self) -> None:
         self._tasks[1].cancel()
+        self._watch.close()
         self._out.clear()
-        self._waiting_bytes = 0
         self._calls.close()
         if not self._welcome.done():
             self._welcome.set_exception(AgentGone("The gateway closed the connection."))
             self._welcome.exception()
         if not self._closed.done():
             self._closed.set_result(None)
-        self._press(False)
+        for kernel_id in list(self._pressed):
+            self._press(kernel_id, False)

@@ -9,10 +9,15 @@ import json
 import struct
 from typing import Any, NamedTuple, Sequence  # noqa: UP035
 
-VERSION = (1, 0)
+# 1.1: `credit` in the gateway's HELLO.
+VERSION = (1, 1)
 
 HELLO, DATA, ACK, LOCAL = 1, 2, 3, 4
 SHELL, CONTROL, STDIN, IOPUB, EVENT = 0, 1, 2, 3, 16
+
+# Of one kernel message, either way (bytes), and of the link frame that carries it.
+MESSAGE_LIMIT = 1 << 30
+FRAME_LIMIT = MESSAGE_LIMIT + (64 << 20)
 
 STAMP = struct.Struct(">BIQ")
 _PARTS = struct.Struct(">BH")
@@ -28,12 +33,11 @@ class LinkError(ValueError):
         self.code = code
 
 
-def encode_payload(channel: int, parts: Sequence[Any]) -> bytes:
-    """Payload of one message: `parts` are bytes-like, at most 65535 of them."""
+def encode_payload(channel: int, parts: Sequence[Any], prefix: bytes = b"") -> bytes:
+    """Payload of one message, after `prefix`: `parts` are bytes-like, at most 65535 of them."""
     sizes = [len(p) for p in parts]
-    return b"".join(
-        [_PARTS.pack(channel, len(sizes)), struct.pack(f">{len(sizes)}Q", *sizes), *parts]
-    )
+    table = struct.pack(f">{len(sizes)}Q", *sizes)
+    return b"".join([prefix, _PARTS.pack(channel, len(sizes)), table, *parts])
 
 
 def decode_payload(payload: Any) -> tuple[int, list[memoryview]]:
@@ -82,10 +86,12 @@ class Hello(NamedTuple):
     next: int
     answer: bool
     first: int | None = None
+    credit: int | None = None
 
     def encode(self) -> bytes:
         """The HELLO frame."""
-        return b"\x01" + json.dumps({"version": VERSION, **self._asdict()}).encode()
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return b"\x01" + json.dumps({"version": VERSION, **said}).encode()
 
     @classmethod
     def decode(cls, frame: Any) -> Hello:
@@ -104,10 +110,18 @@ class Hello(NamedTuple):
                 (int(epoch), int(seq)),
                 int(hello["next"]),
                 bool(hello.get("answer", False)),
-                int(hello["first"]) if hello.get("first") is not None else None,
+                _optional(hello, "first"),
+                _optional(hello, "credit"),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            if isinstance(error, LinkError):
+                raise
             raise LinkError(f"malformed HELLO: {error!r}") from None
+
+
+def _optional(hello: dict[str, Any], name: str) -> int | None:
+    value = hello.get(name)
+    return int(value) if value is not None else None
 
 
 def kind_of(frame: Any) -> int:

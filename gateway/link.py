@@ -1,11 +1,10 @@
 """The link between a kernel's shim and the gateway: numbered, resumable, fenced, without I/O.
 
-Pure, standard library only, Python >= 3.8: this file is shipped inside the shim. docs/link-
-protocol.md says what is on the wire. Two endpoints:
+docs/link-protocol.md says what is on the wire. Two endpoints:
 
-* `ShimLink` lives in the process tree that is dumped. Its state *is* the position in a checkpoint:
-  outputs are stamped `(epoch, seq)` when they are produced and kept until acknowledged, inputs are
-  applied in order of number, once.
+* `gateway.shim_link.ShimLink` lives in the process tree that is dumped. Outputs are stamped
+  `(epoch, seq)` when they are produced and kept until acknowledged, inputs are applied in order of
+  number, once.
 * `GatewayLink` has the last `(epoch, seq)` it journaled and all inputs that no committed checkpoint
   covers.
 
@@ -17,7 +16,8 @@ under a new epoch.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Iterator, NamedTuple, Protocol, Sequence, Union  # noqa: UP035
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 from gateway.frames import (
     ACK,
@@ -28,150 +28,18 @@ from gateway.frames import (
     LinkError,
     encode_ack,
     encode_data,
-    encode_payload,
     kind_of,
     stamp_of,
 )
 
 MiB = 1 << 20
-# What a shim keeps of unacknowledged output before it stops reading the kernel's iopub.
-OUTPUT_LIMIT = 64 * MiB
-# Who holds inputs back when nothing else is said: a pause that ends with the agent's connection.
-AGENT = "agent"
-
-
-# -- the shim's side --------------------------------------------------------------------------
-
-
-class ShimLink:
-    """Outputs and inputs of one kernel, as its shim sees them.
-
-    `next_seq` numbers the next output, `applied` is the last input applied. `epoch` is passed to
-    every call rather than kept: the file it comes from may change between any two of them, by a
-    restore.
-    """
-
-    def __init__(self, next_seq: int = 1, applied: int = 0, limit: int = OUTPUT_LIMIT) -> None:
-        self.next_seq = next_seq
-        self.applied = applied
-        self.limit = limit
-        self.unacked_bytes = 0
-        self._unacked: deque[tuple[tuple[int, int], bytes]] = deque()
-        self._unsent: deque[tuple[tuple[int, int], bytes]] = deque()
-        self._hello: Hello | None = None
-        self._greeted = False
-        self._holds: set[str] = set()
-        self._ack = False
-
-    @property
-    def full(self) -> bool:
-        """True: keep no more output than must be; stop reading the kernel's iopub."""
-        return self.unacked_bytes >= self.limit
-
-    def connected(self, epoch: int) -> None:
-        """An agent has connected: say HELLO, send nothing else before the gateway has said it."""
-        self.disconnected()
-        self._say_hello(epoch, answer=False)
-
-    def disconnected(self) -> None:
-        """The agent is gone. What it asked to hold back ends with it."""
-        self._greeted = self._ack = False
-        self._hello = None
-        self._unsent.clear()
-        self._holds.discard(AGENT)
-
-    def pause(self, who: str = AGENT) -> None:
-        """Apply no inputs. They are dropped: the gateway sends them again after `resume`."""
-        self._holds.add(who)
-
-    def resume(self, epoch: int, who: str = AGENT) -> None:
-        """Ends the pause of `who`; inputs flow when nobody else holds them."""
-        if who in self._holds:
-            self._holds.discard(who)
-            if not self._holds:
-                self._say_hello(epoch, answer=False)
-
-    def produce(self, epoch: int, channel: int, parts: Sequence[Any]) -> None:
-        """Stamp one output of the kernel and keep it."""
-        frame = b"".join((STAMP.pack(DATA, epoch, self.next_seq), encode_payload(channel, parts)))
-        item = ((epoch, self.next_seq), frame)
-        self.next_seq += 1
-        self.unacked_bytes += len(frame)
-        self._unacked.append(item)
-        if self._greeted:
-            self._unsent.append(item)
-
-    def receive(self, frame: Any, epoch: int) -> memoryview | None:
-        """Take a frame of the gateway; the payload of an input that is to be applied now, or None.
-
-        The caller must apply what it gets: it counts as applied. Raises `LinkError`.
-        """
-        kind = kind_of(frame)
-        if kind == DATA:
-            return self._input(frame, epoch)
-        if kind == ACK:
-            self._acked(stamp_of(frame))
-        elif kind == HELLO:
-            hello = Hello.decode(frame)
-            if hello.epoch == epoch:
-                self._acked(hello.received)
-                self._unsent = deque(self._unacked)
-                self._greeted = True
-                self._ack = False
-            if not hello.answer or hello.epoch != epoch:
-                self._say_hello(epoch, answer=True)
-        return None
-
-    def _input(self, frame: Any, epoch: int) -> memoryview | None:
-        of, number = stamp_of(frame)
-        if of != epoch or number > self.applied + 1:
-            # Not for this incarnation, or a gap: HELLO tells the gateway where we are.
-            if not self._holds:
-                self._say_hello(epoch, answer=False)
-            return None
-        if number <= self.applied:
-            self._ack = True
-            return None
-        if self._holds:
-            return None
-        self.applied = number
-        self._ack = True
-        return memoryview(frame)[STAMP.size :]
-
-    def _acked(self, upto: tuple[int, int]) -> None:
-        while self._unacked and self._unacked[0][0] <= upto:
-            _, frame = self._unacked.popleft()
-            self.unacked_bytes -= len(frame)
-        while self._unsent and self._unsent[0][0] <= upto:
-            self._unsent.popleft()
-
-    def _say_hello(self, epoch: int, answer: bool) -> None:
-        self._hello = self._position(epoch, answer)
-
-    def _position(self, epoch: int, answer: bool) -> Hello:
-        first = self._unacked[0][0][1] if self._unacked else self.next_seq
-        return Hello(epoch, (epoch, self.applied), self.next_seq, answer, first)
-
-    def next_frame(self, epoch: int) -> bytes | None:
-        """The next frame to write, or None.
-
-        HELLO and ACK go before outputs, always: who sees an output knows that the input which
-        caused it was applied.
-        """
-        if self._hello is not None:
-            answer, self._hello, self._ack = self._hello.answer, None, False
-            return self._position(epoch, answer).encode()
-        if not self._greeted:
-            return None
-        if self._ack:
-            self._ack = False
-            return encode_ack(epoch, self.applied)
-        if self._unsent:
-            return self._unsent.popleft()[1]
-        return None
-
-
-# -- the gateway's side -----------------------------------------------------------------------
+# What the gateway lets a shim have on the way at a time: bytes sent and not acknowledged. It bounds
+# what one kernel puts in front of the others, on every hop.
+CREDIT = 1 * MiB
+# Outputs are acknowledged after so many, or so many bytes: well before a shim runs out of credit.
+ACK_COUNT, ACK_BYTES = 32, CREDIT // 4
+# What the gateway has on the way to a shim at a time.
+INPUT_CREDIT = 4 * MiB
 
 
 class InputStore(Protocol):
@@ -234,7 +102,7 @@ class FencedOff(NamedTuple):
     epoch: int
 
 
-Event = Union[Output, Resumed, FencedOff, None]  # noqa: UP007 (Python 3.8)
+Event = Output | Resumed | FencedOff | None
 
 
 class GatewayLink:
@@ -252,8 +120,10 @@ class GatewayLink:
         received: tuple[int, int] = (0, 0),
         acked: int = 0,
         decided: int = 0,
+        credit: int = CREDIT,
     ) -> None:
         self.inputs = inputs
+        self.credit = credit
         self.received = received
         self.acked = acked
         self.decided = decided
@@ -262,6 +132,8 @@ class GatewayLink:
         self.unacknowledged = 0
         self.unacknowledged_bytes = 0
         self._sent = acked
+        self._flying: deque[tuple[int, int]] = deque()  # number, bytes
+        self._flying_bytes = 0
         self._hello = False
         self._greeted = False  # the shim's HELLO is here
         self._flowing = False  # ... and the caller has dealt with it
@@ -303,6 +175,8 @@ class GatewayLink:
             epoch, number = stamp_of(frame)
             if self._flowing and epoch == self.epoch and self.acked < number <= self.sent_high:
                 self.acked = number
+                while self._flying and self._flying[0][0] <= number:
+                    self._flying_bytes -= self._flying.popleft()[1]
             return None
         if kind == HELLO:
             return self._resumed(Hello.decode(frame))
@@ -342,6 +216,8 @@ class GatewayLink:
         if not self._greeted or self._resumed_at is None:
             return
         self._sent = self.acked = self._resumed_at.applied
+        self._flying.clear()
+        self._flying_bytes = 0
         self.decided = self._resumed_at.epoch
         self._flowing = True
 
@@ -367,6 +243,11 @@ class GatewayLink:
         self.unacknowledged_bytes += len(output.payload)
 
     @property
+    def ack_due(self) -> bool:
+        """So much came that its acknowledgement should not wait."""
+        return self.unacknowledged >= ACK_COUNT or self.unacknowledged_bytes >= ACK_BYTES
+
+    @property
     def silent(self) -> bool:
         """A node is attached, and its shim has not answered our HELLO."""
         return self.epoch is not None and not self._greeted
@@ -379,7 +260,7 @@ class GatewayLink:
 
     def take_ack(self) -> bytes | None:
         """An ACK for everything received, or None if there is nothing new. When to send it is the
-        caller's choice.
+        caller's choice; a shim that gets none stops when its credit is used up.
         """
         if not self.unacknowledged or not self._greeted:
             return None
@@ -392,8 +273,14 @@ class GatewayLink:
             return
         if self._hello:
             self._hello = False
-            yield Hello(self.epoch, self.received, self.inputs.last + 1, answer=False).encode()
+            said = Hello(self.epoch, self.received, self.inputs.last + 1, False, None, self.credit)
+            yield said.encode()
         while self._flowing and self._sent < self.inputs.last:
+            if self._flying_bytes >= INPUT_CREDIT:
+                return
             self._sent += 1
             self.sent_high = max(self.sent_high, self._sent)
-            yield encode_data(self.epoch, self._sent, self.inputs.get(self._sent))
+            frame = encode_data(self.epoch, self._sent, self.inputs.get(self._sent))
+            self._flying.append((self._sent, len(frame)))
+            self._flying_bytes += len(frame)
+            yield frame

@@ -39,9 +39,9 @@ from gateway.frames import (
     encode_local,
     kind_of,
 )
-from gateway.link import ShimLink
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_kernel import Kernel, Message
+from gateway.shim_link import ShimLink
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).

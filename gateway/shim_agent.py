@@ -12,10 +12,11 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Callable  # noqa: UP035
 
+from gateway.frames import FRAME_LIMIT
+
 LENGTH = struct.Struct(">I")
 # The first frame of a stranger is a token; nobody may fill our memory before it.
 TOKEN_LIMIT = 4096
-FRAME_LIMIT = (1 << 30) + (64 << 20)
 _READ = 1 << 18
 
 

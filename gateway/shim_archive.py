@@ -24,7 +24,14 @@ PRELOAD = (
     "sqlite3",
 )
 
-_MODULES = ("frames.py", "link.py", "shim.py", "shim_agent.py", "shim_kernel.py", "kernel_boot.py")
+_MODULES = (
+    "frames.py",
+    "kernel_boot.py",
+    "shim.py",
+    "shim_agent.py",
+    "shim_kernel.py",
+    "shim_link.py",
+)
 _MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
 
 

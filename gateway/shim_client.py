@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import struct
 from collections.abc import Callable
 from typing import Any, cast
 
 from gateway.errors import AgentTimeout, RemoteError, ShimGone
 from gateway.frames import LOCAL, decode_local, encode_local
+from gateway.hop import prompt
+from gateway.outbox import PIECE, first_piece, next_piece
 
 _LENGTH = struct.Struct(">I")
 
@@ -21,7 +22,8 @@ _LENGTH = struct.Struct(">I")
 class ShimClient(asyncio.Protocol):
     """One connection to a shim; make it with `connect`.
 
-    `on_frame(frame)` gets every frame that is for the gateway, `on_event(event)` the shim's own
+    `on_frame(frame)` gets every frame that is for the gateway, long ones in pieces, as they come
+    (`gateway.outbox`), so that none is held here as a whole. `on_event(event)`: the shim's own
     words to the agent (`started`, `exited`), `on_close()` is called once when the connection ends.
     """
 
@@ -38,6 +40,7 @@ class ShimClient(asyncio.Protocol):
         self._on_close = on_close
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._rest = 0  # bytes to come of a frame that goes in pieces
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
 
@@ -97,26 +100,41 @@ class ShimClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        raw = transport.get_extra_info("socket")
-        if raw is not None and raw.family != socket.AF_UNIX:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prompt(transport.get_extra_info("socket"))
         self.send_frame(self._token.encode())
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
         buffer += data
         at, have = 0, len(buffer)
-        while have - at >= 4:
-            (size,) = _LENGTH.unpack_from(buffer, at)
-            if have - at - 4 < size:
-                break
-            with memoryview(buffer) as view:
+        with memoryview(buffer) as view:
+            while True:
+                if self._rest:
+                    piece = view[at : at + min(self._rest, PIECE)]
+                    if not piece or (len(piece) < PIECE and len(piece) < self._rest):
+                        piece.release()
+                        break
+                    self._on_frame(next_piece(piece))
+                    self._rest -= len(piece)
+                    at += len(piece)
+                    piece.release()
+                    continue
+                if have - at < 5:
+                    break
+                (size,) = _LENGTH.unpack_from(buffer, at)
+                if size > 2 * PIECE and buffer[at + 4] != LOCAL:
+                    self._on_frame(first_piece(size, b""))
+                    self._rest = size
+                    at += 4
+                    continue
+                if have - at - 4 < size:
+                    break
                 frame = bytes(view[at + 4 : at + 4 + size])
-            at += 4 + size
-            if frame[0] == LOCAL:
-                self._local(decode_local(frame))
-            else:
-                self._on_frame(frame)
+                at += 4 + size
+                if frame[0] == LOCAL:
+                    self._local(decode_local(frame))
+                else:
+                    self._on_frame(frame)
         del buffer[:at]
 
     def _local(self, message: dict[str, Any]) -> None:

@@ -194,9 +194,9 @@ class Agent:
         for tenancy in self._tenancies.values():
             tenancy.hosted.to_shim(kernel_id, frame)
 
-    def _pressed(self, pressed: bool) -> None:
+    def _pressed(self, kernel_id: str, pressed: bool) -> None:
         for tenancy in self._tenancies.values():
-            tenancy.hosted.hold_back(pressed)
+            tenancy.hosted.hold_back(kernel_id, pressed)
 
     def _forward(self, kernel_id: str, frame: bytes) -> None:
         if self._link is not None:

@@ -215,11 +215,11 @@ class HostedSession:
         if kernel is not None and kernel.relay is not None:
             kernel.relay.send(frame)
 
-    def hold_back(self, held: bool) -> None:
-        """The gateway takes less than the kernels say: read from no shim, or go on."""
-        for kernel in self.kernels.values():
-            if kernel.relay is not None:
-                kernel.relay.hold_back(held)
+    def hold_back(self, kernel_id: str, held: bool) -> None:
+        """The gateway takes less than a kernel says: read no more from its shim, or go on."""
+        kernel = self.kernels.get(kernel_id)
+        if kernel is not None and kernel.relay is not None:
+            kernel.relay.hold_back(held)
 
     async def interrupt(self, kernel_id: str) -> None:
         kernel = self.kernels.get(kernel_id)

@@ -41,6 +41,7 @@ class ShimRelay:
         self._on_frame = on_frame
         self._on_gone = on_gone
         self._client: ShimClient | None = None
+        self._held = False
         self._closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -69,6 +70,7 @@ class ShimRelay:
 
     def hold_back(self, held: bool) -> None:
         """Read from the shim no more, or again: the gateway takes no more for now."""
+        self._held = held
         if self._client is not None:
             (self._client.pause if held else self._client.resume)()
 
@@ -97,6 +99,8 @@ class ShimRelay:
                 lambda: ShimClient(self._token, self._on_frame, on_close=self._closed.set),
                 sock=connection,
             )
+            if self._held:
+                self._client.pause()
             return
 
     async def _stay_connected(self) -> None:

@@ -47,7 +47,7 @@ class NodeAgents(Agents):
             if channel.attached == event["epoch"]:
                 channel.exited(KernelExit(None, signal.SIGKILL))
 
-    def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
+    def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes | memoryview) -> None:
         node = self._by_connection[connection]
         if node.gone.done():
             raise Fenced(f"{node.name} spoke for kernel {kernel_id}; its lease is over")

@@ -27,8 +27,8 @@ from gateway.auth import check_token
 from gateway.channel import KernelChannel
 from gateway.frames import IOPUB, decode_payload
 from gateway.kernels import KernelRecord, Kernels
-from gateway.link import ShimLink
 from gateway.messages import payload_to_v1
+from gateway.shim_link import ShimLink
 
 TOKEN = "gateway-token"
 EPOCH = 1

@@ -26,7 +26,8 @@ from gateway.frames import (
     encode_payload,
     kind_of,
 )
-from gateway.link import FencedOff, GatewayLink, Output, Resumed, ShimLink
+from gateway.link import FencedOff, GatewayLink, Output, Resumed
+from gateway.shim_link import ShimLink
 
 
 class Memory:

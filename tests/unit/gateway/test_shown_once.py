@@ -18,9 +18,9 @@ from gateway.errors import Fenced
 from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, SHELL, decode_payload, encode_payload
 from gateway.journal import Journal
-from gateway.link import ShimLink
 from gateway.observer import Observer
 from gateway.rollback import Rollback
+from gateway.shim_link import ShimLink
 
 
 class Told(Observer):

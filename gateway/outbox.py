@@ -1,0 +1,128 @@
+"""What waits to be sent between agent and gateway, and whose turn it is. Without I/O.
+
+Calls and heartbeats go first. Then the kernels take turns, a piece at a time, so that neither a
+message of 1 GB nor a kernel that prints without end stands in front of anybody else.
+docs/link-protocol.md §5.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections import OrderedDict, deque
+
+from gateway.errors import BadFrame
+from gateway.frames import FRAME_LIMIT
+
+# Kinds of pieces; in the place of a link frame's kind.
+FIRST, NEXT = 5, 6
+# Longer link frames go in pieces of so many bytes.
+PIECE = 256 << 10
+
+_FIRST = struct.Struct(">BQ")
+_NEXT = bytes([NEXT])
+
+
+def first_piece(total: int, data: bytes | memoryview) -> bytes:
+    """The first piece of a frame of `total` bytes."""
+    return b"".join((_FIRST.pack(FIRST, total), data))
+
+
+def next_piece(data: bytes | memoryview) -> bytes:
+    """A further piece; the frame is whole when all its bytes have come."""
+    return b"".join((_NEXT, data))
+
+
+class Pieces:
+    """Puts pieces together again, of each kernel for itself."""
+
+    def __init__(self) -> None:
+        self._whole: dict[str, tuple[bytearray, int]] = {}
+
+    def take(self, kernel_id: str, body: bytes) -> bytes | memoryview | None:
+        """Take a frame or a piece; the frame that is whole now, None if none is.
+
+        What was begun and is not gone on with was cut off on the way, and is forgotten. Raises
+        `BadFrame`.
+        """
+        if not body or body[0] not in (FIRST, NEXT):
+            self._whole.pop(kernel_id, None)
+            return body
+        if body[0] == FIRST:
+            if len(body) < _FIRST.size:
+                raise BadFrame(f"A first piece of {len(body)} bytes is too short.")
+            _, total = _FIRST.unpack_from(body)
+            if not 0 < total <= FRAME_LIMIT:
+                raise BadFrame(f"A link frame of {total} bytes: the limit is {FRAME_LIMIT}.")
+            whole, at, data = bytearray(total), 0, memoryview(body)[_FIRST.size :]
+        else:
+            begun = self._whole.get(kernel_id)
+            if begun is None:
+                return None
+            (whole, at), data = begun, memoryview(body)[1:]
+        end = at + len(data)
+        if end > len(whole):
+            self._whole.pop(kernel_id, None)
+            raise BadFrame(f"The pieces of a link frame have more than its {len(whole)} bytes.")
+        whole[at:end] = data
+        if end == len(whole):
+            self._whole.pop(kernel_id, None)
+            return memoryview(whole)
+        self._whole[kernel_id] = whole, end
+        return None
+
+
+class Outbox:
+    """Messages of one connection. `pieces`: the peer knows pieces (protocol 1.1)."""
+
+    def __init__(self, pieces: bool = False) -> None:
+        self.pieces = pieces
+        self._texts: deque[str] = deque()
+        self._bodies: OrderedDict[str, deque[tuple[bytes | memoryview, ...]]] = OrderedDict()
+        self._waiting: dict[str, int] = {}
+        self._assembled = Pieces()
+
+    def text(self, message: str) -> None:
+        """A call, an answer, an event: goes before all frames."""
+        self._texts.append(message)
+
+    def frame(self, kernel_id: str, body: bytes | memoryview) -> int:
+        """A link frame, or a piece of one; bytes that wait for this kernel then."""
+        if not self.pieces and body[0] in (FIRST, NEXT):
+            whole = self._assembled.take(kernel_id, bytes(body))
+            if whole is None:
+                return self._waiting.get(kernel_id, 0)
+            body = whole
+        queue = self._bodies.setdefault(kernel_id, deque())
+        if self.pieces and len(body) > PIECE + _FIRST.size:
+            view = memoryview(body)
+            queue.append((_FIRST.pack(FIRST, len(body)), view[:PIECE]))
+            queue.extend((_NEXT, view[at : at + PIECE]) for at in range(PIECE, len(body), PIECE))
+        else:
+            queue.append((body,))
+        self._waiting[kernel_id] = self._waiting.get(kernel_id, 0) + len(body)
+        return self._waiting[kernel_id]
+
+    def next(self) -> tuple[str | bytes, str, int] | None:
+        """What to send now: the message, its kernel (empty for none), and the bytes that still wait
+        for that kernel.
+        """
+        if self._texts:
+            return self._texts.popleft(), "", 0
+        if not self._bodies:
+            return None
+        kernel_id, queue = self._bodies.popitem(last=False)
+        body = queue.popleft()
+        if queue:
+            self._bodies[kernel_id] = queue
+            self._waiting[kernel_id] -= sum(map(len, body))
+        else:
+            del self._waiting[kernel_id]
+        message = b"".join((uuid.UUID(kernel_id).bytes, *body))
+        return message, kernel_id, max(0, self._waiting.get(kernel_id, 0))
+
+    def clear(self) -> None:
+        """The connection has ended."""
+        self._texts.clear()
+        self._bodies.clear()
+        self._waiting.clear()
