@@ -19,7 +19,7 @@ from checkpoint.repository import Repository
 from gateway.channel import KernelChannel
 from gateway.frames import IOPUB, SHELL, encode_payload
 from gateway.kernels import KernelRecord, Kernels
-from gateway.link import ShimLink
+from gateway.shim_link import ShimLink
 from sessionkeeper.keeper.compute import KernelChannels
 from sessionkeeper.keeper.journals import PIECE, Journals
 
