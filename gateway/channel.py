@@ -19,17 +19,20 @@ from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.journal import IDLE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
-from gateway.messages import execution_state, is_reply, read_header, synthesize
+from gateway.messages import execution_state, is_reply, read_header, synthesize, unreadable
 from gateway.observer import KernelExit, Observer
 from gateway.requests import Request, Requests
 from gateway.resuming import roll_back
 from gateway.rollback import Mode
+from gateway.room import Room
 
 log = logging.getLogger(__name__)
 
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
+# A kernel may end a request without the reply that it owes: after so many seconds it is given one.
+_REPLY_WITHIN = 10.0
 # Outputs are acknowledged when the link says so, or after so many seconds.
 _ACK_AFTER = 0.05
 
@@ -56,11 +59,10 @@ class KernelChannel:
         self._refusal = ""
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._owed: dict[str, asyncio.TimerHandle] = {}
+        self._room = Room(self.journal.outputs, self.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
-        journal.outputs.passed = lambda: min(
-            (f.position for f in self.feeds), default=self.last_cursor
-        )
         self._recover()
 
     def _recover(self) -> None:
@@ -119,9 +121,10 @@ class KernelChannel:
         connections end with the server's, and they come back.
         """
         self.detach_node()
-        for timer in (self._ack_timer, self._retry, self._unanswered):
+        for timer in (self._ack_timer, self._retry, self._unanswered, *self._owed.values()):
             if timer is not None:
                 timer.cancel()
+        self._room.close()
         for feed in list(self.feeds):
             self.detach_client(feed)
             if deleted:
@@ -209,6 +212,8 @@ class KernelChannel:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+        if self._room.awaited():
+            return  # the shim has no credit then, and its kernel waits
         ack = self.link.take_ack()
         if ack is not None and self._send is not None:
             self._send(ack)
@@ -221,24 +226,30 @@ class KernelChannel:
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
         """
         parts = decode_payload(payload)[1]
-        header = read_header(parts[0])
+        header, wrong = read_header(parts[0]), unreadable(parts)
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.requests:
             return
-        if self.ended or self._refusal:
-            self.requests.add(0, payload, self.last_cursor)
-            request = self.requests.open.pop(header.msg_id, None)
-            if request is not None and self.ended:
-                self.abort(request, "KernelEnded", "The kernel has ended. Restart it to go on.")
-            elif request is not None:
-                self.abort(request, "KernelElsewhere", self._refusal)
+        if self.ended:
+            self._turn_away(payload, "KernelEnded", "The kernel has ended. Restart it to go on.")
+            return
+        if self._refusal or wrong:
+            ename = "KernelElsewhere" if self._refusal else "BadRequest"
+            self._turn_away(payload, ename, self._refusal or wrong)
             return
         self.requests.add(self.link.submit(payload), payload, self.last_cursor)
         self.last_activity = datetime.now(UTC)
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
+
+    def _turn_away(self, payload: bytes, ename: str, reason: str) -> None:
+        """Answer a request that no kernel gets."""
+        msg_id = self.requests.add(0, payload, self.last_cursor).msg_id
+        request = self.requests.open.pop(msg_id, None)
+        if request is not None:
+            self.abort(request, ename, reason)
 
     def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
         """Answer what waits (numbers up to `upto`) with an error, and never run it again."""
@@ -276,6 +287,25 @@ class KernelChannel:
             self.say(request.channel, kind, content, request, REPLY)
         if not request.idle:
             self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
+
+    def _expect_reply(self, request: Request) -> None:
+        """The kernel said that the request has ended. Some then never reply: to what they do not
+        know, or when they are interrupted at the wrong moment.
+        """
+        if request.msg_id in self._owed or request.msg_id in self.muted:
+            return
+        epoch = self.link.epoch
+
+        def give_up() -> None:
+            del self._owed[request.msg_id]
+            here = epoch is not None and self.link.epoch == epoch and not self.link.silent
+            if here and not request.finished and request.msg_id not in self.muted:
+                reason = f"The kernel ended this {request.msg_type} without a reply."
+                self.abort(request, "NoReply", reason)
+                self.observer.request_done(self.kernel_id, request.msg_type)
+
+        later = asyncio.get_running_loop().call_later
+        self._owed[request.msg_id] = later(_REPLY_WITHIN, give_up)
 
     def say(
         self,
@@ -343,6 +373,8 @@ class KernelChannel:
             self._event(json.loads(bytes(parts[0])))
         elif number and request is not None and self._note_end(request, flags, output.seq):
             self.observer.request_done(self.kernel_id, request.msg_type)
+        elif flags & IDLE and request is not None and not request.finished:
+            self._expect_reply(request)
 
     def _event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "started":
@@ -392,3 +424,6 @@ class KernelChannel:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
+        for request in self.requests.unfinished():
+            if request.idle:
+                self._expect_reply(request)

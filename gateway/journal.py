@@ -1,7 +1,8 @@
 """The journal of one kernel: what it was asked, and what it said, in order.
 
 * `inputs`: numbered requests. They stay until a committed checkpoint contains them (`release`).
-* `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept.
+* `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept, and four times
+  as much for a client that is still reading; then the log is `full`.
 
 Written before it is acknowledged to anyone, so an acknowledged message outlives this process. A
 `Snapshot` of it, kept elsewhere, outlives the machine: a journal made of one *branches off* there.
@@ -56,13 +57,15 @@ class OutputRecord(NamedTuple):
 
 
 class OutputLog:
-    """Messages by cursor, from `first` to `last`. Beyond `keep` bytes the oldest go."""
+    """Messages by cursor, from `first` to `last`. Beyond `keep` bytes the oldest go, unless they
+    are still to be read.
+    """
 
     def __init__(self, directory: Path, keep: int = 256 * MB, segment: int = 16 * MB) -> None:
         self._log = RecordLog(directory, "outputs", segment)
         self._keep = keep
         self.last = 0
-        # The last cursor that every attached client has; what is above is kept longer, not forever.
+        # The last cursor that everybody has who reads: what is above it stays.
         self.passed: Callable[[], int] = lambda: self.last
 
     @property
@@ -92,12 +95,23 @@ class OutputLog:
         meta = _OUTPUT.pack(cursor, *stamp, applied, request, flags)
         self._log.append(cursor, [meta, payload])
         self.last = cursor
-        segments = self._log.segments
-        while len(segments) > 1 and (size := self._log.size) > self._keep:
-            if size < 4 * self._keep and segments[1].first > self.passed() + 1:
-                break
-            self._log.drop_first()
+        self.trim()
         return cursor
+
+    def trim(self) -> None:
+        """Let go of the oldest, where there is more than is kept and nobody has to read them."""
+        while self._log.size > self._keep and not self._awaited():
+            self._log.drop_first()
+
+    @property
+    def full(self) -> bool:
+        """No more should come before somebody has read on."""
+        return self._log.size >= 4 * self._keep and len(self._log.segments) > 1 and self._awaited()
+
+    def _awaited(self) -> bool:
+        """Whether the oldest must stay."""
+        segments = self._log.segments
+        return len(segments) < 2 or segments[1].first > self.passed() + 1
 
     def read(self, start: int) -> Iterator[OutputRecord]:
         """Messages from cursor `start` on, to the newest there is now."""

@@ -195,7 +195,17 @@ class Kernels(Observer):
             record.generation += 1
             record.state = "starting"
             self.save(record)
-            await compute.restart(record, **channel.positions())
+            try:
+                await compute.restart(record, **channel.positions())
+            except Exception as error:
+                # Nobody tries again by itself: whoever waits, and asks from now on, is told.
+                self.end(kernel_id, f"The kernel could not be started again: {error}")
+                raise
+
+    def end(self, kernel_id: str, reason: str) -> None:
+        """The kernel has no process and gets none, until its user restarts it."""
+        self._now(kernel_id, "ended")
+        self.channel(kernel_id).end(reason)
 
     def go_back(self, kernel_id: str, generation: int, reason: str, inputs: int = 0) -> None:
         """The kernel goes on from an earlier moment, under `generation`, or from one at which

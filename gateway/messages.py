@@ -54,6 +54,23 @@ def read_header_of(payload: Bytes) -> Header:
     return read_header(decode_payload(payload)[1][0])
 
 
+# What is larger was made by a client that has a JSON library.
+_LOOKED_AT = 1 << 20
+
+
+def unreadable(parts: Sequence[Bytes]) -> str:
+    """Why a kernel could not read a request with these parts, and would not answer; else empty."""
+    for name, part in zip(("parent_header", "metadata", "content"), parts[1:4], strict=False):
+        if len(part) <= _LOOKED_AT:
+            try:
+                if isinstance(json.loads(bytes(part)), dict):
+                    continue
+            except ValueError:
+                pass
+            return f"The {name} of this message is not a JSON object."
+    return ""
+
+
 _CELL_OUTPUT = {
     "clear_output",
     "display_data",

@@ -131,6 +131,10 @@ class Channels(Protocol):
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nothing up to the input ``upto`` will be answered any more: tell those who wait."""
 
+    def end(self, kernel_id: str, why: str) -> None:
+        """The kernel has no process, and gets none by itself: tell those who wait, and who ask."""
+        ...
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...

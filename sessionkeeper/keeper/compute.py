@@ -113,6 +113,10 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.channel(kernel_id).abort_pending("KernelLost", why, upto)
 
+    def end(self, kernel_id: str, why: str) -> None:
+        if kernel_id in self._kernels:
+            self._kernels.end(kernel_id, why)
+
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 

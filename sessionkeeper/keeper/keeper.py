@@ -295,7 +295,7 @@ class SessionKeeper:
         self._settle(here)
         for kernel in self._channels.wanted():
             if kernel["kernel_id"] in self._left - here.kernels:
-                self._presence.in_background(self.kernels.start(kernel))
+                self._presence.in_background(self.kernels.start_again(kernel))
         self.status.say(f"is still on {node.name}: the gateway was started again")
 
     def _settle(self, here: Incarnation) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from gateway.errors import RemoteError
+from gateway.errors import GatewayError, RemoteError
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
@@ -51,6 +51,14 @@ class SessionKernels:
             if here is self._presence.here:
                 self._incarnations.attach(here)
                 return
+
+    async def start_again(self, kernel: dict[str, Any]) -> None:
+        """As :meth:`start`, for a kernel of which nobody waits to hear that it failed."""
+        try:
+            await self.start(kernel)
+        except GatewayError as error:
+            self._channels.end(kernel["kernel_id"], f"The kernel could not be started: {error}")
+            raise
 
     async def stop(self, kernel_id: str) -> None:
         """End a kernel for good; whoever brings the session back later does not bring it."""

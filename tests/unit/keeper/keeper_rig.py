@@ -98,6 +98,9 @@ class Channels:
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nobody waits for an answer here."""
 
+    def end(self, kernel_id: str, why: str) -> None:
+        self.told[kernel_id] = why
+
     def activity(self) -> Activity:
         return Activity(self.ended, 0.0, busy=False)
 
