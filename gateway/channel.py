@@ -34,7 +34,7 @@ _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its 
 # A kernel may end a request without the reply that it owes: after so many seconds it is given one.
 _REPLY_WITHIN = 10.0
 # Outputs are acknowledged when the link says so, or after so many seconds.
-_ACK_AFTER = 0.05
+_ACK_AFTER = 0.25
 
 
 class KernelChannel:

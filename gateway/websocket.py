@@ -14,7 +14,7 @@ import logging
 import time
 from typing import Any
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketHandler
 
 from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, check_token, subprotocols
 from gateway.channel import KernelChannel
@@ -22,6 +22,7 @@ from gateway.errors import BadFrame, BadRequest, GatewayError
 from gateway.feed import Delivery, Feed
 from gateway.kernels import Kernels
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
+from gateway.writer import FrameWriter
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
+        connection = self.ws_connection
+        assert connection is not None
+        assert connection.stream is not None
+        self._writer = FrameWriter(connection.stream)
         try:
             channel = self.channel
         except GatewayError as error:
@@ -161,13 +166,11 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         return self._write(message), len(message)
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
-        try:
-            return self.write_message(message, binary=isinstance(message, bytes))
-        except WebSocketClosedError as error:
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            failed.exception()  # whoever wants it has looked; nobody else must
-            return failed
+        return self._writer.write(message)
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        self._writer.flush()
+        super().close(code, reason)
 
     # -- from the client --------------------------------------------------------------------------
 
