@@ -16,11 +16,20 @@ import struct
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from gateway.errors import BadFrame
-from gateway.frames import CONTROL, EVENT, IOPUB, SHELL, STDIN, decode_payload, encode_payload
+from gateway.frames import (
+    CONTROL,
+    EVENT,
+    IOPUB,
+    SHELL,
+    STDIN,
+    decode_payload,
+    encode_payload,
+    part_sizes,
+)
 
 NAMES = {SHELL: b"shell", CONTROL: b"control", STDIN: b"stdin", IOPUB: b"iopub"}
 CHANNELS = {name.decode(): number for number, name in NAMES.items()}
@@ -137,19 +146,16 @@ def summary_of(msg_type: str, content: Bytes) -> str:
 
 def payload_to_v1(payload: Bytes, prefix: bytes = b"") -> bytes | None:
     """A WebSocket frame, after `prefix`; None for what clients don't get (events)."""
-    channel, parts = decode_payload(payload)
+    channel = payload[0]
     if channel == EVENT:
         return None
-    name = NAMES[channel]
-    count = len(parts) + 2
-    at = 8 * (count + 1)
-    offsets = [at]
-    at += len(name)
-    for part in parts:
-        offsets.append(at)
-        at += len(part)
-    offsets.append(at)
-    return b"".join((prefix, struct.pack(f"<{count + 1}Q", count, *offsets), name, *parts))
+    name, sizes = NAMES[channel], part_sizes(payload)
+    count = len(sizes) + 2
+    start = 8 * (count + 1)
+    offsets = [start, *accumulate(sizes, initial=start + len(name))]
+    head = struct.pack(f"<{count + 1}Q", count, *offsets)
+    # In both forms the parts are one after the other.
+    return b"".join((prefix, head, name, memoryview(payload)[3 + 8 * len(sizes) :]))
 
 
 def v1_to_payload(frame: Bytes) -> bytes:
