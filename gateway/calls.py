@@ -10,6 +10,7 @@ Binary frames are `kernel id (16 bytes, uuid) + link frame`, or a piece of one (
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import logging
@@ -35,7 +36,12 @@ def decode_frame(message: bytes) -> tuple[str, bytes]:
     """`(kernel id, link frame)`. Raises `BadFrame`."""
     if len(message) < 17:
         raise BadFrame(f"A frame of {len(message)} bytes has no kernel id.")
-    return str(uuid.UUID(bytes=message[:16])), message[16:]
+    return _kernel_id(message[:16]), message[16:]
+
+
+@functools.lru_cache(4096)
+def _kernel_id(data: bytes) -> str:
+    return str(uuid.UUID(bytes=data))
 
 
 def versions_match(hello: dict[str, Any]) -> bool:

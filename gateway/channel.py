@@ -19,18 +19,22 @@ from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.journal import IDLE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
-from gateway.messages import execution_state, is_cell_output, is_reply, read_header, synthesize
+from gateway.messages import execution_state, is_reply, read_header, synthesize, unreadable
 from gateway.observer import KernelExit, Observer
 from gateway.requests import Request, Requests
-from gateway.rollback import Mode, Plan, Rerun, Rollback, lives, plan
+from gateway.resuming import roll_back
+from gateway.rollback import Mode
+from gateway.room import Room
 
 log = logging.getLogger(__name__)
 
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
+# A kernel may end a request without the reply that it owes: after so many seconds it is given one.
+_REPLY_WITHIN = 10.0
 # Outputs are acknowledged when the link says so, or after so many seconds.
-_ACK_AFTER = 0.05
+_ACK_AFTER = 0.25
 
 
 class KernelChannel:
@@ -49,14 +53,16 @@ class KernelChannel:
         self.feeds: set[Feed] = set()
         self.requests = Requests()
         # msg_id of a request that ends for the second time → which of its two ends came again
-        self._muted: dict[str, int] = {}
+        self.muted: dict[str, int] = {}
+        # The journal is from a checkpoint: clients may have had more of the kernel than it has.
+        self.branched = False
+        self._refusal = ""
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._owed: dict[str, asyncio.TimerHandle] = {}
+        self._room = Room(self.journal.outputs, self.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
-        journal.outputs.passed = lambda: min(
-            (f.position for f in self.feeds), default=self.last_cursor
-        )
         self._recover()
 
     def _recover(self) -> None:
@@ -66,10 +72,12 @@ class KernelChannel:
         self.requests.forget(inputs.withdrawn)
         by_number = {r.number: r for r in self.requests.open.values()}
         received, acked, decided = (0, 0), 0, 0
+        self.branched = self.journal.branched_at >= 0
         for record in outputs.recover():
             if record.flags & MARK:
+                self.branched &= record.cursor <= self.journal.branched_at
                 note = json.loads(record.payload)
-                acked, self._muted = note["applied"], dict.fromkeys(note["muted"], 0)
+                acked, self.muted = note["applied"], dict.fromkeys(note["muted"], 0)
                 decided = note["epoch"]
             elif record.seq:
                 received, acked = (record.epoch, record.seq), record.applied
@@ -77,6 +85,9 @@ class KernelChannel:
             if request is not None:
                 self._note_end(request, record.flags, record.seq)
         self.link = GatewayLink(inputs, received, acked, decided)
+        for request in self.requests.unfinished():
+            if inputs.is_void(request.number):
+                self.abort(request, "Withdrawn", "The gateway ended while it withdrew this.")
 
     # -- what a feed reads ------------------------------------------------------------------------
 
@@ -110,9 +121,10 @@ class KernelChannel:
         connections end with the server's, and they come back.
         """
         self.detach_node()
-        for timer in (self._ack_timer, self._retry, self._unanswered):
+        for timer in (self._ack_timer, self._retry, self._unanswered, *self._owed.values()):
             if timer is not None:
                 timer.cancel()
+        self._room.close()
         for feed in list(self.feeds):
             self.detach_client(feed)
             if deleted:
@@ -172,8 +184,10 @@ class KernelChannel:
 
     def release(self, upto: int, produced: int | None = None) -> None:
         """A committed checkpoint contains the inputs up to `upto` (outputs up to `produced`)."""
-        self.link.release(upto)
-        self.requests.release(upto, produced, self._muted)
+        # One that goes on must be known by whoever has to end it, also after a restart.
+        waiting = min((r.number for r in self.requests.unfinished()), default=upto + 1)
+        self.link.release(min(upto, waiting - 1))
+        self.requests.release(upto, produced, self.muted)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -198,6 +212,8 @@ class KernelChannel:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+        if self._room.awaited():
+            return  # the shim has no credit then, and its kernel waits
         ack = self.link.take_ack()
         if ack is not None and self._send is not None:
             self._send(ack)
@@ -210,16 +226,17 @@ class KernelChannel:
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
         """
         parts = decode_payload(payload)[1]
-        header = read_header(parts[0])
+        header, wrong = read_header(parts[0]), unreadable(parts)
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.requests:
             return
         if self.ended:
-            self.requests.add(0, payload, self.last_cursor)
-            request = self.requests.open.pop(header.msg_id, None)
-            if request is not None:
-                self._abort(request, "KernelEnded", "The kernel has ended. Restart it to go on.")
+            self._turn_away(payload, "KernelEnded", "The kernel has ended. Restart it to go on.")
+            return
+        if self._refusal or wrong:
+            ename = "KernelElsewhere" if self._refusal else "BadRequest"
+            self._turn_away(payload, ename, self._refusal or wrong)
             return
         self.requests.add(self.link.submit(payload), payload, self.last_cursor)
         self.last_activity = datetime.now(UTC)
@@ -227,22 +244,38 @@ class KernelChannel:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
 
+    def _turn_away(self, payload: bytes, ename: str, reason: str) -> None:
+        """Answer a request that no kernel gets."""
+        msg_id = self.requests.add(0, payload, self.last_cursor).msg_id
+        request = self.requests.open.pop(msg_id, None)
+        if request is not None:
+            self.abort(request, ename, reason)
+
     def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
         """Answer what waits (numbers up to `upto`) with an error, and never run it again."""
-        for request in list(self.requests.open.values()):
-            if not request.finished and (upto is None or request.number <= upto):
-                self._abort(request, ename, reason)
+        for request in self.requests.unfinished():
+            if upto is None or request.number <= upto:
+                self.abort(request, ename, reason)
                 self.journal.inputs.void(request.number)
 
+    def refuse(self, reason: str) -> None:
+        """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
+        empty reason ends that.
+        """
+        self._refusal = reason
+        if reason:
+            self.abort_pending("KernelElsewhere", reason)
+
     def _note_end(self, request: Request, flags: int, seq: int = 0) -> bool:
-        if request.msg_id in self._muted:
+        if request.msg_id in self.muted:
             # Reply and idle come over two sockets, in either order.
-            self._muted[request.msg_id] |= flags & (REPLY | IDLE)
-            if self._muted[request.msg_id] in _ENDS[request.asks]:
-                del self._muted[request.msg_id]
+            self.muted[request.msg_id] |= flags & (REPLY | IDLE)
+            if self.muted[request.msg_id] in _ENDS[request.asks]:
+                del self.muted[request.msg_id]
         return self.requests.note_end(request, flags, seq)
 
-    def _abort(self, request: Request, ename: str, reason: str) -> None:
+    def abort(self, request: Request, ename: str, reason: str) -> None:
+        """End a request in the kernel's place, with an error that says why."""
         error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [reason]}
         if request.msg_type == "execute_request" and not request.seen_to_end:
             self.say(IOPUB, "error", error, request)
@@ -254,6 +287,25 @@ class KernelChannel:
             self.say(request.channel, kind, content, request, REPLY)
         if not request.idle:
             self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
+
+    def _expect_reply(self, request: Request) -> None:
+        """The kernel said that the request has ended. Some then never reply: to what they do not
+        know, or when they are interrupted at the wrong moment.
+        """
+        if request.msg_id in self._owed or request.msg_id in self.muted:
+            return
+        epoch = self.link.epoch
+
+        def give_up() -> None:
+            del self._owed[request.msg_id]
+            here = epoch is not None and self.link.epoch == epoch and not self.link.silent
+            if here and not request.finished and request.msg_id not in self.muted:
+                reason = f"The kernel ended this {request.msg_type} without a reply."
+                self.abort(request, "NoReply", reason)
+                self.observer.request_done(self.kernel_id, request.msg_type)
+
+        later = asyncio.get_running_loop().call_later
+        self._owed[request.msg_id] = later(_REPLY_WITHIN, give_up)
 
     def say(
         self,
@@ -267,19 +319,20 @@ class KernelChannel:
         parent = request.header if request is not None else b"{}"
         payload = synthesize(channel, msg_type, parent, content, self.journal.name)
         number = request.number if request is not None else 0
-        self._deliver(payload, request=number, flags=flags | SYNTHETIC)
+        self.deliver(payload, request=number, flags=flags | SYNTHETIC)
         if request is not None:
             self._note_end(request, flags)
 
     # -- outputs ----------------------------------------------------------------------------------
 
-    def _deliver(
+    def deliver(
         self,
         payload: bytes | memoryview,
         stamp: tuple[int, int] = (0, 0),
         request: int = 0,
         flags: int = 0,
     ) -> None:
+        """Journal a message, and hand it to the clients. Raises `JournalFull`."""
         cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
         if flags & (MUTED | MARK) or not self.feeds:
             return
@@ -292,17 +345,17 @@ class KernelChannel:
         flags, request, state = 0, None, None
         if channel == IOPUB:
             state = execution_state(parts)
-            if self._muted or state == "idle":
+            if self.muted or state == "idle":
                 request = self.requests.open.get(read_header(parts[1]).msg_id)
                 flags = IDLE if state == "idle" and request is not None else 0
         elif is_reply(channel):
             request = self.requests.open.get(read_header(parts[1]).msg_id)
             flags = REPLY if request is not None and channel != STDIN else 0
-        if request is not None and request.msg_id in self._muted:
+        if request is not None and request.msg_id in self.muted:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
-        self._deliver(output.payload, (output.epoch, output.seq), number, flags)
+        self.deliver(output.payload, (output.epoch, output.seq), number, flags)
         self.link.accept(output)
         if self.link.ack_due:
             self._acknowledge()
@@ -320,6 +373,8 @@ class KernelChannel:
             self._event(json.loads(bytes(parts[0])))
         elif number and request is not None and self._note_end(request, flags, output.seq):
             self.observer.request_done(self.kernel_id, request.msg_type)
+        elif flags & IDLE and request is not None and not request.finished:
+            self._expect_reply(request)
 
     def _event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "started":
@@ -356,7 +411,7 @@ class KernelChannel:
         self.detach_node()
         self.ended = False
         self.abort_pending(ename, reason)
-        self._muted.clear()
+        self.muted.clear()
         self.execution_state = "starting"
 
     def go_back(self, reason: str) -> None:
@@ -376,54 +431,10 @@ class KernelChannel:
     # -- rollback ---------------------------------------------------------------------------------
 
     def _resumed(self, resumed: Resumed) -> None:
-        if resumed.rolled_back:
-            self._roll_back(resumed)
+        if resumed.rolled_back or self.branched:
+            roll_back(self, resumed)
+        self.branched = False
         self.link.resume()
-
-    def _roll_back(self, resumed: Resumed) -> None:
-        open_requests = self.requests.open
-        alive: dict[str, list[int]] = {}
-        touched: set[int] = set()
-        if resumed.dead_from is not None:
-            start = min((r.cursor for r in open_requests.values()), default=self.last_cursor)
-            alive, touched = lives(self.records(start + 1), open_requests, resumed.dead_from)
-        chosen = plan(
-            open_requests.values(),
-            self.mode,
-            resumed.applied,
-            resumed.before,
-            self.link.sent_high,
-            touched,
-        )
-        self._muted |= dict.fromkeys(chosen.mute, 0)
-        note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": [*self._muted]}
-        self._deliver(json.dumps(note).encode(), flags=MARK)
-        self._show_once(chosen, alive)
-        reason = (
-            f"The node was lost and the session went back to its newest checkpoint (epoch "
-            f"{resumed.epoch}); nothing was run again (on_rollback=stop)."
-        )
-        rerun = chosen.withdraw if self.mode == "stop" else chosen.rerun
-        inputs = self.journal.inputs  # what was withdrawn before is not sent again
-        told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun if inputs.held(r.number))
-        continued = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in chosen.continued)
-        for request in chosen.withdraw:
-            self.journal.inputs.void(request.number)
-            if not request.finished:
-                self._abort(request, "NodeLost", reason)
-        missing = sum(inputs.gone(n) for n in range(resumed.applied + 1, inputs.last + 1))
-        self.observer.rolled_back(
-            Rollback(
-                self.kernel_id, self.mode, resumed.epoch, resumed.applied, told, continued, missing
-            )
-        )
-
-    def _show_once(self, chosen: Plan, alive: dict[str, list[int]]) -> None:
-        for request in chosen.clear:
-            self.say(IOPUB, "clear_output", {"wait": False}, request)
-            again = set(alive.get(request.msg_id, ()))
-            if not again:
-                continue
-            for record in list(self.records(min(again))):
-                if record.cursor in again and is_cell_output(record.payload):
-                    self._deliver(record.payload, flags=SYNTHETIC)
+        for request in self.requests.unfinished():
+            if request.idle:
+                self._expect_reply(request)

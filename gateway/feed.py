@@ -30,8 +30,9 @@ class Delivery:
     @cached_property
     def asked_by(self) -> str | None:
         """For replies, the session that asked; None for what is for everyone."""
-        channel, parts = decode_payload(self.payload)
-        return read_header(parts[1]).session if is_reply(channel) else None
+        if not is_reply(self.payload[0]):
+            return None
+        return read_header(decode_payload(self.payload)[1][1]).session
 
     @cached_property
     def v1(self) -> bytes | None:

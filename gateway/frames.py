@@ -40,6 +40,12 @@ def encode_payload(channel: int, parts: Sequence[Any], prefix: bytes = b"") -> b
     return b"".join([prefix, _PARTS.pack(channel, len(sizes)), table, *parts])
 
 
+def part_sizes(payload: Any) -> tuple[int, ...]:
+    """Lengths of the parts of a payload that `decode_payload` takes."""
+    _, count = _PARTS.unpack_from(payload)
+    return struct.unpack_from(f">{count}Q", payload, 3)
+
+
 def decode_payload(payload: Any) -> tuple[int, list[memoryview]]:
     """`(channel, parts)`; the parts are views into `payload`. Raises `LinkError`."""
     view = memoryview(payload)

@@ -1,9 +1,11 @@
 """The journal of one kernel: what it was asked, and what it said, in order.
 
 * `inputs`: numbered requests. They stay until a committed checkpoint contains them (`release`).
-* `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept.
+* `outputs`: messages under a *cursor*, our own number. The newest 256 MB are kept, and four times
+  as much for a client that is still reading; then the log is `full`.
 
-Written before it is acknowledged to anyone, so an acknowledged message outlives this process.
+Written before it is acknowledged to anyone, so an acknowledged message outlives this process. A
+`Snapshot` of it, kept elsewhere, outlives the machine: a journal made of one *branches off* there.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 import json
 import struct
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gateway import durable
 from gateway.records import RecordLog, Segment
 
 MB = 1_000_000
@@ -54,13 +57,15 @@ class OutputRecord(NamedTuple):
 
 
 class OutputLog:
-    """Messages by cursor, from `first` to `last`. Beyond `keep` bytes the oldest go."""
+    """Messages by cursor, from `first` to `last`. Beyond `keep` bytes the oldest go, unless they
+    are still to be read.
+    """
 
     def __init__(self, directory: Path, keep: int = 256 * MB, segment: int = 16 * MB) -> None:
         self._log = RecordLog(directory, "outputs", segment)
         self._keep = keep
         self.last = 0
-        # The last cursor that every attached client has; what is above is kept longer, not forever.
+        # The last cursor that everybody has who reads: what is above it stays.
         self.passed: Callable[[], int] = lambda: self.last
 
     @property
@@ -90,17 +95,32 @@ class OutputLog:
         meta = _OUTPUT.pack(cursor, *stamp, applied, request, flags)
         self._log.append(cursor, [meta, payload])
         self.last = cursor
-        segments = self._log.segments
-        while len(segments) > 1 and (size := self._log.size) > self._keep:
-            if size < 4 * self._keep and segments[1].first > self.passed() + 1:
-                break
-            self._log.drop_first()
+        self.trim()
         return cursor
+
+    def trim(self) -> None:
+        """Let go of the oldest, where there is more than is kept and nobody has to read them."""
+        while self._log.size > self._keep and not self._awaited():
+            self._log.drop_first()
+
+    @property
+    def full(self) -> bool:
+        """No more should come before somebody has read on."""
+        return self._log.size >= 4 * self._keep and len(self._log.segments) > 1 and self._awaited()
+
+    def _awaited(self) -> bool:
+        """Whether the oldest must stay."""
+        segments = self._log.segments
+        return len(segments) < 2 or segments[1].first > self.passed() + 1
 
     def read(self, start: int) -> Iterator[OutputRecord]:
         """Messages from cursor `start` on, to the newest there is now."""
         for body in self._log.read(start):
             yield _record(body)
+
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """The files there are, and their bytes now."""
+        return self._log.files()
 
     def close(self) -> None:
         self._log.close()
@@ -155,8 +175,11 @@ class InputLog:
 
     def gone(self, number: int) -> bool:
         """Whether the payload was there, and was pruned."""
-        void = number in self._void or number <= self.withdrawn
-        return number not in self._at and not void
+        return number not in self._at and not self.is_void(number)
+
+    def is_void(self, number: int) -> bool:
+        """Whether it was withdrawn."""
+        return number in self._void or number <= self.withdrawn
 
     def void(self, number: int) -> None:
         self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
@@ -182,14 +205,30 @@ class InputLog:
             self._void.add(number - 1)
             self._last = number - 1
 
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """As of `OutputLog`."""
+        return self._log.files()
+
     def close(self) -> None:
         self._log.close()
+
+
+class Snapshot(NamedTuple):
+    """A journal at one moment: so many bytes (`files`) of files that only grow.
+
+    Another journal that is made of it shares the cursors up to `last` with this one. `origin` is
+    what `begin` takes, beside the files.
+    """
+
+    origin: dict[str, Any]
+    files: tuple[tuple[Path, int], ...]
 
 
 class Journal:
     """Inputs and outputs of one kernel under `directory`. Recover both before use.
 
-    `name` tells this journal from another one of the same kernel (on another disk).
+    `name` tells this journal from another one of the same kernel (on another disk); `before` has
+    those that it branched off, with the last cursor that it shares with each.
     """
 
     def __init__(self, directory: Path, keep: int = 256 * MB) -> None:
@@ -197,16 +236,54 @@ class Journal:
         self.directory = directory
         self.inputs = InputLog(directory)
         self.outputs = OutputLog(directory, keep)
-        named = directory / "journal.json"
-        if not named.exists():
-            part = named.with_suffix(".part")
-            part.write_text(json.dumps({"version": 1, "name": uuid.uuid4().hex}))
-            part.replace(named)
-        self.name: str = json.loads(named.read_text())["name"]
+        if not exists(directory):
+            _name(directory, {})
+        said = json.loads((directory / _NAMED).read_text())
+        self.name: str = said["name"]
+        self.before: dict[str, int] = said.get("before", {})
+
+    @property
+    def branched_at(self) -> int:
+        """The last cursor of the journal it branched off, -1 if it did not."""
+        return max(self.before.values(), default=-1)
+
+    def shared(self, name: str, cursor: int) -> int | None:
+        """The last cursor, `cursor` at most, up to which this journal has what `name` (empty: this
+        one) has; None if that cannot be told.
+        """
+        if name in {"", self.name}:
+            return cursor if cursor <= self.outputs.last else None
+        upto = self.before.get(name)
+        return None if upto is None else min(upto, cursor)
+
+    def snapshot(self) -> Snapshot:
+        """The journal as it is now."""
+        last = self.outputs.last
+        shared = {name: min(cursor, last) for name, cursor in self.before.items()}
+        files = (*self.outputs.files(), *self.inputs.files())
+        return Snapshot({"name": self.name, "last": last, "before": shared}, files)
 
     def close(self) -> None:
         self.inputs.close()
         self.outputs.close()
+
+
+_NAMED = "journal.json"
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a journal."""
+    return (directory / _NAMED).exists()
+
+
+def begin(directory: Path, origin: Mapping[str, Any]) -> None:
+    """Make a journal of the files of a snapshot, which are in `directory`, and its `origin`."""
+    _name(directory, {**origin["before"], str(origin["name"]): int(origin["last"])})
+
+
+def _name(directory: Path, before: Mapping[str, int]) -> None:
+    said = {"version": 1, "name": uuid.uuid4().hex, "before": before}
+    durable.replace(directory / _NAMED, json.dumps(said))
 
 
 def _record(body: bytes) -> OutputRecord:

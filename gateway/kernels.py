@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gateway import durable
+from gateway import durable, journal
 from gateway.channel import KernelChannel
 from gateway.errors import BadRequest, KernelNotFound
-from gateway.journal import Journal
 from gateway.notebook_sessions import NotebookSessions
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Mode, Rollback
@@ -101,10 +100,11 @@ class Kernels(Observer):
         return kernel_id in self.records
 
     def _open(self, record: KernelRecord) -> KernelChannel:
-        journal = Journal(self.directory / record.id)
-        channel = KernelChannel(record.id, journal, self, self.on_rollback)
+        kept = journal.Journal(self.directory / record.id)
+        channel = KernelChannel(record.id, kept, self, self.on_rollback)
         if record.state == "ended":
             channel.ended, channel.execution_state = True, "dead"
+            channel.abort_pending("KernelEnded", "The kernel has ended. Restart it to go on.")
         self.records[record.id] = record
         self._channels[record.id] = channel
         return channel
@@ -136,18 +136,34 @@ class Kernels(Observer):
         self.save(record)
         return record
 
-    def adopt(self, record: KernelRecord, inputs: int) -> KernelChannel:
+    def has_journal(self, kernel_id: str) -> bool:
+        """Whether the kernel's journal is on this disk, even if its record cannot be read."""
+        return journal.exists(self.directory / kernel_id)
+
+    def adopt(
+        self, record: KernelRecord, inputs: int, journaled: Path | None = None
+    ) -> KernelChannel:
         """Take over a kernel of another gateway, from a checkpoint whose last input is `inputs`.
 
-        New inputs are numbered after it. Nothing if the kernel is known here.
+        New inputs are numbered after it. `journaled`: a directory with the kernel's journal of that
+        moment, which is moved here unless there is one. Nothing if the kernel is known here.
         """
         if record.id in self.records:
             return self._channels[record.id]
+        if journaled is not None and not self.has_journal(record.id):
+            place = self.directory / record.id
+            shutil.rmtree(place, ignore_errors=True)
+            journaled.rename(place)
         channel = self._open(record)
-        channel.link.inputs.skip_to(inputs + 1)
-        channel.link.acked = channel.link.sent_high = inputs
+        if inputs > channel.link.inputs.last:
+            channel.link.inputs.skip_to(inputs + 1)
+            channel.link.acked = channel.link.sent_high = inputs
         self.save(record)
         return channel
+
+    def snapshots(self) -> dict[str, journal.Snapshot]:
+        """Every kernel's journal at this moment, by kernel id."""
+        return {name: channel.journal.snapshot() for name, channel in self._channels.items()}
 
     def save(self, record: KernelRecord) -> None:
         """Write a record down, in one step."""
@@ -179,7 +195,17 @@ class Kernels(Observer):
             record.generation += 1
             record.state = "starting"
             self.save(record)
-            await compute.restart(record, **channel.positions())
+            try:
+                await compute.restart(record, **channel.positions())
+            except Exception as error:
+                # Nobody tries again by itself: whoever waits, and asks from now on, is told.
+                self.end(kernel_id, f"The kernel could not be started again: {error}")
+                raise
+
+    def end(self, kernel_id: str, reason: str) -> None:
+        """The kernel has no process and gets none, until its user restarts it."""
+        self._now(kernel_id, "ended")
+        self.channel(kernel_id).end(reason)
 
     def go_back(self, kernel_id: str, generation: int, reason: str, inputs: int = 0) -> None:
         """The kernel goes on from an earlier moment, under `generation`, or from one at which

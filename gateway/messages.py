@@ -16,11 +16,20 @@ import struct
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from gateway.errors import BadFrame
-from gateway.frames import CONTROL, EVENT, IOPUB, SHELL, STDIN, decode_payload, encode_payload
+from gateway.frames import (
+    CONTROL,
+    EVENT,
+    IOPUB,
+    SHELL,
+    STDIN,
+    decode_payload,
+    encode_payload,
+    part_sizes,
+)
 
 NAMES = {SHELL: b"shell", CONTROL: b"control", STDIN: b"stdin", IOPUB: b"iopub"}
 CHANNELS = {name.decode(): number for number, name in NAMES.items()}
@@ -52,6 +61,23 @@ def read_header(part: Bytes) -> Header:
 def read_header_of(payload: Bytes) -> Header:
     """The header of a payload. Raises `BadFrame`."""
     return read_header(decode_payload(payload)[1][0])
+
+
+# What is larger was made by a client that has a JSON library.
+_LOOKED_AT = 1 << 20
+
+
+def unreadable(parts: Sequence[Bytes]) -> str:
+    """Why a kernel could not read a request with these parts, and would not answer; else empty."""
+    for name, part in zip(("parent_header", "metadata", "content"), parts[1:4], strict=False):
+        if len(part) <= _LOOKED_AT:
+            try:
+                if isinstance(json.loads(bytes(part)), dict):
+                    continue
+            except ValueError:
+                pass
+            return f"The {name} of this message is not a JSON object."
+    return ""
 
 
 _CELL_OUTPUT = {
@@ -120,19 +146,16 @@ def summary_of(msg_type: str, content: Bytes) -> str:
 
 def payload_to_v1(payload: Bytes, prefix: bytes = b"") -> bytes | None:
     """A WebSocket frame, after `prefix`; None for what clients don't get (events)."""
-    channel, parts = decode_payload(payload)
+    channel = payload[0]
     if channel == EVENT:
         return None
-    name = NAMES[channel]
-    count = len(parts) + 2
-    at = 8 * (count + 1)
-    offsets = [at]
-    at += len(name)
-    for part in parts:
-        offsets.append(at)
-        at += len(part)
-    offsets.append(at)
-    return b"".join((prefix, struct.pack(f"<{count + 1}Q", count, *offsets), name, *parts))
+    name, sizes = NAMES[channel], part_sizes(payload)
+    count = len(sizes) + 2
+    start = 8 * (count + 1)
+    offsets = [start, *accumulate(sizes, initial=start + len(name))]
+    head = struct.pack(f"<{count + 1}Q", count, *offsets)
+    # In both forms the parts are one after the other.
+    return b"".join((prefix, head, name, memoryview(payload)[3 + 8 * len(sizes) :]))
 
 
 def v1_to_payload(frame: Bytes) -> bytes:

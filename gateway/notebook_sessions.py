@@ -60,6 +60,12 @@ class NotebookSessions:
         self._save()
         return session
 
+    def take_over(self, session: NotebookSession) -> None:
+        """One of another gateway, unless its notebook has one here."""
+        if self.by_path(session.path) is None and session.id not in self._sessions:
+            self._sessions[session.id] = session
+            self._save()
+
     def update(self, session_id: str, **changes: Any) -> None:
         session = self.get(session_id)
         for name, value in changes.items():

@@ -55,13 +55,10 @@ class RecordLog:
         self.segments: list[Segment] = []
         self._fd = -1
         self._closed = False
+        self.size = 0
+        """Bytes in all segments."""
         for path in sorted(directory.glob(f"{prefix}-*.log")):
             self.segments.append(Segment(path, int(path.stem.rpartition("-")[2])))
-
-    @property
-    def size(self) -> int:
-        """Bytes in all segments."""
-        return sum(s.size for s in self.segments)
 
     def recover(self) -> Iterator[tuple[memoryview, Segment, int]]:
         """Check all records, in order, and cut off a torn tail: `(body, segment, offset)` each.
@@ -77,6 +74,7 @@ class RecordLog:
                     file.truncate(0)
                     file.write(MAGIC)
                     segment.size = end
+                    self.size += end
                     continue
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                     if mapped[: len(MAGIC)] != MAGIC:
@@ -87,6 +85,7 @@ class RecordLog:
                             yield body, segment, at
                             body.release()
                 segment.size = end
+                self.size += end
                 if end < size:
                     if not last:
                         raise JournalDamaged(f"{segment.path} is damaged at byte {end}.")
@@ -116,6 +115,7 @@ class RecordLog:
             raise
         at = segment.size
         segment.size += _HEAD.size + length
+        self.size += _HEAD.size + length
         segment.note(number, at)
         return segment, at
 
@@ -134,6 +134,7 @@ class RecordLog:
                 path.unlink()
                 raise
             self.segments.append(Segment(path, number))
+            self.size += len(MAGIC)
             self._fd = fd
         else:
             self._fd = os.open(self.segments[-1].path, os.O_WRONLY | os.O_APPEND)
@@ -172,9 +173,15 @@ class RecordLog:
                     if _NUMBER.unpack_from(body)[0] >= start:
                         yield body
 
+    def files(self) -> tuple[tuple[Path, int], ...]:
+        """Each segment's file, and its bytes now: what is there already does not change."""
+        return tuple((segment.path, segment.size) for segment in self.segments)
+
     def drop_first(self) -> None:
         """Delete the oldest segment."""
-        self.segments.pop(0).path.unlink(missing_ok=True)
+        segment = self.segments.pop(0)
+        self.size -= segment.size
+        segment.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is appended any more: another one may have the files now."""

@@ -81,6 +81,10 @@ class Requests:
             )
         return header
 
+    def unfinished(self) -> list[Request]:
+        """Those of which something is to come, in the order in which they were asked."""
+        return [request for request in self.open.values() if not request.finished]
+
     def note_end(self, request: Request, flags: int, seq: int = 0) -> bool:
         """Note a reply or idle; True if that finished the request just now."""
         was = request.finished

@@ -14,7 +14,7 @@ import logging
 import time
 from typing import Any
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketHandler
 
 from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, subprotocols
 from gateway.channel import KernelChannel
@@ -23,6 +23,7 @@ from gateway.feed import Delivery, Feed
 from gateway.kernels import Kernels
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
 from gateway.tenants import Tenant
+from gateway.writer import FrameWriter
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
+        connection = self.ws_connection
+        assert connection is not None
+        assert connection.stream is not None
+        self._writer = FrameWriter(connection.stream)
         try:
             channel = self.channel
         except GatewayError as error:
@@ -131,8 +136,10 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         known = self.get_query_argument("journal", "")
         if position < 0:
             position = newest
-        elif (known and known != channel.journal.name) or position > newest:
+        elif (shared := channel.journal.shared(known, position)) is None:
             position, reset = 0, True
+        else:
+            position = shared
         missing = max(0, channel.first_cursor - 1 - position) if self._cursor > 0 else 0
         position = max(position, channel.first_cursor - 1)
         self._notice(
@@ -174,13 +181,11 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         return self._write(message), len(message)
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
-        try:
-            return self.write_message(message, binary=isinstance(message, bytes))
-        except WebSocketClosedError as error:
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            failed.exception()  # whoever wants it has looked; nobody else must
-            return failed
+        return self._writer.write(message)
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        self._writer.flush()
+        super().close(code, reason)
 
     # -- from the client --------------------------------------------------------------------------
 

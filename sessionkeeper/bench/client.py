@@ -45,6 +45,11 @@ class Server:
     def call(self, method: str, path: str, body: object = None, seconds: float = SECONDS) -> Any:
         """One request; its answer's JSON, None without one. Blocks. Raises RunFailed for an answer
         that is an error, OSError or HTTPException without one."""
+        content = self.fetch(method, path, body, seconds)
+        return json.loads(content) if content else None
+
+    def fetch(self, method: str, path: str, body: object = None, seconds: float = SECONDS) -> bytes:
+        """As `call`; whatever it is answered with."""
         where = urlsplit(self.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=seconds)
         try:
@@ -58,7 +63,7 @@ class Server:
         if answer.status >= 400:
             said = content.decode(errors="replace")[:300]
             raise RunFailed(f"{method} {path} was answered with {answer.status}: {said}")
-        return json.loads(content) if content else None
+        return content
 
     async def ask(self, method: str, path: str, body: object = None, seconds: float = 120.0) -> Any:
         """As `call`, in a thread."""

@@ -9,7 +9,7 @@ from sessionkeeper.bench.figures import REQUIRED, Figure, median, percentile
 from sessionkeeper.bench.stacks import PEERS, Stack, sessionkeeper_system
 from sessionkeeper.up.terminal import Terminal
 
-__all__ = ["measure"]
+__all__ = ["measure", "rounds"]
 
 WARM_UPS, REQUESTS = 30, 300
 
@@ -19,19 +19,20 @@ Rounds = list[tuple[float, float]]
 async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
     """p50 and p99 of `REQUESTS` requests, a run each, and the runtime that was used."""
     async with sessionkeeper_system(terminal) as system:
-        own = await _rounds(terminal, "sessionkeeper", system, runs)
+        own = await rounds(terminal, "sessionkeeper", system, runs)
     p50 = Figure("latency_p50_ms", must=REQUIRED["latency_p50_ms"])
     p99 = Figure("latency_p99_ms", must=REQUIRED["latency_p99_ms"])
     p50.runs, p99.runs = [one[0] for one in own], [one[1] for one in own]
     for name, started in PEERS.items():
         async with started(terminal) as stack:
-            theirs = await _rounds(terminal, name, stack, runs)
+            theirs = await rounds(terminal, name, stack, runs)
         p50.peers[name] = median([one[0] for one in theirs])
         p99.peers[name] = median([one[1] for one in theirs])
     return [p50, p99], system.runtime
 
 
-async def _rounds(terminal: Terminal, name: str, stack: Stack, runs: int) -> Rounds:
+async def rounds(terminal: Terminal, name: str, stack: Stack, runs: int) -> Rounds:
+    """p50 and p99 in milliseconds, of so many rounds of `REQUESTS` cells."""
     found: Rounds = []
     async with Kernel.started(stack.server) as kernel:
         await kernel.info()

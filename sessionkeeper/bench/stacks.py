@@ -101,14 +101,14 @@ async def sessionkeeper_system(terminal: Terminal) -> AsyncIterator[System]:
     said when it does not come up."""
     with tempfile.TemporaryDirectory(prefix="sessionkeeper-bench-") as name:
         state = StateDirectory(Path(name, "state"))
-        port = _free_port()
+        port = free_port()
         command = ["-m", "sessionkeeper", "up", "--nodes", "2", "--port", str(port)]
         command += ["--state", str(state.path)]
         log = Path(name, "up.log")
-        process = await _spawn(command, {}, log)
+        process = await spawn(command, {}, log)
         try:
             with terminal.step("starting sessionkeeper with two nodes"):
-                await _until(process, log, lambda: _record(state))
+                await until(process, log, lambda: _record(state))
             record = state.running()
             yield System(
                 server=Server(f"http://127.0.0.1:{port}", state.token("ui")),
@@ -119,7 +119,7 @@ async def sessionkeeper_system(terminal: Terminal) -> AsyncIterator[System]:
             )
         finally:
             with terminal.step("stopping sessionkeeper"):
-                await _stop(process)
+                await stop(process)
             if process.returncode != 0:
                 terminal.say(f"sessionkeeper ended with {process.returncode}: {_said(log)}")
                 down = [sys.executable, "-m", "sessionkeeper", "down", "--state", str(state.path)]
@@ -140,9 +140,17 @@ async def plain_server(terminal: Terminal) -> AsyncIterator[Stack]:
 
 
 @asynccontextmanager
+async def lab_server(terminal: Terminal) -> AsyncIterator[Stack]:
+    """A stock jupyter-server with JupyterLab."""
+    more = ["--ServerApp.jpserver_extensions={'jupyterlab': True}"]
+    async with _jupyter(terminal, "JupyterLab", more, {}) as stack:
+        yield stack
+
+
+@asynccontextmanager
 async def kernel_gateway(terminal: Terminal) -> AsyncIterator[Stack]:
     """A stock jupyter-server whose kernels are a stock jupyter-kernel-gateway's."""
-    port, token = _free_port(), secrets.token_hex(16)
+    port, token = free_port(), secrets.token_hex(16)
     url = f"http://127.0.0.1:{port}"
     words = ["-m", "kernel_gateway", "--KernelGatewayApp.ip=127.0.0.1"]
     words += [f"--KernelGatewayApp.port={port}", "--KernelGatewayApp.port_retries=0"]
@@ -165,7 +173,7 @@ PEERS: Mapping[str, PeerStack] = {
 async def _jupyter(
     terminal: Terminal, name: str, more: Sequence[str], environ: Mapping[str, str]
 ) -> AsyncIterator[Stack]:
-    port, token = _free_port(), secrets.token_hex(16)
+    port, token = free_port(), secrets.token_hex(16)
     words = ["-m", "jupyter_server", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     words += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", *more]
     server = Server(f"http://127.0.0.1:{port}", token)
@@ -187,16 +195,16 @@ async def _process(
             "IPYTHONDIR": str(Path(directory, "ipython")),
         }
         log = Path(directory, "log")
-        process = await _spawn(words, {**own, **environ}, log, directory)
+        process = await spawn(words, {**own, **environ}, log, directory)
         try:
             with terminal.step(f"starting {name}"):
-                await _until(process, log, lambda: _answers(server))
+                await until(process, log, lambda: answers(server))
             yield Stack(server, process.pid)
         finally:
-            await _stop(process)
+            await stop(process)
 
 
-async def _spawn(
+async def spawn(
     words: Sequence[str], environ: Mapping[str, str], log: Path, directory: str | None = None
 ) -> asyncio.subprocess.Process:
     output = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -215,7 +223,7 @@ async def _spawn(
         os.close(output)
 
 
-async def _until(process: asyncio.subprocess.Process, log: Path, ready: Callable[[], bool]) -> None:
+async def until(process: asyncio.subprocess.Process, log: Path, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not await asyncio.to_thread(ready):
         if process.returncode is not None:
@@ -225,7 +233,7 @@ async def _until(process: asyncio.subprocess.Process, log: Path, ready: Callable
         await asyncio.sleep(0.05)
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
         with suppress(TimeoutError):
@@ -240,7 +248,7 @@ def _record(state: StateDirectory) -> bool:
     return state.read_record() is not None
 
 
-def _answers(server: Server) -> bool:
+def answers(server: Server) -> bool:
     try:
         server.call("GET", "/api/kernelspecs", seconds=5.0)
     except (OSError, RunFailed):
@@ -252,7 +260,7 @@ def _said(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:].strip()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,14 +6,17 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.manifest import Manifest, decode_body
 from gateway.errors import GatewayError
+from gateway.journal import Snapshot
 from sessionkeeper.keeper.chain import Chain, waits_for_variables
+from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.status import CheckpointFacts, Status
 from sessionkeeper.keeper.writes import WriteJournal
@@ -81,16 +84,38 @@ class Channels(Protocol):
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what another gateway must know of every kernel to go on with it, by id: ``name``,
         ``env``, ``path``, ``notebook``, ``created``, ``generation``, ``inputs`` (the number of the
-        last one there is), and whether it has ``ended``.
+        last one there is), its ``notebook_sessions``, and whether it has ``ended``.
         """
         ...
 
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """Return what has been written down of what the kernels were asked and said, by id."""
+        ...
+
+    def lacking(self, kernels: Iterable[str]) -> list[str]:
+        """Return those of which nothing has been written down here."""
+        ...
+
     def go_back(
-        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+        self,
+        records: Mapping[str, Mapping[str, Any]],
+        why: str,
+        *,
+        other: bool = False,
+        journals: Mapping[str, Path] | None = None,
+        over: bool = False,
     ) -> None:
         """The session goes on from a checkpoint with these kernels: whatever they were asked since
-        is answered with ``why``; those that are not known here are from now on. Doing it again
-        changes nothing, unless the checkpoint is of an ``other`` gateway, which asked them more.
+        is answered with ``why``; those that are not known here are from now on, with what
+        ``journals`` has of them (what they were asked there is not asked again if that life is
+        ``over``). Doing it again changes nothing, unless the checkpoint is of an ``other`` gateway,
+        which asked them more.
+        """
+        ...
+
+    def refuse(self, why: str) -> None:
+        """Nothing will be answered any more here: tell those who wait, and who ask. An empty text
+        ends that.
         """
         ...
 
@@ -109,6 +134,10 @@ class Channels(Protocol):
     def gone(self, kernel_id: str) -> None:
         """The node says that a kernel went without a word."""
 
+    def end(self, kernel_id: str, why: str) -> None:
+        """The kernel has no process, and gets none by itself: tell those who wait, and who ask."""
+        ...
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...
@@ -118,9 +147,15 @@ class Checkpoints:
     """The checkpoints of one session, while it runs on one node after the other."""
 
     def __init__(
-        self, chain: Chain, channels: Channels, journal: WriteJournal, status: Status
+        self,
+        chain: Chain,
+        channels: Channels,
+        journal: WriteJournal,
+        status: Status,
+        journals: Journals,
     ) -> None:
         self.chain = chain
+        self.journals = journals
         self._channels = channels
         self._journal = journal
         self._status = status
@@ -136,6 +171,7 @@ class Checkpoints:
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
         self._covered = self._channels.activity().ended
+        self.journals.forget()
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
 
     def give_up(self, epoch: int) -> None:
@@ -202,6 +238,10 @@ class Checkpoints:
         }
         began = time.monotonic()
         self._status.update(checkpointing=True)
+        # While the node is at its part; what is said until then follows when it has done that.
+        ahead = asyncio.create_task(
+            self.journals.ahead(self._channels.snapshots(), self.chain.manifest)
+        )
         try:
             call = {
                 "session": self._status.session,
@@ -213,20 +253,28 @@ class Checkpoints:
             taken = await node.call("session.checkpoint", call, TIMEOUT)
             if self.is_given_up(epoch):
                 log.info("a kernel was killed while it was saved: that is no checkpoint")
+                self.journals.forget()
                 return False
             body = decode_body(base64.b64decode(taken["body"]))
             body = replace(body, meta={**body.meta, "kernels": self._channels.records()})
+            await ahead
+            # What was said before the cut and acknowledged is nowhere else.
+            body = await self.journals.save(self._channels.snapshots(), self.chain.manifest, body)
             # Also if the node is lost meanwhile: what is going back to must be known before that.
             manifest = await self.chain.commit(body, epoch)
         except StaleWriter:
+            self.journals.forget()
             raise
         except (GatewayError, CheckpointError) as error:
+            self.journals.forget()
             if error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
                 self._failed(error)
             return False
         finally:
+            ahead.cancel()
+            await asyncio.wait({ahead})
             self._status.update(checkpointing=False)
         self._last, self._covered, self._changed = began, ended, None
         self._cost = float(taken["pause"])

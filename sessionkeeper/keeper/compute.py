@@ -7,10 +7,14 @@ from __future__ import annotations
 import base64
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from gateway.journal import Snapshot
 from gateway.kernels import KernelRecord, Kernels
+from gateway.notebook_sessions import NotebookSession
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
@@ -52,19 +56,45 @@ class KernelChannels:
                 "notebook": self._kernels.notebooks.path_of(record.id) or record.notebook,
                 "inputs": self._kernels.channel(record.id).link.inputs.last,
                 "ended": record.state == "ended",
+                "notebook_sessions": [
+                    asdict(one)
+                    for one in self._kernels.notebooks.all()
+                    if one.kernel_id == record.id
+                ],
             }
             for record in self._kernels.records.values()
         }
 
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        return self._kernels.snapshots()
+
+    def lacking(self, kernels: Iterable[str]) -> list[str]:
+        return [kernel for kernel in kernels if not self._kernels.has_journal(kernel)]
+
+    def refuse(self, why: str) -> None:
+        for kernel_id in self._kernels.records:
+            self._kernels.channel(kernel_id).refuse(why)
+
     def go_back(
-        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+        self,
+        records: Mapping[str, Mapping[str, Any]],
+        why: str,
+        *,
+        other: bool = False,
+        journals: Mapping[str, Path] | None = None,
+        over: bool = False,
     ) -> None:
         for kernel_id, said in records.items():
             if kernel_id not in self._kernels:
                 facts = {name: said[name] for name in KEPT}
                 record = KernelRecord(kernel_id, **facts, state="running")
-                self._kernels.adopt(record, int(said["inputs"]))
+                journal = (journals or {}).get(kernel_id)
+                channel = self._kernels.adopt(record, int(said["inputs"]), journal)
+                if over and journal is not None:
+                    channel.go_back(why)
                 notebook, notebooks = str(said["notebook"]), self._kernels.notebooks
+                for one in said.get("notebook_sessions", ()):
+                    notebooks.take_over(NotebookSession(**one))
                 if notebook and notebooks.by_path(notebook) is None:
                     name = notebook.rpartition("/")[2]
                     notebooks.create(notebook, name, "notebook", kernel_id)
@@ -82,6 +112,10 @@ class KernelChannels:
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         if kernel_id in self._kernels:
             self._kernels.channel(kernel_id).abort_pending("KernelLost", why, upto)
+
+    def end(self, kernel_id: str, why: str) -> None:
+        if kernel_id in self._kernels:
+            self._kernels.end(kernel_id, why)
 
     def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)

@@ -77,7 +77,7 @@ class Fence:
                 raise
             except StaleWriter:  # there is a newer one: go on from that
                 await self._chain.read()
-                self._going_back.adopt()
+                await self._going_back.adopt()
 
     async def yield_to(self, error: StaleWriter) -> None:
         """The chain is another's: say whose."""

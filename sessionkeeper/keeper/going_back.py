@@ -144,6 +144,7 @@ class GoingBack:
             raise  # what was to be saved is lost, and the wish is still there
         except Exception as error:
             self._wish = None
+            self._checkpoints.journals.forget()
             if not wish.answer.done():
                 wish.answer.set_exception(error)
             if here is not None and not wish.discard:
@@ -158,7 +159,7 @@ class GoingBack:
             tag = None if saved is None else _tag(saved)
             wish.answer.set_result(WentBack(wish.to.number, manifest.number, saved, tag))
 
-    def apply(self) -> bool:
+    async def apply(self) -> bool:
         """Bring what this gateway knows in line with the newest checkpoint, if that is of another
         life: of one that was gone back to, or of another gateway. False: it is not.
         """
@@ -168,11 +169,11 @@ class GoingBack:
         # What another gateway did since this one last looked is not told by its epoch.
         if not self._chain.foreign and known > max(manifest.epoch - 1, self._chain.over):
             return False
-        self.adopt(other=self._chain.foreign)
+        await self.adopt(other=self._chain.foreign)
         self._epochs.next(manifest.epoch)
         return True
 
-    def adopt(self, *, other: bool = False) -> None:
+    async def adopt(self, *, other: bool = False) -> None:
         """Go on with the kernels of the newest checkpoint, from where they are in it; it may be of
         an ``other`` gateway.
         """
@@ -183,7 +184,12 @@ class GoingBack:
         went_back = WENT_BACK in manifest.meta
         records = manifest.meta["kernels"] if went_back else kernels_of(manifest)
         why = f"This is not run any further: the session {self._why(manifest)}."
-        self._channels.go_back(records, why, other=other)
+        lacking = self._channels.lacking(records)
+        found, damaged = await self._checkpoints.journals.bring(manifest, lacking)
+        self._channels.go_back(records, why, other=other, journals=found, over=went_back)
+        for kernel_id in damaged:
+            text = f"what it said before checkpoint {manifest.number} is damaged in the store"
+            self._presence.status.say(text, "error", kernel=kernel_id)
         self._checkpoints.show(manifest)
 
     def recovery(self, node: str) -> Recovery:

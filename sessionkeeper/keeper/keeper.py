@@ -24,6 +24,7 @@ from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.fence import Fence
 from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
+from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
@@ -62,7 +63,8 @@ class SessionKeeper:
         self.chain = Chain(repository, self._epochs.gateway)
         self._nodes = nodes
         self._channels = channels
-        self._checkpoints = Checkpoints(self.chain, channels, journal, self.status)
+        journals = Journals(repository, state.with_name("arriving"))
+        self._checkpoints = Checkpoints(self.chain, channels, journal, self.status, journals)
         self._incarnations = Incarnations(self.chain, channels, journal, grants)
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
@@ -163,8 +165,9 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
-        self.going_back.apply()
+        await self.going_back.apply()
         self.fence.start()
+        self._refuse()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
         if self._epochs.placed is not None:
             self._nodes.expect(self._epochs.placed.node)
@@ -188,12 +191,20 @@ class SessionKeeper:
             self.fence.look()
             if self.going_back.wanted:
                 self.fence.take_back()
+                self._refuse()
             await self._do(steps.decide(self._facts()))
         except NodeLost:
             pass  # the next step is about that
         except StaleWriter as error:
             self._leave()  # whatever the store says next: it is not heard any more
             await self.fence.yield_to(error)
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Who asks kernels that nobody will run here is told so, and does not wait for ever."""
+        gone = "The session was deleted." if self.chain.deleted else ""
+        lost = self.status.warnings.get("owner", "") if self.fence.lost else ""
+        self._channels.refuse(gone or lost)
 
     def _facts(self) -> steps.Facts:
         nodes, here = list(self._nodes), self._presence.node
@@ -232,9 +243,9 @@ class SessionKeeper:
                 self._lose()
             case steps.GoBack() if self._epochs.placed is None:
                 await self.going_back.commit(None)
-                self.going_back.apply()
+                await self.going_back.apply()
             case steps.End():
-                self._end()
+                await self._end()
             case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack():
                 if self._presence.here is None:
                     await self._take_up()
@@ -287,7 +298,7 @@ class SessionKeeper:
         self._settle(here)
         for kernel in self._channels.wanted():
             if kernel["kernel_id"] in self._left - here.kernels:
-                self._presence.in_background(self.kernels.start(kernel))
+                self._presence.in_background(self.kernels.start_again(kernel))
         self.status.say(f"is still on {node.name}: the gateway was started again")
 
     def _settle(self, here: Incarnation) -> None:
@@ -341,10 +352,10 @@ class SessionKeeper:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
         self._leave()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         placed = self._epochs.placed
         assert placed is not None
-        self.going_back.apply()
+        await self.going_back.apply()
         self._recovery = self.going_back.recovery(placed.node)
         node = self._nodes.find(placed.node)
         if self._presence.here is None and node is not None:

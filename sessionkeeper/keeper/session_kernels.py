@@ -54,6 +54,14 @@ class SessionKernels:
                 self._incarnations.attach(here)
                 return
 
+    async def start_again(self, kernel: dict[str, Any]) -> None:
+        """As :meth:`start`, for a kernel of which nobody waits to hear that it failed."""
+        try:
+            await self.start(kernel)
+        except GatewayError as error:
+            self._channels.end(kernel["kernel_id"], f"The kernel could not be started: {error}")
+            raise
+
     async def stop(self, kernel_id: str) -> None:
         """End a kernel for good; whoever brings the session back later does not bring it."""
         self._channels.detach(kernel_id)

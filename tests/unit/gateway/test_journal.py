@@ -96,9 +96,24 @@ def test_oldest_segments_go_but_not_before_a_client_that_reads(tmp_path: Path) -
     for _ in range(40):
         log.append(b"x" * 200)
     assert log.first <= kept + 1
-    for _ in range(200):
+    assert not log.full
+    while not log.full:  # then no more should come
         log.append(b"x" * 200)
-    assert log.first > kept + 1  # but a client that stands still does not fill the disk
+    assert log.first <= kept + 1
+    assert 20_000 <= log._log.size < 21_000
+    reader = log.last
+    log.trim()
+    assert not log.full
+    assert log.first > kept + 1
+
+
+def test_one_large_message_does_not_fill_it(tmp_path: Path) -> None:
+    log, _ = outputs(tmp_path, segment=100, keep=1000)
+    log.passed = lambda: 0
+    log.append(b"x" * 10_000)
+    assert not log.full  # it must be taken, or nothing would ever come again
+    log.append(b"x")
+    assert log.full
 
 
 def test_cursors_go_on_when_everything_was_pruned(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from checkpoint.keys import MasterKey
 from checkpoint.manifest import Body, Manifest, Part, encode_body
 from checkpoint.repository import Repository
 from gateway.errors import KernelNotFound, RemoteError
+from gateway.journal import Snapshot
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
@@ -45,6 +46,7 @@ class Channels:
         self.generations: dict[str, int] = {}
         self.told: dict[str, str] = {}
         self.ended = 0
+        self.refusal = ""
         self.changed: Callable[[], None] = lambda: None
         self.gone: Callable[[str], object] = lambda kernel_id: None
 
@@ -60,8 +62,17 @@ class Channels:
     def records(self) -> dict[str, dict[str, Any]]:
         return {one: {"generation": self.generations.get(one, 0)} for one in self.ids}
 
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        return {}
+
+    def lacking(self, kernels: Iterable[str]) -> list[str]:
+        return []
+
+    def refuse(self, why: str) -> None:
+        self.refusal = why
+
     def go_back(
-        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False
+        self, records: Mapping[str, Mapping[str, Any]], why: str, *, other: bool = False, **_: Any
     ) -> None:
         for one, said in records.items():
             if one not in self.ids:
@@ -87,6 +98,9 @@ class Channels:
 
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nobody waits for an answer here."""
+
+    def end(self, kernel_id: str, why: str) -> None:
+        self.told[kernel_id] = why
 
     def activity(self) -> Activity:
         return Activity(self.ended, 0.0, busy=False)

@@ -13,6 +13,7 @@ from checkpoint.manifest import Manifest
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import RETRY_AFTER, Checkpoints, Position
+from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.nodes import Node, NodeLost
 from sessionkeeper.keeper.status import Status
 from sessionkeeper.placement import Needs
@@ -28,7 +29,10 @@ class Bench:
         self.status = Status("one")
         self.chain = Chain(self.site.repository)
         self.journal = self.site.journal
-        self.checkpoints = Checkpoints(self.chain, self.channels, self.journal, self.status)
+        journals = Journals(self.site.repository, base / "arriving")
+        self.checkpoints = Checkpoints(
+            self.chain, self.channels, self.journal, self.status, journals
+        )
         self.agent = ScriptedAgent(self.site, "a")
         self.agent.epoch, self.agent.kernels = 1, {"kernel-1"}
         self.node = Node("a", self.agent, {"node": "a"}, 60.0)
