@@ -221,7 +221,9 @@ class Checkpoints:
         except StaleWriter:
             raise
         except (GatewayError, CheckpointError) as error:
-            if error.code == BUSY and not final:
+            if self.is_given_up(epoch):
+                log.info("a kernel was killed while it was saved: %s", error)
+            elif error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
                 self._failed(error)
@@ -283,7 +285,8 @@ class Checkpoints:
         manifest = self.chain.manifest
         newest = f"checkpoint {manifest.number}" if manifest else "none yet"
         hint = str(getattr(error, "hint", ""))
-        text = f"a checkpoint could not be made: {error} Newest: {newest}. {hint}"
+        why = str(error).removesuffix(".")
+        text = f"a checkpoint could not be made: {why}. Newest: {newest}. {hint}"
         self._status.warn("checkpoint", text.strip())
 
 
