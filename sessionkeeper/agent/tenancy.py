@@ -15,7 +15,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from checkpoint.blobs import BlobStore
-from checkpoint.errors import CheckpointError
+from checkpoint.errors import CheckpointError, StoreUnavailable
 from checkpoint.manifest import Manifest, Part, encode_body
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.cuts import Cuts
@@ -224,6 +224,8 @@ class Tenancy:
                 await asyncio.to_thread(load, manifest, hosted.kernel_id, given)
                 why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
                 await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
+        except StoreUnavailable:
+            raise  # that passes: all is tried again
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
@@ -394,11 +396,13 @@ def _restorable(
 
 
 async def _each(work: Mapping[str, Awaitable[None]], partly: bool = False) -> dict[str, Exception]:
-    """Await all of it; then raise what failed first, or with ``partly`` return what failed."""
+    """Await all of it; then raise what failed first, or with ``partly`` return what failed, for
+    good.
+    """
     results = await asyncio.gather(*work.values(), return_exceptions=True)
     failed = {}
     for name, result in zip(work, results, strict=True):
-        if isinstance(result, Exception) and partly:
+        if isinstance(result, Exception) and partly and not isinstance(result, StoreUnavailable):
             failed[name] = result
         elif isinstance(result, BaseException):
             raise result

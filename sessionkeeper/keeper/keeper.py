@@ -36,6 +36,7 @@ from sessionkeeper.placement import choose
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
+PAUSE_WITHOUT_STORE = 2.0
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -303,6 +304,11 @@ class SessionKeeper:
         self._show("running")
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
+        if self._opening.store_is_away:
+            self._show("waiting")
+            await self._changes.idle(PAUSE_WITHOUT_STORE)
+            self._opening.failed.clear()
+            return
         if await self._opening.go_down():
             return
         self._show("failed")
