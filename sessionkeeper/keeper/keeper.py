@@ -305,7 +305,6 @@ class SessionKeeper:
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
         if self._opening.store_is_away:
-            self._show("waiting")
             await self._changes.idle(PAUSE_WITHOUT_STORE)
             self._opening.failed.clear()
             return
