@@ -163,6 +163,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        await self.going_back.tidy()
         self.going_back.apply()
         self.fence.start()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())

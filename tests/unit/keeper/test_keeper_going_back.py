@@ -61,6 +61,30 @@ async def test_it_can_be_done_again_and_to_a_tag(site: Site) -> None:
     assert site.channels.generations["kernel-1"] == 4
 
 
+async def test_going_back_takes_no_tag_of_the_users(site: Site) -> None:
+    await ready(site)
+    tags.tag(site.repository, "going-back", 2)
+    await site.keeper.going_back.ask("1")
+    assert tags.resolve(site.repository, "going-back").number == 2
+
+
+async def test_gateway_killed_before_it_went_back_leaves_no_tag(site: Site) -> None:
+    await ready(site)
+    agent, asked = site.agents["a"], asyncio.Event()
+
+    async def never(params: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    agent.next["session.checkpoint"] = [never]
+    asking = asyncio.create_task(site.keeper.going_back.ask("1"))
+    await asked.wait()
+    assert len(tags.names(site.repository.blobs)) == 1
+    await site.restart()
+    assert tags.names(site.repository.blobs) == []
+    asking.cancel()
+
+
 async def test_files_saved_before_are_not_saved_again_and_those_after_are(site: Site) -> None:
     await ready(site)
     site.journal.record("mkdir", "before")
