@@ -257,17 +257,22 @@ class Tenancy:
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
     async def checkpoint(
-        self, final: bool, within: float = 0.0, wanted: beside.Wanted = "no"
+        self,
+        final: bool,
+        within: float = 0.0,
+        wanted: beside.Wanted = "no",
+        arrive: float | None = None,
     ) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
         Where that can be done between two cells only, a running one has ``within`` seconds to end,
-        and the memory of a kernel that was restored lazily as long to arrive; raises
-        :class:`KernelBusy` when that is not enough. ``wanted``: variables beside process images.
+        and the memory of a kernel that was restored lazily ``arrive`` (or as long) to be there;
+        raises :class:`KernelBusy` when that is not enough. ``wanted``: variables beside images.
         """
+        arrive = within if arrive is None else arrive
         async with self._saving:
-            if not await asyncio.to_thread(self.savepoints.arrived, within):
+            if not await asyncio.to_thread(self.savepoints.arrived, arrive):
                 raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
             await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
             if self.hosted.place.engine == "criu":

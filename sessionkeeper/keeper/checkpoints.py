@@ -44,6 +44,9 @@ TO_STORE = 1.0
 PAUSE_BEFORE_LAST = 1.0
 """Seconds before a last checkpoint that failed is tried again."""
 
+ARRIVAL = 30.0
+"""Seconds that a last checkpoint waits for memory which is on its way, where no node leaves."""
+
 FIRST_COST = 0.3
 """Seconds a checkpoint is expected to stop the kernels, before one was taken."""
 
@@ -208,6 +211,7 @@ class Checkpoints:
                 "epoch": epoch,
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
+                "arrive": self._arrival(node) if final else 0.0,
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
@@ -278,6 +282,9 @@ class Checkpoints:
         """
         left = node.leaves_at - asyncio.get_running_loop().time()
         return max(0.0, left - TO_STORE - 2 * self._cost)
+
+    def _arrival(self, node: Node) -> float:
+        return self.patience(node) if node.draining else ARRIVAL
 
     def _failed(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + self._retry_delay

@@ -15,6 +15,7 @@ from checkpoint.blobs import Buffer, Memory
 from checkpoint.deletion import delete
 from checkpoint.errors import Damaged, StoreUnavailable, UnknownCheckpoint, UnknownTag
 from sessionkeeper.keeper.chain import WENT_BACK
+from sessionkeeper.keeper.checkpoints import ARRIVAL
 from sessionkeeper.keeper.going_back import NotSaved
 
 
@@ -83,6 +84,13 @@ async def test_gateway_killed_before_it_went_back_leaves_no_tag(site: Site) -> N
     await site.restart()
     assert tags.names(site.repository.blobs) == []
     asking.cancel()
+
+
+async def test_what_is_now_is_saved_when_all_memory_has_arrived(site: Site) -> None:
+    await ready(site)
+    await site.keeper.going_back.ask("1")
+    last = site.agents["a"].asked("session.checkpoint")[-1]
+    assert (last["final"], last["within"], last["arrive"]) == (True, 0.0, ARRIVAL)
 
 
 async def test_files_saved_before_are_not_saved_again_and_those_after_are(site: Site) -> None:
