@@ -47,6 +47,9 @@ TO_STORE = 1.0
 PAUSE_BEFORE_LAST = 1.0
 """Seconds before a last checkpoint that failed is tried again."""
 
+ARRIVAL = 30.0
+"""Seconds that a last checkpoint waits for memory which is on its way, where no node leaves."""
+
 FIRST_COST = 0.3
 """Seconds a checkpoint is expected to stop the kernels, before one was taken."""
 
@@ -248,6 +251,7 @@ class Checkpoints:
                 "epoch": epoch,
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
+                "arrive": self._arrival(node) if final else 0.0,
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
@@ -267,7 +271,9 @@ class Checkpoints:
             raise
         except (GatewayError, CheckpointError) as error:
             self.journals.forget()
-            if error.code == BUSY and not final:
+            if self.is_given_up(epoch):
+                log.info("a kernel was killed while it was saved: %s", error)
+            elif error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
                 self._failed(error)
@@ -325,13 +331,17 @@ class Checkpoints:
         left = node.leaves_at - asyncio.get_running_loop().time()
         return max(0.0, left - TO_STORE - 2 * self._cost)
 
+    def _arrival(self, node: Node) -> float:
+        return self.patience(node) if node.draining else ARRIVAL
+
     def _failed(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
         manifest = self.chain.manifest
         newest = f"checkpoint {manifest.number}" if manifest else "none yet"
         hint = str(getattr(error, "hint", ""))
-        text = f"a checkpoint could not be made: {error} Newest: {newest}. {hint}"
+        why = str(error).removesuffix(".")
+        text = f"a checkpoint could not be made: {why}. Newest: {newest}. {hint}"
         self._status.warn("checkpoint", text.strip())
 
 

@@ -37,6 +37,7 @@ from sessionkeeper.placement import choose
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
+PAUSE_WITHOUT_STORE = 2.0
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -165,6 +166,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        await self.going_back.tidy()
         await self.going_back.apply()
         self.fence.start()
         self._refuse()
@@ -315,6 +317,10 @@ class SessionKeeper:
         self._show("running")
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
+        if self._opening.store_is_away:
+            await self._changes.idle(PAUSE_WITHOUT_STORE)
+            self._opening.failed.clear()
+            return
         if await self._opening.go_down():
             return
         self._show("failed")
