@@ -25,12 +25,12 @@ from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
-from sessionkeeper.agent.offer import Offer
+from sessionkeeper.agent.offer import Offer, memory
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.agent.turns import SPARES, Turns
+from sessionkeeper.agent.turns import SPARES, Turns, processors
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -142,6 +142,8 @@ class Agent:
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
             **self._offer.cpu.json(),
+            "cores": processors(),
+            "memory": memory(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 

@@ -64,7 +64,7 @@ class ContainerOffer:
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
+            memory=settings.memory_bytes or int(MEMORY_SHARE * memory()),
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,
@@ -130,5 +130,6 @@ def _mount_tmpfs(directory: Path) -> None:
     raise NodeSetupFailed(f"no memory for process images: {done.stderr.strip()}")
 
 
-def _memory() -> int:
+def memory() -> int:
+    """Return the bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

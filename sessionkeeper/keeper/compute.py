@@ -127,6 +127,7 @@ class SessionCompute(Observer):
 
     async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
+        self._keeper.sleep.wake()
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     async def stop(self, kernel_id: str, final: bool) -> None:
@@ -137,6 +138,7 @@ class SessionCompute(Observer):
 
     async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
+        self._keeper.sleep.wake()
         await self._keeper.kernels.stop(record.id)
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
@@ -187,6 +189,8 @@ class SessionCompute(Observer):
         )
 
     def wanted(self, kernel_id: str, msg_type: str) -> None:
+        if msg_type not in ONLY_LOOKS:  # a page that is merely opened does not wake it
+            self._keeper.sleep.wake()
         self._keeper.changed()
 
     def busy(self, kernel_id: str) -> None:

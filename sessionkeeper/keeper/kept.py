@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.stored_files import StoredFiles
 from sessionkeeper.keeper.upkeep import Upkeep
+from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.registration import Registration
@@ -37,6 +39,7 @@ class Around:
 
     nodes: Nodes
     grants: Grants
+    line: Line
     on_rollback: Mode
     keep: Retention
     run: str | None
@@ -67,10 +70,17 @@ class Whereabouts:
 
 
 class KeptSession:
-    """``home`` is its directory at this gateway."""
+    """``home`` is its directory at this gateway; ``sleeps`` is told when it is to hibernate, and
+    when not any more.
+    """
 
     def __init__(
-        self, home: Path, registration: Registration, repository: Repository, around: Around
+        self,
+        home: Path,
+        registration: Registration,
+        repository: Repository,
+        around: Around,
+        sleeps: Callable[[bool], None],
     ) -> None:
         self.registration = registration
         self.home = home
@@ -87,7 +97,11 @@ class KeptSession:
             around.grants,
             home / "incarnation.json",
             around.run,
+            registration,
+            around.line,
+            sleeps,
         )
+        self._line = around.line
         self._new = new
         self.compute = SessionCompute(self.kernels, channels, self.keeper, around.nodes)
         self.kernels.observer = self.compute
@@ -118,6 +132,7 @@ class KeptSession:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest(save=save)
+        self._line.forget(self.registration.name)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

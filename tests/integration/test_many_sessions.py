@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from system.client import KernelClient
 from system.running import System
 
 pytestmark = pytest.mark.container
+
+SESSIONS = "/api/sessionkeeper/sessions"
 
 
 @dataclass
@@ -44,16 +47,15 @@ class Session:
 async def sessions(system: System, *names: str, **wish: Any) -> AsyncIterator[list[Session]]:
     """Sessions of these names; they are gone afterwards."""
     made = []
-    path = "/api/sessionkeeper/sessions"
     try:
         for name in names:
-            said = await system.call("POST", path, {"name": name, **wish}, server="gateway")
+            said = await system.call("POST", SESSIONS, {"name": name, **wish}, server="gateway")
             made.append(Session(system, name, said["token"]))
         yield made
     finally:
         for one in made:
             with suppress(AssertionError):
-                await system.call("DELETE", f"{path}/{one.name}", server="gateway")
+                await system.call("DELETE", f"{SESSIONS}/{one.name}", server="gateway")
 
 
 async def test_a_token_opens_the_kernels_and_files_of_its_session_and_nothing_else(system: System):
@@ -84,3 +86,70 @@ async def test_sessions_on_one_node_all_move_when_it_is_drained_and_when_it_is_k
         assert [await kernel.ask("mine") for kernel in kernels] == ["0", "1", "2"]
         for kernel in kernels:
             await kernel.close()
+
+
+async def test_a_session_that_hibernates_has_no_compute_and_a_cell_brings_it_back(system: System):
+    path = f"{SESSIONS}/a"
+    async with sessions(system, "a") as (a,):
+        kernel = await a.kernel()
+        await kernel.ask("mine = 41")
+        said = await system.call("POST", f"{path}/hibernate", server="gateway")
+        assert said["session"]["state"] == "hibernated"
+        assert a.ask("GET", "/api/sessionkeeper/files/?op=list")[0] == 200
+        await kernel.close()
+        system.kill_part("gateway")  # nothing is wanted, so nothing comes back by itself
+        async with asyncio.timeout(60):
+            while (await _told(a))["state"] != "hibernated":
+                await asyncio.sleep(0.05)
+        kernel = await a.client(kernel.id)
+        assert await kernel.ask("mine + 1") == "42"
+        assert (await _told(a))["state"] == "running"
+        await kernel.close()
+
+
+async def _told(session: Session) -> dict[str, Any]:
+    with suppress(OSError):
+        status, told = await asyncio.to_thread(session.ask, "GET", "/api/sessionkeeper/status")
+        if status == 200:
+            return told
+    return {"state": "no gateway"}
+
+
+async def test_one_that_no_node_has_room_for_is_told_its_place_and_comes_when_there_is(
+    system: System,
+):
+    nodes = (await system.call("GET", "/api/sessionkeeper/nodes", server="gateway"))["nodes"]
+    most = int(0.6 * nodes[0]["memory"])
+    async with sessions(system, "a", "b", "c", guarantee=most) as (a, b, c):
+        kernels = [await one.kernel() for one in (a, b)]
+        third = asyncio.create_task(c.kernel())
+        async with asyncio.timeout(60):
+            while (await _told(c))["state"] != "waiting":
+                await asyncio.sleep(0.05)
+        why = (await system.call("GET", f"{SESSIONS}/c", server="gateway"))["why"]
+        assert (why["node"], why["place"], why["line"]) == (None, 1, 1)
+        assert "of memory left" in why["reasons"]["node-1"]
+        await system.call("DELETE", f"{SESSIONS}/a", server="gateway")
+        kernels.append(await third)
+        assert await kernels[2].ask("1 + 1") == "2"
+        for kernel in kernels:
+            await kernel.close()
+
+
+async def test_a_gateway_that_lost_its_disk_finds_its_sessions_and_their_tokens(fresh):
+    system = fresh("--no-ui", "--nodes", "1")
+    said = await system.call("POST", SESSIONS, {"name": "a", "owner": "ann"}, server="gateway")
+    a = Session(system, "a", said["token"])
+    kernel = await a.kernel()
+    await kernel.ask("open('kept', 'w').write('here')")
+    await kernel.close()
+    await asyncio.to_thread(system.stop)
+    shutil.rmtree(system.state.gateway)
+    await asyncio.to_thread(system.start)
+    listed = (await system.call("GET", SESSIONS, server="gateway"))["sessions"]
+    found = {one["name"]: one for one in listed}
+    assert (found["a"]["owner"], found["a"]["state"]) == ("ann", "stored")
+    assert a.ask("GET", "/api/sessionkeeper/files/kept?op=stat")[0] == 200
+    again = await a.client(kernel.id)
+    assert await again.ask("open('kept').read()") == "'here'"
+    await again.close()
