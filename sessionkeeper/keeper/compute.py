@@ -189,8 +189,9 @@ class SessionCompute(Observer):
         )
 
     def wanted(self, kernel_id: str, msg_type: str) -> None:
-        if msg_type not in ONLY_LOOKS:  # a page that is merely opened does not wake it
-            self._keeper.sleep.wake()
+        # Also for a request that only looks: a page that is opened asks for the kernel's info, and
+        # sends no cell before it has it. One that is merely open asks for nothing.
+        self._keeper.sleep.wake()
         self._keeper.changed()
 
     def busy(self, kernel_id: str) -> None:
