@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,8 +37,10 @@ class Offer(Protocol):
     lazy_above: int | None
     """As of its places."""
 
-    def place(self, session: str, epoch: int) -> Place:
-        """Return an empty place, whatever an earlier epoch left."""
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+        """Return an empty place, whatever an earlier epoch left; each kernel may use ``limit`` bytes
+        of memory (None: what the node allows), where that can be limited.
+        """
         ...
 
     def images(self, session: str, epoch: int) -> Path:
@@ -70,8 +73,10 @@ class ContainerOffer:
             lazy_above=self.lazy_above,
         )
 
-    def place(self, session: str, epoch: int) -> Place:
-        return ContainerPlace(self._node, session, self._sessions / f"{session}-{epoch}")
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+        memory = min(filter(None, (limit, self._node.memory)), default=None)
+        node = replace(self._node, memory=memory)
+        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}")
 
     def images(self, session: str, epoch: int) -> Path:
         return self._images / f"{session}-{epoch}"
@@ -90,7 +95,7 @@ class ProcessOffer:
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
-    def place(self, session: str, epoch: int) -> Place:
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:

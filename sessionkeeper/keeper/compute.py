@@ -104,6 +104,14 @@ class KernelChannels:
         )
         return Activity(self._done, self._done_at, busy)
 
+    def pending(self) -> bool:
+        links = (
+            self._kernels.channel(record.id).link
+            for record in self._kernels.records.values()
+            if record.state != "ended"
+        )
+        return any(link.inputs.last > link.acked for link in links)
+
     def done(self, msg_type: str) -> None:
         """A request of that type has ended."""
         if msg_type not in ONLY_LOOKS:

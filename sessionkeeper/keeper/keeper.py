@@ -74,7 +74,9 @@ class SessionKeeper:
         self._nodes = nodes
         self._channels = channels
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status)
-        self._incarnations = Incarnations(self.chain, channels, journal, grants)
+        registration, line = registration or Registration(self.session), line or Line(nodes)
+        limit = registration.limit
+        self._incarnations = Incarnations(self.chain, channels, journal, grants, limit)
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
@@ -83,7 +85,6 @@ class SessionKeeper:
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
-        registration, line = registration or Registration(self.session), line or Line(nodes)
         self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
         self._whereto = Whereto(registration, nodes, line)
         line.enter(registration, self.changed)
@@ -384,6 +385,9 @@ class SessionKeeper:
         self._recovery = None
         self._leave()
         await self._incarnations.close_on(here.node, here.epoch)
+        if self._channels.pending():
+            self.sleep.wake()  # asked while it was being saved
+            return
         self._show("hibernated")
         self.status.say("hibernates; what it is is kept, and the next cell brings it back")
 

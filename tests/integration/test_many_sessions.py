@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from system.client import KernelClient
-from system.running import System
+from system.running import DIRECT, System
 
 pytestmark = pytest.mark.container
 
@@ -153,3 +154,85 @@ async def test_a_gateway_that_lost_its_disk_finds_its_sessions_and_their_tokens(
     again = await a.client(kernel.id)
     assert await again.ask("open('kept').read()") == "'here'"
     await again.close()
+
+
+async def test_user_code_reaches_nothing_of_another_session_on_the_same_node(system: System):
+    secret = "a secret of session a"
+    async with sessions(system, "a", "a.b") as (a, b):
+        hers, his = await a.kernel(), await b.kernel()
+        await hers.ask(
+            "import http.server, os, socket, threading\n"
+            f"secret = {secret!r}\n"
+            "for place in ('/tmp/left', '/dev/shm/left', '/var/tmp/left', 'left'):\n"
+            "    open(place, 'w').write(secret)\n"
+            "server = http.server.HTTPServer(('0.0.0.0', 8000), http.server.BaseHTTPRequestHandler)\n"
+            "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+            "hidden = socket.socket(socket.AF_UNIX); hidden.bind('\\0hidden'); hidden.listen()"
+        )
+        # The link to the outside comes a moment after the session.
+        hers_at = await until_linked(hers)
+        await until_linked(his)
+        shown = await his.ask(
+            "import glob, os, socket, subprocess\n"
+            "found = [p for d in ('/tmp', '/dev/shm', '/var/tmp', '/home/jovyan')"
+            " for p in glob.glob(d + '/left')]\n"
+            "commands = [open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline')]\n"
+            "def reached(family, address):\n"
+            "    with socket.socket(family) as s:\n"
+            "        s.settimeout(1)\n"
+            "        return s.connect_ex(address) == 0\n"
+            f"at = reached(socket.AF_INET, ({hers_at!r}, 8000))\n"
+            "try:\n"
+            "    unix = reached(socket.AF_UNIX, '\\0hidden')\n"
+            "except OSError:\n"
+            "    unix = False\n"
+            "print(found, len(commands) < 10, at, unix)"
+        )
+        assert shown.strip() == "[] True False False"
+        # The name of one begins with that of the other: ending it leaves the other alone.
+        await system.call("DELETE", f"{SESSIONS}/a", server="gateway")
+        assert await his.ask("6 * 7") == "42"
+        await hers.close()
+        await his.close()
+
+
+async def until_linked(kernel: KernelClient) -> str:
+    """Wait until a session's kernels have a way to the outside; their own address on it."""
+    return await kernel.ask(
+        "import time, fcntl, struct, socket\n"
+        "with socket.socket() as probe:\n"
+        "    while True:\n"
+        "        try:\n"
+        "            said = fcntl.ioctl(probe, 0x8915, struct.pack('256s', b'eth0'))  # SIOCGIFADDR\n"
+        "            break\n"
+        "        except OSError:\n"
+        "            time.sleep(0.05)\n"
+        "print(socket.inet_ntoa(said[20:24]), end='')"
+    )
+
+
+async def test_a_session_is_begun_opened_explained_and_deleted_by_command(system: System):
+    await system.command("session", "create", "course", "--owner", "ann", "--limit", "1G")
+    assert "already" in (await system.attempt("session", "create", "course"))[2]
+    opened = (await system.command("session", "open", "course")).strip()
+    where, _, token = opened.partition("/lab?token=")
+    request = urllib.request.Request(
+        f"{where}/api/kernels", b"{}", {"Authorization": f"token {token}"}, method="POST"
+    )
+    with await asyncio.to_thread(DIRECT.open, request) as answer:
+        kernel_id = json.load(answer)["id"]
+    kernel = await KernelClient(kernel_id, where.replace("http", "ws", 1), token).open()
+    assert await kernel.ask("6 * 7") == "42"
+    assert "course is running on node-" in await system.command("session", "why", "course")
+    listed = json.loads(await system.command("session", "list", "--json"))["sessions"]
+    course = next(one for one in listed if one["name"] == "course")
+    assert (course["owner"], course["kernels"], course["limit"]) == ("ann", 1, 1 << 30)
+    assert "course: running" in await system.command("status", "--session", "course")
+    await system.command("session", "hibernate", "course")
+    assert "course is running" in await system.command("session", "resume", "course")
+    assert await kernel.ask("6 * 7") == "42"
+    await kernel.close()
+    assert (await system.attempt("session", "delete", "course"))[0] == 2
+    await system.command("session", "delete", "course", "--yes")
+    code, _, said = await system.attempt("session", "why", "course")
+    assert (code, "no session 'course'" in said) == (8, True)

@@ -45,6 +45,7 @@ class Channels:
         self.generations: dict[str, int] = {}
         self.told: dict[str, str] = {}
         self.ended = 0
+        self.asked = False
         self.changed: Callable[[], None] = lambda: None
 
     def called(self, kernel_id: str) -> str:
@@ -89,6 +90,9 @@ class Channels:
 
     def activity(self) -> Activity:
         return Activity(self.ended, 0.0, busy=False)
+
+    def pending(self) -> bool:
+        return self.asked
 
 
 class ScriptedAgent:
