@@ -38,8 +38,8 @@ class Offer(Protocol):
     """As of its places."""
 
     def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
-        """Return an empty place, whatever an earlier epoch left; each kernel may use ``limit`` bytes
-        of memory (None: what the node allows), where that can be limited.
+        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, each
+        kernel may use ``limit`` bytes (None: what the node allows).
         """
         ...
 

@@ -132,6 +132,7 @@ def delete(arguments: Namespace) -> int:
             return 1
     with Terminal().step(f"deleting {name}"):
         api.delete(state, name)
+        control.request(state, "close_ui", session=name)
     state.session_token_file(name).unlink(missing_ok=True)
     return _said(arguments, {"session": name}, f"{name} is deleted")
 

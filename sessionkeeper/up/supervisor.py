@@ -242,6 +242,8 @@ class Supervisor:
                 return await self._add_node(call)
             case "ui":
                 return await self._open_ui(str(call.get("session")))
+            case "close_ui":
+                return await self._close_ui(str(call.get("session")))
             case "stop":
                 self._asked_to_stop()
                 return {}
@@ -277,6 +279,17 @@ class Supervisor:
                         child.signal(signal.SIGKILL)
                     raise
         return {"url": self._url(session)}
+
+    async def _close_ui(self, session: str) -> dict[str, Any]:
+        """The session is gone: so is its UI server, if it had one."""
+        name = f"ui-{session}"
+        async with self._changing_nodes:
+            if watcher := self._watchers.pop(name, None):
+                watcher.cancel()
+            if child := self._children.pop(name, None):
+                await child.stop(STOP_SECONDS, self._hurry)
+            self._ports.pop(session, None)
+        return {}
 
     async def _add_node(self, call: Mapping[str, Any]) -> dict[str, Any]:
         name, runtime = call.get("node"), call.get("runtime") or self._runtime

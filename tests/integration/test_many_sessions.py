@@ -165,13 +165,16 @@ async def test_user_code_reaches_nothing_of_another_session_on_the_same_node(sys
             f"secret = {secret!r}\n"
             "for place in ('/tmp/left', '/dev/shm/left', '/var/tmp/left', 'left'):\n"
             "    open(place, 'w').write(secret)\n"
-            "server = http.server.HTTPServer(('0.0.0.0', 8000), http.server.BaseHTTPRequestHandler)\n"
+            "handler = http.server.BaseHTTPRequestHandler\n"
+            "server = http.server.HTTPServer(('0.0.0.0', 8000), handler)\n"
             "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
             "hidden = socket.socket(socket.AF_UNIX); hidden.bind('\\0hidden'); hidden.listen()"
         )
         # The link to the outside comes a moment after the session.
         hers_at = await until_linked(hers)
         await until_linked(his)
+        own = await hers.ask(f"socket.create_connection(({hers_at!r}, 8000)).close()")
+        assert own == ""  # it does listen there
         shown = await his.ask(
             "import glob, os, socket, subprocess\n"
             "found = [p for d in ('/tmp', '/dev/shm', '/var/tmp', '/home/jovyan')"
@@ -197,13 +200,14 @@ async def test_user_code_reaches_nothing_of_another_session_on_the_same_node(sys
 
 
 async def until_linked(kernel: KernelClient) -> str:
-    """Wait until a session's kernels have a way to the outside; their own address on it."""
+    """Wait until a session's kernels have a way to the outside; their own address on it (what
+    SIOCGIFADDR says, netdevice(7))."""
     return await kernel.ask(
         "import time, fcntl, struct, socket\n"
         "with socket.socket() as probe:\n"
         "    while True:\n"
         "        try:\n"
-        "            said = fcntl.ioctl(probe, 0x8915, struct.pack('256s', b'eth0'))  # SIOCGIFADDR\n"
+        "            said = fcntl.ioctl(probe, 0x8915, struct.pack('256s', b'eth0'))\n"
         "            break\n"
         "        except OSError:\n"
         "            time.sleep(0.05)\n"
