@@ -61,7 +61,13 @@ class Gateway:
         )
         grants = Grants()
         around = Around(
-            self.nodes, grants, Line(self.nodes), on_rollback, settings.keep, os.environ.get(RUN)
+            self.nodes,
+            grants,
+            Line(self.nodes),
+            on_rollback,
+            settings.keep,
+            settings.hibernate_after,
+            os.environ.get(RUN),
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)

@@ -185,6 +185,7 @@ _UP_FLAGS = {
         "checkpoints that are kept: all=AGE,hourly=AGE,daily=AGE, or forever"
         " (all=1h,hourly=24h,daily=30d)",
     ),
+    "--hibernate-after": ("TIME", "a session idle for so long is saved and releases its compute"),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
@@ -204,6 +205,7 @@ _GATEWAY_FLAGS = {
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
+    "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),

@@ -63,6 +63,7 @@ class Commands:
             *("--lease-seconds", str(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
+            *_given("--hibernate-after", settings.hibernate_after),
             *_given("--seed", settings.workspace),
             *("--ready-fd", "{ready_fd}"),
         ]

@@ -240,3 +240,15 @@ async def test_a_session_is_begun_opened_explained_and_deleted_by_command(system
     await system.command("session", "delete", "course", "--yes")
     code, _, said = await system.attempt("session", "why", "course")
     assert (code, "no session 'course'" in said) == (8, True)
+
+
+async def test_an_idle_session_releases_its_compute_by_itself(fresh):
+    system = fresh("--no-ui", "--nodes", "1", "--runtime", "process", "--hibernate-after", "2s")
+    async with sessions(system, "a") as (a,):
+        kernel = await a.kernel()
+        await kernel.ask("mine = 41")
+        async with asyncio.timeout(60):
+            while (await _told(a))["state"] != "hibernated":
+                await asyncio.sleep(0.05)
+        assert await kernel.ask("mine + 1") == "42"  # over the connection that stayed open
+        await kernel.close()
