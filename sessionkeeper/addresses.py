@@ -1,4 +1,4 @@
-"""What a kernel is called on a connection that carries those of many sessions.
+"""What sessions and kernels are called where a connection carries those of many.
 
 Kernel ids do not tell sessions apart: a fork has the kernels of its origin, and a client may choose
 an id. So link frames bear an address made of both; nobody has to be told it.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+
+SESSION_HEADER = "Sessionkeeper-Session"
+"""Which session an operator means; without it the one that the gateway was started with."""
 
 _SPACE = uuid.UUID("5e55104b-ee9e-5000-8000-000000000000")
 

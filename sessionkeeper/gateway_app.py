@@ -32,6 +32,7 @@ from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
+from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
@@ -59,7 +60,15 @@ class Gateway:
             Notices(state / "notices.json"),
         )
         grants = Grants()
-        around = Around(self.nodes, grants, on_rollback, settings.keep, os.environ.get(RUN))
+        around = Around(
+            self.nodes,
+            grants,
+            Line(self.nodes),
+            on_rollback,
+            settings.keep,
+            settings.hibernate_after,
+            os.environ.get(RUN),
+        )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         access = Access(self.sessions, settings.token, settings.session)

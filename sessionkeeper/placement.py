@@ -22,7 +22,8 @@ STATES = {
 class NodeFacts:
     """What placement knows of a node. ``load`` is the number of sessions it runs, ``cpu`` what
     process images are compared with that may come there, ``images`` what those need that are made
-    of kernels which start there.
+    of kernels which start there. Of its ``memory`` (bytes; None: as much as is wanted) so much is
+    ``promised`` to the sessions there.
     """
 
     name: str
@@ -33,36 +34,43 @@ class NodeFacts:
     load: int = 0
     cpu: Cpu = UNKNOWN
     images: Cpu = UNKNOWN
+    cores: int = 1
+    memory: int | None = None
+    promised: int = 0
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a session needs: the engine its newest checkpoint was made with (None: any), and the CPU
     that its process images need. With ``variables`` a node can do without images: Python variables
-    are saved beside them.
+    are saved beside them. ``memory`` (bytes) is guaranteed to it; ``tiers`` are those it may use.
     """
 
     engine: str | None = None
     cpu: Cpu | None = None
     variables: bool = False
     avoid: frozenset[str] = frozenset()
+    memory: int = 0
+    tiers: tuple[str, ...] = TIER_ORDER
 
 
 @dataclass(frozen=True)
 class Choice:
     """``node`` is None when no node fits; ``reasons`` says why each other one was not taken, by
-    name.
+    name. ``place`` is that in the line of those that wait, from 1; ``line`` is how long that is.
     """
 
     node: str | None
     reasons: dict[str, str]
+    place: int = 0
+    line: int = 0
 
     def __str__(self) -> str:
         if self.node:
             return self.node
-        if not self.reasons:
-            return "there is no node"
-        return "; ".join(f"{name}: {reason}" for name, reason in sorted(self.reasons.items()))
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.reasons.items()))
+        place = f"place {self.place} of {self.line} in the line: " if self.line > 1 else ""
+        return place + (why or "there is no node")
 
 
 def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
@@ -72,29 +80,57 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
     reasons: dict[str, str] = {}
     fitting: list[NodeFacts] = []
     for node in nodes:
-        reason = _unfit(node, needs)
+        reason = unfit(node, needs)
         if reason:
             reasons[node.name] = reason
         else:
             fitting.append(node)
     if not fitting:
         return Choice(None, reasons)
-
-    def rank(node: NodeFacts) -> tuple[bool, int, int, str]:
-        tier = TIER_ORDER.index(node.tier)
-        return no_images(node, needs) is not None, tier, node.load, node.name
-
-    best = min(fitting, key=rank)
+    best = min(fitting, key=lambda node: rank(node, needs))
     reasons.update({n.name: f"{best.name} is preferred" for n in fitting if n is not best})
     return Choice(best.name, reasons)
 
 
-def _unfit(node: NodeFacts, needs: Needs) -> str | None:
+Rank = tuple[bool, int, float, str]
+
+
+def rank(node: NodeFacts, needs: Needs) -> Rank:
+    """Return what nodes that fit are ordered by: the least is the best."""
+    tier, crowd = TIER_ORDER.index(node.tier), node.load / max(1, node.cores)
+    return no_images(node, needs) is not None, tier, crowd, node.name
+
+
+def unfit(node: NodeFacts, needs: Needs) -> str | None:
+    """Why the node cannot have the session now; None: it can."""
     if not node.ready:
         return STATES.get(node.state, "is not ready")
     if node.name in needs.avoid:
         return "has just failed to run it"
+    return never(node, needs) or full(node, needs)
+
+
+def never(node: NodeFacts, needs: Needs) -> str | None:
+    """Why the node could not have it even if nothing else were there; None: it could."""
+    if node.tier not in needs.tiers:
+        return f"is of the tier {node.tier}, which it may not use"
+    if needs.memory and node.memory is not None and needs.memory > node.memory:
+        return f"has {_gigabytes(node.memory)} of memory, and {_gigabytes(needs.memory)} are wanted"
     return None if needs.variables else no_images(node, needs)
+
+
+def full(node: NodeFacts, needs: Needs) -> str | None:
+    """Why there is no room for it beside what is there; None: there is."""
+    if not needs.memory or node.memory is None:
+        return None
+    left = node.memory - node.promised
+    if needs.memory <= left:
+        return None
+    return f"has {_gigabytes(left)} of memory left, and {_gigabytes(needs.memory)} are wanted"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{max(0, size) / (1 << 30):.2f} GiB"
 
 
 def no_images(node: NodeFacts, needs: Needs) -> str | None:

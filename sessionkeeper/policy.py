@@ -67,3 +67,10 @@ def due(s: Situation) -> float | None:
         return None
     pause = min(s.active + QUIET, s.changed + LATEST)
     return max(0.0, spacing - s.now, pause - s.now)
+
+
+def idle_left(now: float, since: float, busy: bool, limit: float) -> float:
+    """Return in how many seconds a session has been idle for ``limit``: nothing ran in it ``since``
+    then. That a page shows it is no activity.
+    """
+    return limit if busy else max(0.0, since + limit - now)

@@ -27,6 +27,7 @@ class Placed:
 class Facts:
     """All that is known. ``failed`` are the nodes that could not open the newest checkpoint.
 
+    ``turn``: what the line has for it, if it must wait its turn. ``asleep``: it hibernates.
     ``go_back``: the user wants an earlier checkpoint back; ``unsaved``: there is something that no
     checkpoint has. Incarnations up to the epoch ``over`` are: the user went back, and they did not.
     """
@@ -41,6 +42,8 @@ class Facts:
     go_back: bool = False
     unsaved: bool = False
     over: int = 0
+    turn: Choice | None = None
+    asleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,12 @@ class End:
     """End this incarnation: the newest checkpoint is of another life."""
 
 
-Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure | GoBack | End
+@dataclass(frozen=True)
+class Hibernate:
+    """Take a last checkpoint, and release the compute."""
+
+
+Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure | GoBack | End | Hibernate
 
 
 def decide(facts: Facts) -> Step:
@@ -118,18 +126,21 @@ def decide(facts: Facts) -> Step:
             return End()
         if facts.go_back:
             return GoBack()
+        if facts.asleep:
+            return Hibernate()
         if placed.node in facts.leaving:
             choice = _choose(facts, but=facts.failed | {placed.node})
             return Move(choice.node) if choice.node else Secure(choice)
         return Serve()
     if facts.go_back and not facts.unsaved:
         return GoBack()
-    if not facts.wanted and not facts.go_back:
+    if (facts.asleep or not facts.wanted) and not facts.go_back:
         return Rest()
-    choice = _choose(facts, but=facts.failed)
+    now = _choose(facts, but=facts.failed)
+    choice = facts.turn or now
     if choice.node:
         return Open(choice.node)
-    if _choose(facts).node:
+    if not now.node and _choose(facts).node:
         return GiveUp(facts.failed)
     return Wait(choice)
 

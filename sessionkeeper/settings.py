@@ -168,6 +168,7 @@ OptionalFile = Annotated[Path | None, _Parser(_file)]
 OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
 SessionId = Annotated[str, _Parser(_session_id)]
 Seconds = Annotated[float, _Parser(_positive_duration)]
+OptionalSeconds = Annotated[float | None, _Parser(_positive_duration)]
 Size = Annotated[int | None, _Parser(_memory)]
 Bytes = Annotated[int, _Parser(parse_size)]
 Boolean = Annotated[bool, _Parser(_boolean)]
@@ -214,6 +215,9 @@ class UpSettings:
     criu: OptionalPath = None
     cpu_baseline: CpuLevel = None
     """What the nodes' kernels use at most; None (`native`): all that their CPU has."""
+    hibernate_after: OptionalSeconds = None
+    """A session in which nothing has run for so long is saved and its compute released; None: it
+    keeps it."""
     ui: Boolean = True
 
 
@@ -237,6 +241,7 @@ class GatewaySettings:
     lease_seconds: Seconds = 2.0
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
+    hibernate_after: OptionalSeconds = None
     session: SessionId = "default"
     seed: OptionalDirectory = None
     ready_fd: Descriptor = None

@@ -25,12 +25,12 @@ from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
-from sessionkeeper.agent.offer import Offer
+from sessionkeeper.agent.offer import Offer, memory
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.agent.turns import SPARES, Turns
+from sessionkeeper.agent.turns import SPARES, Turns, processors
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -59,7 +59,7 @@ class Agent:
         self._link: AgentLink | None = None
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
-        self._access: dict[str, dict[str, str]] = {}
+        self._access: dict[str, dict[str, Any]] = {}
         self._stores: dict[str, ProxiedBlobs] = {}
         self._lease = FIRST_LEASE
         self._until = self._ledger.lease()
@@ -142,6 +142,8 @@ class Agent:
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
             **self._offer.cpu.json(),
+            "cores": processors(),
+            "memory": memory(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -255,11 +257,17 @@ class Agent:
         return opened
 
     async def _open_here(
-        self, session: str, key: str, blobs: str, epoch: int, **what: Any
+        self,
+        session: str,
+        key: str,
+        blobs: str,
+        epoch: int,
+        limit: int | None = None,
+        **what: Any,
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
-        place = self._offer.place(session, epoch)
+        place = self._offer.place(session, epoch, limit)
         savepoints, staged = self._staged.pop(session, (None, None))
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
@@ -270,7 +278,7 @@ class Agent:
         except BaseException:
             await self._close(session)
             raise
-        self._access[session] = {"key": key, "blobs": blobs}
+        self._access[session] = {"key": key, "blobs": blobs, "limit": limit}
         self._remember(session)
         return opened
 
@@ -326,7 +334,7 @@ class Agent:
         self._stores[session].renew(blobs)
         # Frozen for a move that the gateway did not live to finish: it goes on here.
         await tenancy.thaw()
-        self._access[session] = {"key": key, "blobs": blobs}
+        self._access[session] |= {"key": key, "blobs": blobs}
         self._remember(session)
         return await self._status(session)
 
@@ -405,13 +413,14 @@ class Agent:
     async def _adopt(self) -> None:
         for facts in self._ledger.sessions():
             session = facts["session"]
-            place = self._offer.place(session, facts["epoch"])
+            place = self._offer.place(session, facts["epoch"], facts.get("limit"))
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
             tenancy = self._begin(session, facts["epoch"], place, savepoints, store)
-            self._access[session] = {"key": facts["key"], "blobs": facts["blobs"]}
+            access = ("key", "blobs", "limit")
+            self._access[session] = {what: facts.get(what) for what in access}
             try:
                 await tenancy.hosted.resume(facts)
                 await asyncio.to_thread(savepoints.go_on_from_newest, session)

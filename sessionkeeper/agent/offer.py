@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,8 +37,10 @@ class Offer(Protocol):
     lazy_above: int | None
     """As of its places."""
 
-    def place(self, session: str, epoch: int) -> Place:
-        """Return an empty place, whatever an earlier epoch left."""
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, each
+        kernel may use ``limit`` bytes (None: what the node allows).
+        """
         ...
 
     def images(self, session: str, epoch: int) -> Path:
@@ -64,14 +67,16 @@ class ContainerOffer:
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
             cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes or int(MEMORY_SHARE * _memory()),
+            memory=settings.memory_bytes or int(MEMORY_SHARE * memory()),
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,
         )
 
-    def place(self, session: str, epoch: int) -> Place:
-        return ContainerPlace(self._node, session, self._sessions / f"{session}-{epoch}")
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+        memory = min(filter(None, (limit, self._node.memory)), default=None)
+        node = replace(self._node, memory=memory)
+        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}")
 
     def images(self, session: str, epoch: int) -> Path:
         return self._images / f"{session}-{epoch}"
@@ -90,7 +95,7 @@ class ProcessOffer:
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
-    def place(self, session: str, epoch: int) -> Place:
+    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
@@ -130,5 +135,6 @@ def _mount_tmpfs(directory: Path) -> None:
     raise NodeSetupFailed(f"no memory for process images: {done.stderr.strip()}")
 
 
-def _memory() -> int:
+def memory() -> int:
+    """Return the bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,16 +7,24 @@ import json
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.errors import EXIT_CODES, SessionkeeperError, Unavailable, UnknownNode
 from sessionkeeper.up.state import StateDirectory
 
 __all__ = [
     "checkpoints",
+    "create",
+    "delete",
     "drain",
     "fork",
+    "hibernate",
+    "new_token",
     "nodes",
     "prune",
     "restore",
+    "resume",
+    "session",
+    "sessions",
     "status",
     "tag",
     "uncordon",
@@ -34,9 +42,45 @@ def nodes(state: StateDirectory) -> list[dict[str, Any]]:
     return found
 
 
-def status(state: StateDirectory) -> dict[str, Any]:
-    """The session's status."""
-    return _call(state, "GET", "/status")
+def status(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
+    """The session's status; None: that of the one that `up` was started with."""
+    return _call(state, "GET", "/status", session=session)
+
+
+def sessions(state: StateDirectory) -> list[dict[str, Any]]:
+    """All sessions, those that only the store has too."""
+    found: list[dict[str, Any]] = _call(state, "GET", "/sessions", seconds=_LONG)["sessions"]
+    return found
+
+
+def create(state: StateDirectory, wish: dict[str, Any]) -> dict[str, Any]:
+    """Begin a session; returns it, and its token."""
+    return _call(state, "POST", "/sessions", wish, _LONG)
+
+
+def session(state: StateDirectory, name: str) -> dict[str, Any]:
+    """What is known of a session, and why it is where it is."""
+    return _call(state, "GET", _session(name), seconds=_LONG)
+
+
+def delete(state: StateDirectory, name: str) -> None:
+    """Delete a session, with all of its checkpoints."""
+    _call(state, "DELETE", _session(name), seconds=_LONG)
+
+
+def hibernate(state: StateDirectory, name: str) -> dict[str, Any]:
+    """Save a session and release its compute."""
+    return _call(state, "POST", f"{_session(name)}/hibernate", {}, _LONG)
+
+
+def resume(state: StateDirectory, name: str) -> dict[str, Any]:
+    """Have a session run again, or have one here that only the store has."""
+    return _call(state, "POST", f"{_session(name)}/resume", {}, _LONG)
+
+
+def new_token(state: StateDirectory, name: str) -> str:
+    """One more token of a session."""
+    return str(_call(state, "POST", f"{_session(name)}/token", {}, _LONG)["token"])
 
 
 def drain(state: StateDirectory, name: str, deadline: float) -> dict[str, Any]:
@@ -53,34 +97,44 @@ def uncordon(state: StateDirectory, name: str) -> None:
     _call(state, "POST", f"/nodes/{quote(name, safe='')}/uncordon", {})
 
 
-def checkpoints(state: StateDirectory) -> dict[str, Any]:
+def checkpoints(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
     """The session, and its checkpoints."""
-    return _call(state, "GET", "/checkpoints", seconds=_LONG)
+    return _call(state, "GET", "/checkpoints", seconds=_LONG, session=session)
 
 
-def tag(state: StateDirectory, name: str, number: int | None) -> dict[str, Any]:
+def tag(
+    state: StateDirectory, name: str, number: int | None, session: str | None = None
+) -> dict[str, Any]:
     """Name a checkpoint; None: one of now."""
-    return _call(state, "PUT", _tag(name), {"number": number}, _LONG)
+    return _call(state, "PUT", _tag(name), {"number": number}, _LONG, session)
 
 
-def untag(state: StateDirectory, name: str) -> None:
+def untag(state: StateDirectory, name: str, session: str | None = None) -> None:
     """Take a name away."""
-    _call(state, "DELETE", _tag(name))
+    _call(state, "DELETE", _tag(name), session=session)
 
 
-def restore(state: StateDirectory, at: str, discard: bool) -> dict[str, Any]:
+def restore(
+    state: StateDirectory, at: str, discard: bool, session: str | None = None
+) -> dict[str, Any]:
     """Go back to the checkpoint of that number or tag."""
-    return _call(state, "POST", "/checkpoints/restore", {"at": at, "discard": discard}, _LONG)
+    return _call(
+        state, "POST", "/checkpoints/restore", {"at": at, "discard": discard}, _LONG, session
+    )
 
 
-def fork(state: StateDirectory, at: str, new: str) -> dict[str, Any]:
+def fork(state: StateDirectory, at: str, new: str, session: str | None = None) -> dict[str, Any]:
     """Begin a session `new` with the checkpoint of that number or tag."""
-    return _call(state, "POST", "/checkpoints/fork", {"at": at, "as": new}, _LONG)
+    return _call(state, "POST", "/checkpoints/fork", {"at": at, "as": new}, _LONG, session)
 
 
-def prune(state: StateDirectory) -> dict[str, Any]:
+def prune(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
     """Have old checkpoints cleared away."""
-    return _call(state, "POST", "/checkpoints/prune", {}, _LONG)
+    return _call(state, "POST", "/checkpoints/prune", {}, _LONG, session)
+
+
+def _session(name: str) -> str:
+    return f"/sessions/{quote(name, safe='')}"
 
 
 def _tag(name: str) -> str:
@@ -93,9 +147,12 @@ def _call(
     path: str,
     body: dict[str, Any] | None = None,
     seconds: float = _SECONDS,
+    session: str | None = None,
 ) -> dict[str, Any]:
     where = urlsplit(state.running()["gateway"])
     headers = {"Authorization": f"token {state.token('gateway')}"}
+    if session is not None:
+        headers[SESSION_HEADER] = session
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=seconds)
     try:
         sent = json.dumps(body) if body is not None else None

@@ -16,7 +16,7 @@ __all__ = ["fork", "list_checkpoints", "prune", "restore", "tag", "untag"]
 
 def list_checkpoints(arguments: Namespace) -> int:
     """A line for each checkpoint, oldest first."""
-    found = api.checkpoints(state_of(arguments))
+    found = api.checkpoints(state_of(arguments), session=arguments.session)
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -43,14 +43,16 @@ def described(one: dict[str, Any]) -> str:
 def tag(arguments: Namespace) -> int:
     """Name a checkpoint, or the present moment."""
     with Terminal().step("saving the session" if arguments.number is None else "naming it"):
-        done = api.tag(state_of(arguments), arguments.name, arguments.number)
+        done = api.tag(
+            state_of(arguments), arguments.name, arguments.number, session=arguments.session
+        )
     print(f"checkpoint {done['number']} is called {arguments.name}, and is kept")
     return 0
 
 
 def untag(arguments: Namespace) -> int:
     """Take a name away."""
-    api.untag(state_of(arguments), arguments.name)
+    api.untag(state_of(arguments), arguments.name, session=arguments.session)
     print(f"no checkpoint is called {arguments.name} any more")
     return 0
 
@@ -58,7 +60,9 @@ def untag(arguments: Namespace) -> int:
 def restore(arguments: Namespace) -> int:
     """Go back."""
     with Terminal().step(f"going back to checkpoint {arguments.at}"):
-        done = api.restore(state_of(arguments), arguments.at, arguments.discard)
+        done = api.restore(
+            state_of(arguments), arguments.at, arguments.discard, session=arguments.session
+        )
     text = f"the session went back to checkpoint {done['to']}, which is {done['number']} now"
     where = f"; it runs on {done['node']}" if done["node"] else ""
     print(text + where)
@@ -70,12 +74,13 @@ def restore(arguments: Namespace) -> int:
 def fork(arguments: Namespace) -> int:
     """Begin another session."""
     state = state_of(arguments)
-    done = api.fork(state, arguments.at, arguments.new)
+    done = api.fork(state, arguments.at, arguments.new, session=arguments.session)
+    name = done["session"]
     print(
-        f"session {done['session']} begins there. After `sessionkeeper down`, run it with\n"
-        f"  sessionkeeper up --state {state.path} --session {done['session']}\n"
-        "or beside this one with\n"
-        f"  sessionkeeper up --state DIR --port PORT --session {done['session']}"
+        f"session {name} begins there; open it beside this one with\n"
+        f"  sessionkeeper session open {name} --state {state.path}\n"
+        "or with a gateway of its own\n"
+        f"  sessionkeeper up --state DIR --port PORT --session {name}"
         f" --store {state.running()['store']} --master-key {state.running()['master_key']}"
     )
     return 0
@@ -84,7 +89,7 @@ def fork(arguments: Namespace) -> int:
 def prune(arguments: Namespace) -> int:
     """Have old checkpoints cleared away now."""
     with Terminal().step("clearing away old checkpoints"):
-        done = api.prune(state_of(arguments))
+        done = api.prune(state_of(arguments), session=arguments.session)
     print(
         f"deleted {done['checkpoints']} checkpoints and {done['packs']} packs;"
         f" {done['listed']} packs wait for a later run"

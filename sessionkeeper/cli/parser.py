@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
 __all__ = ["parse"]
@@ -16,6 +17,7 @@ Notebook sessions that outlive the node they run on.
   sessionkeeper status                            where the session is, how old its checkpoint
   sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
   sessionkeeper node kill node-1                  a node is gone without a word
+  sessionkeeper session create NAME               one more session, beside the first one
   sessionkeeper checkpoint restore 12             go back to what was then
   sessionkeeper store list                        sessions and checkpoints that are kept
   sessionkeeper doctor                            what this machine can do, and what it lacks
@@ -115,6 +117,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)
     _add_machine(commands)
@@ -150,6 +153,11 @@ def _add_state(parser: Parser) -> None:
     parser.add_argument("--state", metavar="DIR", help="state directory of the `up` that is meant")
 
 
+def _add_session(parser: Parser) -> None:
+    help_ = "the session that is meant (that of `up --session`)"
+    parser.add_argument("--session", metavar="NAME", help=help_)
+
+
 def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
     for flag, (metavar, text) in texts.items():
         parser.add_argument(flag, metavar=metavar, help=text)
@@ -177,6 +185,7 @@ _UP_FLAGS = {
         "checkpoints that are kept: all=AGE,hourly=AGE,daily=AGE, or forever"
         " (all=1h,hourly=24h,daily=30d)",
     ),
+    "--hibernate-after": ("TIME", "a session idle for so long is saved and releases its compute"),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
@@ -196,6 +205,7 @@ _GATEWAY_FLAGS = {
     "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
+    "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
@@ -252,6 +262,7 @@ def _add_operating(commands: Any) -> None:
         parser = _add(commands, name, text, f"running:{name}")
         _add_state(parser)
         if name == "status":
+            _add_session(parser)
             parser.add_argument("--json", action="store_true", help="as the gateway says it")
 
 
@@ -293,6 +304,7 @@ def _add_checkpoint(commands: Any) -> None:
     def action(name: str, text: str, run: str, epilog: str = "") -> Parser:
         parser = _add(actions, name, text, f"checkpoint:{run}", epilog)
         _add_state(parser)
+        _add_session(parser)
         return parser
 
     parser = action("list", "when each was made, its size, tags and kernels", "list_checkpoints")

@@ -56,11 +56,12 @@ def status(arguments: Namespace) -> int:
     from sessionkeeper.cli import api
 
     state = state_of(arguments)
-    found = api.status(state)
+    found = api.status(state, arguments.session)
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(f"JupyterLab   {state.running()['url']}")
+    if arguments.session in {None, state.running()["session"]}:
+        print(f"JupyterLab   {state.running()['url']}")
     for line in described(found, time.time()):
         print(line)
     return 0

@@ -9,11 +9,9 @@ from tornado.httputil import HTTPServerRequest
 from gateway.auth import check_token, token_of
 from gateway.errors import Forbidden
 from gateway.tenants import Tenant
+from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.sessions import Sessions
-
-SESSION_HEADER = "Sessionkeeper-Session"
-"""Which session an operator means; without it the one that the gateway was started with."""
 
 
 class Access:

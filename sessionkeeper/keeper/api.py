@@ -39,6 +39,7 @@ STATUS = {
     "session_exists": 409,
     "session_in_use": 409,
     "not_saved": 409,
+    "not_hibernated": 409,
     "exists": 409,
     "not_empty": 409,
     "is_a_directory": 409,

@@ -145,6 +145,10 @@ class Channels(Protocol):
         """Return what has happened in the kernels."""
         ...
 
+    def pending(self) -> bool:
+        """Whether a kernel was asked something that has not reached it."""
+        ...
+
 
 class Checkpoints:
     """The checkpoints of one session, while it runs on one node after the other."""

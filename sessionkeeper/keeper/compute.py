@@ -142,6 +142,14 @@ class KernelChannels:
         )
         return Activity(self._done, self._done_at, busy)
 
+    def pending(self) -> bool:
+        links = (
+            self._kernels.channel(record.id).link
+            for record in self._kernels.records.values()
+            if record.state != "ended"
+        )
+        return any(link.inputs.last > link.acked for link in links)
+
     def done(self, msg_type: str) -> None:
         """A request of that type has ended."""
         if msg_type not in ONLY_LOOKS:
@@ -165,6 +173,7 @@ class SessionCompute(Observer):
 
     async def start(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
+        self._keeper.sleep.wake()
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     async def stop(self, kernel_id: str, final: bool) -> None:
@@ -175,6 +184,7 @@ class SessionCompute(Observer):
 
     async def restart(self, record: KernelRecord, next_seq: int, applied: int) -> None:
         self._channels.begins(record.id, applied)
+        self._keeper.sleep.wake()
         await self._keeper.kernels.stop(record.id)
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
@@ -225,6 +235,9 @@ class SessionCompute(Observer):
         )
 
     def wanted(self, kernel_id: str, msg_type: str) -> None:
+        # Also for a request that only looks: a page that is opened asks for the kernel's info, and
+        # sends no cell before it has it. One that is merely open asks for nothing.
+        self._keeper.sleep.wake()
         self._keeper.changed()
 
     def busy(self, kernel_id: str) -> None:

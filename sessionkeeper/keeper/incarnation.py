@@ -43,13 +43,20 @@ class Incarnations:
     """Opens, takes up and ends the incarnations of one session."""
 
     def __init__(
-        self, chain: Chain, channels: Channels, journal: WriteJournal, grants: Grants
+        self,
+        chain: Chain,
+        channels: Channels,
+        journal: WriteJournal,
+        grants: Grants,
+        limit: int | None = None,
     ) -> None:
+        """``limit`` is the memory (bytes) that each kernel may use; None: what the node allows."""
         self.session = chain.repository.session_id
         self._chain = chain
         self._channels = channels
         self._journal = journal
         self._grants = grants
+        self._limit = limit
 
     async def open(
         self,
@@ -71,6 +78,7 @@ class Incarnations:
         call = {
             **self._access(token),
             "epoch": epoch,
+            "limit": self._limit,
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,

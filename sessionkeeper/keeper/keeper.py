@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.errors import StaleWriter
@@ -29,15 +30,21 @@ from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.session_kernels import SessionKernels
+from sessionkeeper.keeper.sleep import Sleep
 from sessionkeeper.keeper.status import State, Status
+from sessionkeeper.keeper.whereto import Line, Whereto
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.placement import choose
+from sessionkeeper.registration import Registration
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
 PAUSE_WITHOUT_STORE = 2.0
+
+AT_REST = {"idle", "waiting", "failed", "hibernated"}
+"""States in which the session is nowhere, and not on its way."""
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -57,7 +64,11 @@ class SessionKeeper:
         grants: Grants,
         state: Path,
         run: str | None = None,
+        registration: Registration | None = None,
+        line: Line | None = None,
+        sleeps: Callable[[bool], None] = lambda asleep: None,
     ) -> None:
+        """``sleeps`` is told when the session is to hibernate, and when not any more."""
         self.session = repository.session_id
         self.status = Status(self.session, state.with_name("events.json"), called=channels.called)
         self._epochs = Epochs.load(state)
@@ -66,7 +77,9 @@ class SessionKeeper:
         self._channels = channels
         journals = Journals(repository, state.with_name("arriving"))
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status, journals)
-        self._incarnations = Incarnations(self.chain, channels, journal, grants)
+        registration, line = registration or Registration(self.session), line or Line(nodes)
+        limit = registration.limit
+        self._incarnations = Incarnations(self.chain, channels, journal, grants, limit)
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
@@ -77,6 +90,9 @@ class SessionKeeper:
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
+        self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
+        self._whereto = Whereto(registration, nodes, line)
+        line.enter(registration, self.changed)
         self._recovery: Recovery | None = None
         self._resting, self._save_last = False, True
         self._rested = asyncio.Event()
@@ -100,9 +116,15 @@ class SessionKeeper:
 
     async def settled(self) -> Node | None:
         """Return the node that has the session, None without compute; waits while it moves."""
-        while self.node is None and self.status.state not in {"idle", "waiting", "failed"}:
+        while self.node is None and self.status.state not in AT_REST:
             await self._changes.watch()
         return self.node
+
+    async def awake(self) -> None:
+        """Wait until the session, which is to run again, has begun to, and is somewhere."""
+        while self.status.state == "hibernated":
+            await self._changes.watch()
+        await self.settled()
 
     async def drain(self, node: Node) -> str | None:
         """The node is leaving: wait until the session is elsewhere. Returns what was lost on the
@@ -130,6 +152,13 @@ class SessionKeeper:
             if self.status.warnings.get("checkpoint") not in {None, failed}:
                 return False
         return self.node is not None
+
+    def why(self) -> dict[str, object]:
+        """Return where the session would go now, and why not elsewhere: ``{"node", "reasons",
+        "place", "line"}``, the last two of the line in which it waits.
+        """
+        failed = frozenset(self._opening.failed)
+        return self._whereto.why(self._opening.needs(), failed)
 
     async def rest(self, *, save: bool = True) -> None:
         """Take a last checkpoint and end the session's compute: it is taken up another time.
@@ -213,14 +242,19 @@ class SessionKeeper:
         lost = {n.name for n in nodes if n.gone.done()}
         if here is not None and here.gone.done():
             lost.add(here.name)  # even if another one of that name is there by now
+        wanted = bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost)
+        needs, failed = self._whereto.needs(self._opening.needs()), frozenset(self._opening.failed)
+        waits = self._epochs.placed is None and wanted and not self.sleep.asleep
         return steps.Facts(
-            wanted=bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost),
+            wanted=wanted,
             placed=self._epochs.placed,
-            nodes=tuple(n.facts() for n in nodes),
+            nodes=tuple(n.facts(but=self.session) for n in nodes),
             lost=frozenset(lost),
             leaving=frozenset(n.name for n in nodes if n.draining),
-            needs=self._opening.needs(),
-            failed=frozenset(self._opening.failed),
+            needs=needs,
+            failed=failed,
+            turn=self._whereto.turn(needs, failed) if waits else None,
+            asleep=self.sleep.asleep,
             go_back=self.going_back.wanted,
             unsaved=self.going_back.unsaved,
             over=self.chain.over,
@@ -229,9 +263,12 @@ class SessionKeeper:
     async def _do(self, step: steps.Step) -> None:
         match step:
             case steps.Rest():
-                self._show("failed" if self.fence.lost else "idle")
+                self._whereto.rests()
+                calm: State = "hibernated" if self.sleep.asleep else "idle"
+                self._show("failed" if self.fence.lost else calm)
                 await self._changes.idle()
             case steps.Wait(why):
+                self._whereto.heads_for(None)
                 self._show("waiting")
                 if await self._changes.idle(WAIT_QUIETLY):
                     return
@@ -248,7 +285,7 @@ class SessionKeeper:
                 await self.going_back.apply()
             case steps.End():
                 await self._end()
-            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack():
+            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack() | steps.Hibernate():
                 if self._presence.here is None:
                     await self._take_up()
                 elif isinstance(step, steps.GoBack):
@@ -257,6 +294,8 @@ class SessionKeeper:
                     self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
+                elif isinstance(step, steps.Hibernate):
+                    await self._hibernate(self._presence.here)
                 else:
                     if isinstance(step, steps.Secure):
                         text = f"is leaving and no other node fits ({step.why})"
@@ -266,12 +305,16 @@ class SessionKeeper:
     # -- coming up -----------------------------------------------------------------------------
 
     async def _open(self, node: Node) -> None:
+        self._whereto.heads_for(node)
         await self.chain.settle()
         self.status.warn("placement", None)
         recovery = self._recovery
         self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
         epoch = await self.fence.claim()
-        opened = await self._opening.open(node, epoch)
+        try:
+            opened = await self._opening.open(node, epoch)
+        finally:
+            self._whereto.heads_for(None)
         if opened is None:
             return
         here, outcome = opened
@@ -354,6 +397,20 @@ class SessionKeeper:
         finally:
             self._rested.set()
 
+    async def _hibernate(self, here: Incarnation) -> None:
+        variables = self._opening.variables(self._nodes, here.node)
+        if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+            self.sleep.wake()
+            return
+        self._recovery = None
+        self._leave()
+        await self._incarnations.close_on(here.node, here.epoch)
+        if self._channels.pending():
+            self.sleep.wake()  # asked while it was being saved
+            return
+        self._show("hibernated")
+        self.status.say("hibernates; what it is is kept, and the next cell brings it back")
+
     def _go_back(self, here: Incarnation) -> None:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
         self._leave()
@@ -381,6 +438,7 @@ class SessionKeeper:
 
     async def _move(self, here: Incarnation, target: Node) -> None:
         source = here.node
+        self._whereto.heads_for(target)
         self._recovery = Recovery(source.name, planned=True, began=time.monotonic())
         self.status.warn("placement", None)
         self._show("moving")
@@ -390,6 +448,7 @@ class SessionKeeper:
             await source.while_there(self._incarnations.is_on(target))
         except NodeLost:
             self._recovery = None
+            self._whereto.heads_for(None)
             return
         variables = self._opening.variables(self._nodes, source, target)
         staging = asyncio.create_task(self._opening.stage(target))
@@ -432,7 +491,7 @@ class SessionKeeper:
         return placed is not None and placed.node == node.name and here in {None, node}
 
     def _show(self, state: State) -> None:
-        if state in {"idle", "waiting", "failed", "recovering"}:
+        if state in AT_REST | {"recovering"}:
             self.status.update(state=state, node=None)
         else:
             self.status.update(state=state)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,19 @@ from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.seed import seed
+from sessionkeeper.keeper.sleep import NotHibernated
 from sessionkeeper.keeper.stored_files import StoredFiles
 from sessionkeeper.keeper.upkeep import Upkeep
+from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.policy import idle_left
 from sessionkeeper.registration import Registration
 
 LAST_CHECKPOINT_SECONDS = 10.0
+
+IDLE_LOOKS = 4
+"""How often within the limit is looked whether a session is idle."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,10 @@ class Around:
 
     nodes: Nodes
     grants: Grants
+    line: Line
     on_rollback: Mode
     keep: Retention
+    hibernate_after: float | None
     run: str | None
 
 
@@ -67,10 +77,17 @@ class Whereabouts:
 
 
 class KeptSession:
-    """``home`` is its directory at this gateway."""
+    """``home`` is its directory at this gateway; ``sleeps`` is told when it is to hibernate, and
+    when not any more.
+    """
 
     def __init__(
-        self, home: Path, registration: Registration, repository: Repository, around: Around
+        self,
+        home: Path,
+        registration: Registration,
+        repository: Repository,
+        around: Around,
+        sleeps: Callable[[bool], None],
     ) -> None:
         self.registration = registration
         self.home = home
@@ -87,7 +104,13 @@ class KeptSession:
             around.grants,
             home / "incarnation.json",
             around.run,
+            registration,
+            around.line,
+            sleeps,
         )
+        self._line = around.line
+        self._channels = channels
+        self._hibernate_after = around.hibernate_after
         self._new = new
         self.compute = SessionCompute(self.kernels, channels, self.keeper, around.nodes)
         self.kernels.observer = self.compute
@@ -107,8 +130,25 @@ class KeptSession:
         await self.keeper.start()
         if self._new and self.keeper.chain.manifest is None and beginning is not None:
             seed(self.journal, beginning)
-        keeping = (self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run())
+        keeping = [self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run()]
+        if self._hibernate_after is not None:
+            keeping.append(self._hibernate_when_idle(self._hibernate_after))
         self._tasks += [asyncio.create_task(one) for one in keeping]
+
+    async def _hibernate_when_idle(self, limit: float) -> None:
+        since = time.monotonic()
+        while True:
+            here, activity, now = self.keeper.node, self._channels.activity(), time.monotonic()
+            if here is None:
+                since = now  # from when it runs again
+            left = idle_left(now, max(since, activity.at), activity.busy or here is None, limit)
+            if left > 0:
+                await asyncio.sleep(min(left, limit / IDLE_LOOKS))
+                continue
+            self.keeper.status.say(f"nothing has run for {limit:.0f} s")
+            with contextlib.suppress(NotHibernated):  # it has said why
+                await self.keeper.sleep.fall()
+            since = time.monotonic()
 
     async def end(self, *, save: bool = True) -> None:
         """End its compute, after a last checkpoint if that is to be saved, and its tasks; nothing
@@ -118,6 +158,7 @@ class KeptSession:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest(save=save)
+        self._line.forget(self.registration.name)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

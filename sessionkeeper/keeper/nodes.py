@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -81,6 +81,10 @@ class Node:
     suspect: bool = False
     gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
     hosting: set[str] = field(default_factory=set)
+    coming: set[str] = field(default_factory=set)
+    """Sessions that are on their way to it."""
+    guarantees: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of memory that each session was promised."""
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
@@ -114,14 +118,19 @@ class Node:
             return "lost"
         return "draining" if self.draining else "suspect" if self.suspect else "ready"
 
-    def facts(self) -> NodeFacts:
+    def facts(self, but: str = "") -> NodeFacts:
+        """Return what placement wants to know; ``but`` that session does not count."""
+        there = (self.hosting | self.coming) - {but}
         return NodeFacts(
             name=self.name,
             ready=self.ready and self.connection is not None,
             state=self.state if not self.ready or self.connection is not None else "away",
             tier=str(self.hello.get("tier", "on-demand")),
             runtime=self.runtime,
-            load=len(self.hosting),
+            load=len(there),
+            cores=int(self.hello.get("cores", 1)),
+            memory=self.hello.get("memory"),
+            promised=sum(self.guarantees.get(session, 0) for session in there),
             cpu=Cpu.from_json(self.hello),
             images=Cpu.from_json(self.hello.get("images") or {}),
         )
@@ -172,6 +181,8 @@ class Nodes:
         self._changed = changed
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
+        self.guarantees: dict[str, int] = {}
+        """Bytes of memory, by session."""
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -199,7 +210,7 @@ class Nodes:
         if node is not None and not node.gone.done() and node.is_another(hello):
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, self.lease)
+            node = Node(name, connection, hello, self.lease, guarantees=self.guarantees)
             self._nodes[name] = node
         else:
             node.hello = hello
@@ -305,6 +316,8 @@ class Nodes:
                 "cpu": n.hello.get("cpu"),
                 "cpu_level": n.hello.get("cpu_level"),
                 "cpu_baseline": n.hello.get("cpu_baseline"),
+                "cores": n.hello.get("cores"),
+                "memory": n.hello.get("memory"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
             }

@@ -35,11 +35,31 @@ class SessionsHandler(OperatorHandler):
 class SessionHandler(OperatorHandler):
     async def get(self, name: str) -> None:
         kept = await self.shared.sessions.have(name)
-        self.finish({"session": report(kept), "status": kept.keeper.status.json()})
+        status, why = kept.keeper.status.json(), kept.keeper.why()
+        self.finish({"session": report(kept), "status": status, "why": why})
 
     async def delete(self, name: str) -> None:
         await self.shared.sessions.delete(name)
         self.set_status(204)
+
+
+class HibernateHandler(OperatorHandler):
+    """Its compute is released when this is answered."""
+
+    async def post(self, name: str) -> None:
+        kept = await self.shared.sessions.have(name)
+        await kept.keeper.sleep.fall()
+        self.finish({"session": report(kept)})
+
+
+class ResumeHandler(OperatorHandler):
+    """It is wanted from now on; answered when it runs, or waits for a node."""
+
+    async def post(self, name: str) -> None:
+        kept = await self.shared.sessions.have(name)
+        kept.keeper.sleep.wake()
+        await kept.keeper.awake()
+        self.finish({"session": report(kept), "why": kept.keeper.why()})
 
 
 class TokenHandler(OperatorHandler):
@@ -67,6 +87,8 @@ def session_routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict
     handlers: dict[str, type[RequestHandler]] = {
         "sessions": SessionsHandler,
         "sessions/([^/]+)": SessionHandler,
+        "sessions/([^/]+)/hibernate": HibernateHandler,
+        "sessions/([^/]+)/resume": ResumeHandler,
         "sessions/([^/]+)/token": TokenHandler,
     }
     return [

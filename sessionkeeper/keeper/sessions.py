@@ -125,7 +125,11 @@ class Sessions:
     ) -> KeptSession:
         name = registration.name
         home = self._register.home(name)
-        kept = KeptSession(home, registration, repository, self._around)
+
+        def sleeps(asleep: bool) -> None:
+            kept.registration = self._register.hibernate(kept.registration, asleep)
+
+        kept = KeptSession(home, registration, repository, self._around, sleeps)
         await kept.start(beginning)
         self._kept[name] = kept
         self._elsewhere.pop(name, None)

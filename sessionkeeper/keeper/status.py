@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
-State = Literal["idle", "starting", "running", "moving", "recovering", "waiting", "failed"]
+State = Literal[
+    "idle", "starting", "running", "moving", "recovering", "waiting", "failed", "hibernated"
+]
 Level = Literal["info", "warning", "error"]
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 KEPT_EVENTS = 50

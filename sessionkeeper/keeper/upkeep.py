@@ -47,7 +47,7 @@ AT_ONCE = 2
 TOLD_EVERY = 1.0
 """Seconds between two words on how far it is."""
 
-CALM = {"idle", "running", "waiting", "failed"}
+CALM = {"idle", "running", "waiting", "failed", "hibernated"}
 """States of a session in which nothing is brought anywhere."""
 
 

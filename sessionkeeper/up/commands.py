@@ -63,6 +63,7 @@ class Commands:
             *("--lease-seconds", str(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
+            *_given("--hibernate-after", settings.hibernate_after),
             *_given("--seed", settings.workspace),
             *("--ready-fd", "{ready_fd}"),
         ]
@@ -75,16 +76,18 @@ class Commands:
         session: str | None = None,
         port: int | None = None,
     ) -> list[str]:
-        """The argv of the UI server of a session: of the one that is run, or on another port."""
-        own = state.ui if session in {None, settings.session} else state.ui / "of" / str(session)
+        """The argv of the UI server: of the session that is run, or of another on its own port. The
+        latter's browsers show the session's token, so that nobody comes from one to the other."""
+        token = state.session_token_file(session or settings.session)
+        own = state.ui / "of" / session if session else state.ui
         return [
             *self.ui_program,
             *("--state", str(own)),
             *("--host", settings.host),
             *("--port", str(port or settings.port)),
-            *("--token-file", str(state.token_file("ui"))),
+            *("--token-file", str(token if session else state.token_file("ui"))),
             *("--gateway-url", places.url),
-            *("--gateway-token-file", str(state.session_token_file(session or settings.session))),
+            *("--gateway-token-file", str(token)),
             *("--ready-fd", "{ready_fd}"),
         ]
 

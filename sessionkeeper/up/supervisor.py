@@ -30,6 +30,8 @@ __all__ = ["Supervisor", "restart_delay"]
 READY_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 STOP_SECONDS = 5.0
+FIRST_UI_PORT = 100
+"""Above the port of the first UI server, those of other sessions have theirs."""
 
 _log = logging.getLogger("sessionkeeper.up")
 
@@ -78,6 +80,8 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._nodes: dict[str, ProcessNode] = {}
+        self._ports: dict[str, int] = {}
+        """Where the UI servers of other sessions listen."""
         self._changing_nodes = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._stop = asyncio.Event()
@@ -134,14 +138,14 @@ class Supervisor:
         for watcher in self._watchers.values():
             watcher.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
-        gateway, ui = self._children.get("gateway"), self._children.get("ui")
+        gateway = self._children.get("gateway")
+        uis = [child for name, child in self._children.items() if name.startswith("ui")]
         told = "stopping: the session is saved first" if ran else "stopping what had started"
         with self._terminal.step(told):
             # The gateway first, while its nodes are there: it makes the final checkpoints.
             if gateway:
                 await gateway.stop(leftovers.GATEWAY_SECONDS, self._hurry)
-            if ui:
-                await ui.stop(STOP_SECONDS, self._hurry)
+            await asyncio.gather(*(ui.stop(STOP_SECONDS, self._hurry) for ui in uis))
             stops = (node.stop(STOP_SECONDS, self._hurry) for node in self._nodes.values())
             for result in await asyncio.gather(*stops, return_exceptions=True):
                 if isinstance(result, BaseException):
@@ -236,6 +240,10 @@ class Supervisor:
                 return await self._kill_node(str(call.get("node")))
             case "start":
                 return await self._add_node(call)
+            case "ui":
+                return await self._open_ui(str(call.get("session")))
+            case "close_ui":
+                return await self._close_ui(str(call.get("session")))
             case "stop":
                 self._asked_to_stop()
                 return {}
@@ -253,6 +261,35 @@ class Supervisor:
             _log.info("the plug of %s was pulled", name)
             self._write_record()
             return {"node": name, "seconds": time.monotonic() - began}
+
+    async def _open_ui(self, session: str) -> dict[str, Any]:
+        """A UI server for one more session, whose token is in its file; where it is."""
+        if session == self._settings.session and self._settings.ui:
+            return {"url": self._url()}
+        name = f"ui-{session}"
+        async with self._changing_nodes:
+            if name not in self._children:
+                port = choose_port([self._settings.host], self._settings.port + FIRST_UI_PORT)
+                argv = self._commands.ui(self._settings, self._state, self._places, session, port)
+                self._ports[session] = port
+                try:
+                    await self._launch(name, lambda: self._start_child(name, argv))
+                except BaseException:
+                    if child := self._children.pop(name, None):
+                        child.signal(signal.SIGKILL)
+                    raise
+        return {"url": self._url(session)}
+
+    async def _close_ui(self, session: str) -> dict[str, Any]:
+        """The session is gone: so is its UI server, if it had one."""
+        name = f"ui-{session}"
+        async with self._changing_nodes:
+            if watcher := self._watchers.pop(name, None):
+                watcher.cancel()
+            if child := self._children.pop(name, None):
+                await child.stop(STOP_SECONDS, self._hurry)
+            self._ports.pop(session, None)
+        return {}
 
     async def _add_node(self, call: Mapping[str, Any]) -> dict[str, Any]:
         name, runtime = call.get("node"), call.get("runtime") or self._runtime
@@ -277,10 +314,12 @@ class Supervisor:
     def _names(self) -> str:
         return ", ".join(sorted(self._nodes)) or "none"
 
-    def _url(self) -> str:
+    def _url(self, session: str | None = None) -> str:
         shown = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - what to show for them
         host = shown.get(self._settings.host, self._settings.host)
-        return f"http://{host}:{self._settings.port}/lab?token={self._state.token('ui')}"
+        port = self._ports.get(session or "", self._settings.port)
+        token = self._state.token(f"session-{session}" if session else "ui")
+        return f"http://{host}:{port}/lab?token={token}"
 
     def _write_record(self) -> None:
         self._state.write_record(

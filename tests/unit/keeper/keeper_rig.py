@@ -47,6 +47,7 @@ class Channels:
         self.told: dict[str, str] = {}
         self.ended = 0
         self.refusal = ""
+        self.asked = False
         self.changed: Callable[[], None] = lambda: None
         self.gone: Callable[[str], object] = lambda kernel_id: None
 
@@ -104,6 +105,9 @@ class Channels:
 
     def activity(self) -> Activity:
         return Activity(self.ended, 0.0, busy=False)
+
+    def pending(self) -> bool:
+        return self.asked
 
 
 class ScriptedAgent:
