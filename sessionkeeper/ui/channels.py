@@ -1,9 +1,10 @@
 """A browser tab's kernel WebSocket, which stays open while the gateway comes and goes.
 
 Output: the gateway numbers what it sends (the cursor) and sends again, after a break, what comes
-after the cursor we give. A browser confirms nothing by itself, but answers a ping after the
-messages before it: pings that carry the cursor tell how far the tab is. A tab that connects again
-goes on there, also with another UI server.
+after the cursor we give. JupyterLab with our extension counts along and says, when it connects
+again, what it has. Any other client confirms nothing by itself, but answers a ping after the
+messages before it: pings that carry the cursor tell how far it is, and when it connects again with
+the same session id it goes on there, also with another UI server.
 
 Input: a request is kept, and sent again after a break, until the gateway has said that it is
 in its journal. The gateway knows a request by its `msg_id`, so it is applied once.
@@ -18,6 +19,7 @@ import contextlib
 import json
 import random
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._delivering = False
         self._gone = False
         self._told: list[bytes] = []  # what a new tab is told before anything else
+        self._numbered = False  # the tab counts along (labextensions/…/socket.js)
         self._task: asyncio.Task[None] | None = None
 
     # What jupyter_server's handler calls
@@ -81,7 +84,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         """The browser is there: carry messages until `disconnect`."""
         self.websocket_handler.set_nodelay(True)
         self._confirm_by_pongs()
-        self._position = self._confirmed = self._kept().get(self.kernel_id, self.session_id)
+        self._position = self._confirmed = self._where()
         if self.recorder is not None:
             if self._position is None:
                 arrival = await self.recorder.arrive(self.kernel_id)
@@ -134,6 +137,15 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     def _is_legacy(self) -> bool:
         return self.websocket_handler.selected_subprotocol is None
 
+    def _where(self) -> Position | None:
+        """Up to where the tab has got what the kernel said; None for a new one."""
+        numbered = self.websocket_handler.get_query_argument("numbered", None)
+        if numbered is None or self._is_legacy:
+            return self._kept().get(self.kernel_id, self.session_id)
+        self._numbered = True
+        journal, _, cursor = numbered.partition(":")
+        return Position(journal, int(cursor)) if journal and cursor.isdecimal() else None
+
     def _kept(self) -> Positions:
         cls = type(self)
         if cls._positions is None:
@@ -179,6 +191,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if self._position is None or self._gone:
             return
         message = frames.v1_to_legacy(payload) if self._is_legacy else payload
+        if self._numbered:
+            message = (0 if self._told else cursor).to_bytes(8, "big") + payload
         self._delivering = True
         try:
             written = self.websocket_handler.write_message(message, isinstance(message, bytes))
@@ -293,6 +307,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 self.kernel_id,
                 notice.get("missing") or "some",
             )
+        if self._numbered:
+            with contextlib.suppress(WebSocketClosedError):
+                self.websocket_handler.write_message(asdict(self._position))
         self._sent = 0
         welcomed.set()
 

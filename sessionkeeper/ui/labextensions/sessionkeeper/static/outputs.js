@@ -4,6 +4,8 @@
 // The server names the cell in the header of each request, and so in the parent of each message.
 // A new page is told at first what its running cells have put out so far.
 
+import { hasSession } from './feed.js';
+
 const CELL = 'sessionkeeper_cell';
 
 /** What an output area takes for the future of a request; messages are fed to it from outside. */
@@ -170,14 +172,20 @@ class Mirror {
   }
 }
 
-export function createPlugin({ notebook }) {
+export function createPlugin({ notebook, numberedSocket }) {
   return {
     id: 'sessionkeeper:outputs',
-    description: 'Shows the outputs of cells that another page, or an earlier one, has started.',
+    description: 'Outputs of cells come once, and also if another page has started them.',
     autoStart: true,
     requires: [notebook.INotebookTracker],
-    activate: (_, tracker) => {
+    activate: async (app, tracker) => {
+      const settings = app.serviceManager.serverSettings;
+      if (!(await hasSession(settings))) {
+        return;
+      }
+      settings.WebSocket = numberedSocket(settings.WebSocket);
       tracker.widgetAdded.connect((_, panel) => new Mirror(panel));
+      tracker.forEach(panel => new Mirror(panel));
     }
   };
 }

@@ -19,17 +19,18 @@
   };
 
   const extension = async () => {
-    const [apputils, notebook, statusbar, widgets, status, outputs] = await Promise.all([
+    const [apputils, notebook, statusbar, widgets, status, outputs, socket] = await Promise.all([
       shared('@jupyterlab/apputils'),
       shared('@jupyterlab/notebook'),
       shared('@jupyterlab/statusbar'),
       shared('@lumino/widgets'),
       import(new URL('plugin.js', base)),
-      import(new URL('outputs.js', base))
+      import(new URL('outputs.js', base)),
+      import(new URL('socket.js', base))
     ]);
     const plugins = [
       status.createPlugin({ apputils, statusbar, widgets, base }),
-      outputs.createPlugin({ notebook })
+      outputs.createPlugin({ notebook, numberedSocket: socket.numberedSocket })
     ];
     return () => ({ __esModule: true, default: plugins });
   };
