@@ -161,8 +161,12 @@ class KernelChannel:
             elif isinstance(event, FencedOff):
                 self.observer.fenced(self.kernel_id, event.epoch)
         except LinkError as error:
-            kind = VersionRefused if error.code == "version_refused" else BadFrame
-            raise kind(f"Kernel {self.kernel_id}: {error}.") from None
+            if error.code == "version_refused":
+                refused = VersionRefused(f"Kernel {self.kernel_id}: {error}.")
+                self.detach_node()
+                self.abort_pending("VersionRefused", f"{refused} {refused.hint}")
+                raise refused from None
+            raise BadFrame(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
             log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
             self.link.ask_again()

@@ -369,7 +369,13 @@ class Shim:
         if kind_of(frame) == LOCAL:
             self._call(agent, decode_local(frame))
             return
-        payload = self.link.receive(frame, self.epoch)
+        try:
+            payload = self.link.receive(frame, self.epoch)
+        except LinkError as error:
+            if error.code != "version_refused":
+                raise
+            agent.send(encode_local({"event": "refused", "message": str(error)}))
+            return
         if payload is None or not payload:
             return
         channel, parts = decode_payload(payload)

@@ -15,6 +15,7 @@ from gateway_rig import SPECS, TOKEN, Client, Rig, Shim
 from seeds import dial
 
 from gateway.dial import AgentLink
+from gateway.errors import VersionRefused
 from gateway.frames import FRAME_LIMIT
 from gateway.link import CREDIT
 from gateway.outbox import PIECE
@@ -151,6 +152,29 @@ async def test_agent_one_minor_version_older_works(rig: Rig, version: list[int])
     msg_id = await client.run(ask)
     assert [int(line) for line in client.text(msg_id).split()] == [0, 1, 2]
     assert len(client.reply(msg_id)["user_expressions"]["name"]) == size
+    await client.close()
+
+
+async def test_shim_of_another_major_version_is_refused_with_words(rig: Rig) -> None:
+    """Both say it: the agent hears it, and who waits for the kernel is told."""
+    kernel_id = await rig.start_kernel("counting")
+    client = await Client(rig, kernel_id).open()
+    await client.run(json.dumps({"say": 1}))
+    shim = rig.agent.shims[kernel_id]
+    assert shim.client is not None
+    heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    shim.client._on_event = lambda event: heard.done() or heard.set_result(event["message"])
+    hello = b'{"version": [2, 0], "epoch": 1, "received": [1, 0], "next": 1}'
+    shim.client.send_frame(b"\x01" + hello)
+    assert "link protocol 2" in await asyncio.wait_for(heard, 10)
+    channel = rig.kernels.channel(kernel_id)
+    channel.attach_node(lambda frame: None, 1)  # to one that has not answered yet
+    waits = await client.ask(json.dumps({"say": 1}))
+    await client.until(lambda: not client.unacked)
+    with pytest.raises(VersionRefused, match="speaks link protocol 2"):
+        channel.receive(b"\x01" + hello)
+    await client.until(lambda: client.is_done(waits))
+    assert "Install the same major version" in client.reply(waits)["evalue"]
     await client.close()
 
 
