@@ -31,6 +31,9 @@ _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
 # Outputs are acknowledged when the link says so, or after so many seconds.
 _ACK_AFTER = 0.05
+# Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
+# least: written down, converted and handed to clients (bytes per second).
+_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 100e6
 
 
 class KernelChannel:
@@ -225,6 +228,7 @@ class KernelChannel:
             if request is not None:
                 self._abort(request, "KernelEnded", "The kernel has ended. Restart it to go on.")
             return
+        self._say_heavy(len(payload))
         self.requests.add(self.link.submit(payload), payload, self.last_cursor)
         self.last_activity = datetime.now(UTC)
         if self._send is None:
@@ -284,12 +288,17 @@ class KernelChannel:
         request: int = 0,
         flags: int = 0,
     ) -> None:
+        self._say_heavy(len(payload))
         cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
         if flags & (MUTED | MARK) or not self.feeds:
             return
         delivery = Delivery(cursor, payload)
         for feed in list(self.feeds):
             feed.offer(delivery)
+
+    def _say_heavy(self, size: int) -> None:
+        if size > _HEAVY:
+            self.observer.heavy(size / _HEAVY_PER_SECOND)
 
     def _output(self, output: Output) -> None:
         channel, parts = decode_payload(output.payload)

@@ -41,6 +41,7 @@ class NodeAgents(Agents):
             return
         if event.get("event") == "heartbeat":
             self._nodes.heard(node)
+            node.beat = event["sent"]
             connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
         elif event.get("event") == "kernel_gone" and event["kernel_id"] in self._kernels:
             channel = self._kernels.channel(event["kernel_id"])

@@ -189,6 +189,9 @@ class SessionCompute(Observer):
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         self._keeper.changed()
 
+    def heavy(self, seconds: float) -> None:
+        self._nodes.stand_still(seconds)
+
     def busy(self, kernel_id: str) -> None:
         self._keeper.changed()  # from now on the time that a cell takes counts
 

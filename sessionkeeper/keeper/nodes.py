@@ -75,6 +75,8 @@ class Node:
     hello: dict[str, Any]
     lease: float
     last_seen: float = 0.0
+    beat: float | None = None
+    """The agent's clock when it sent its newest heartbeat."""
     draining: bool = False
     leaves_at: float = 0.0
     """When it will be gone, in the event loop's time, while it is draining."""
@@ -252,6 +254,16 @@ class Nodes:
             self._changed(node)
         if first:
             self._watch(node)
+
+    def stand_still(self, seconds: float) -> None:
+        """This process is about to be busy for so long, and will answer no heartbeat. All leases
+        are longer by that, and agents are told: theirs must not end meanwhile.
+        """
+        for node in self._nodes.values():
+            if node.connection is not None and node.beat is not None and not node.gone.done():
+                node.last_seen += seconds
+                longer = {"sent": node.beat, "seconds": node.lease + seconds}
+                node.connection.send_event({"event": "lease", **longer})
 
     def left(self, node: Node) -> None:
         """The node is gone for good, by its own or the operator's word."""
