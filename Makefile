@@ -3,11 +3,15 @@ SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: up test lint format lock wheel clean help
+SEEDS ?= 1000
+FIRST_SEED ?= 0
+
+.PHONY: up test test-seeds lint format lock wheel clean help
 
 help:
 	@echo 'make up [ARGS="--nodes 3 --port 9000"]   install what is missing, start, print the URL'
 	@echo 'make test [ONLY="unit e2e"]              install what the tests need, run all of them'
+	@echo 'make test-seeds [SEEDS=1000]              break connections on every hop, as so many seeds say'
 	@echo 'make lint                                ruff, mypy, import contract'
 	@echo 'make format                              rewrite the code as ruff wants it'
 	@echo 'make lock [LOCK_ARGS=--upgrade]          resolve the lock files anew'
@@ -21,6 +25,11 @@ up:
 test:
 	@scripts/bootstrap.sh test
 	@exec scripts/check.sh all $(ONLY)
+
+# Seeds that fail are kept in failed_seeds.txt, and run with the tests from then on.
+test-seeds:
+	@scripts/bootstrap.sh test
+	@SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) nice $(BIN)/python -m pytest -q tests/integration/gateway/test_seeds.py
 
 lint:
 	@scripts/bootstrap.sh test

@@ -35,6 +35,9 @@ _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its 
 _REPLY_WITHIN = 10.0
 # Outputs are acknowledged when the link says so, or after so many seconds.
 _ACK_AFTER = 0.25
+# Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
+# least: written down, converted and handed to clients (bytes per second).
+_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 100e6
 
 
 class KernelChannel:
@@ -173,8 +176,12 @@ class KernelChannel:
             elif isinstance(event, FencedOff):
                 self.observer.fenced(self.kernel_id, event.epoch)
         except LinkError as error:
-            kind = VersionRefused if error.code == "version_refused" else BadFrame
-            raise kind(f"Kernel {self.kernel_id}: {error}.") from None
+            if error.code == "version_refused":
+                refused = VersionRefused(f"Kernel {self.kernel_id}: {error}.")
+                self.detach_node()
+                self.abort_pending("VersionRefused", f"{refused} {refused.hint}")
+                raise refused from None
+            raise BadFrame(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
             log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
             self.link.ask_again()
@@ -238,6 +245,7 @@ class KernelChannel:
             ename = "KernelElsewhere" if self._refusal else "BadRequest"
             self._turn_away(payload, ename, self._refusal or wrong)
             return
+        self._say_heavy(len(payload))
         self.requests.add(self.link.submit(payload), payload, self.last_cursor)
         self.last_activity = datetime.now(UTC)
         if self._send is None:
@@ -333,12 +341,17 @@ class KernelChannel:
         flags: int = 0,
     ) -> None:
         """Journal a message, and hand it to the clients. Raises `JournalFull`."""
+        self._say_heavy(len(payload))
         cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
         if flags & (MUTED | MARK) or not self.feeds:
             return
         delivery = Delivery(cursor, payload)
         for feed in list(self.feeds):
             feed.offer(delivery)
+
+    def _say_heavy(self, size: int) -> None:
+        if size > _HEAVY:
+            self.observer.heavy(size / _HEAVY_PER_SECOND)
 
     def _output(self, output: Output) -> None:
         channel, parts = decode_payload(output.payload)

@@ -1,13 +1,14 @@
-"""Runs `python -m <kernel module>` so that no output is dropped and who prints more than is taken
+"""Runs a kernel written in Python so that no output is dropped and who prints more than is taken
 waits, with imports done before if asked.
 
 The shim copies this file beside the kernel's sockets and runs it with the kernel's own Python
 (>= 3.8):
 
     python boot.py PREFIX -m ipykernel_launcher -f connection.json
+    python boot.py PREFIX kernel.py connection.json
     python boot.py PREFIX --warm ipykernel.kernelapp,...
 
-The second form imports, then waits for one line of JSON on stdin, `{"argv", "env", "cwd"}`, and
+The last form imports, then waits for one line of JSON on stdin, `{"argv", "env", "cwd"}`, and
 becomes that kernel. Either way the kernel sees what it would see under `python -m`: sys.argv,
 sys.path, __main__, environment, signals.
 """
@@ -24,7 +25,7 @@ from typing import Any, Sequence  # noqa: UP035
 # Messages in libzmq, on each side: they may be large.
 HIGH_WATER = 10
 # Bytes, or characters, that a kernel has printed and that are not in libzmq yet.
-ROOM = 8 << 20
+ROOM = 2 << 20
 
 
 def never_drop(prefix: str) -> None:
@@ -141,6 +142,11 @@ def main() -> None:
     never_drop(prefix)
     if argv[0] == "--warm":
         argv = wait_for_order(argv[1].split(","))
+    if argv[0] != "-m":
+        sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
+        return
     if argv[1] == "ipykernel_launcher":
         # It waits in case its output gets lost before the reply; here it does not get lost.
         argv.append("--Kernel._execute_sleep=0")

@@ -279,6 +279,9 @@ class Kernels(Observer):
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         self.observer.wanted(kernel_id, msg_type)
 
+    def heavy(self, seconds: float) -> None:
+        self.observer.heavy(seconds)
+
     def busy(self, kernel_id: str) -> None:
         self.observer.busy(kernel_id)
 

@@ -45,6 +45,9 @@ class Observer:
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         """A request came while no node is attached."""
 
+    def heavy(self, seconds: float) -> None:
+        """A large message is about to keep this process busy, for so long at most."""
+
     def busy(self, kernel_id: str) -> None:
         """A kernel that was idle runs something."""
 

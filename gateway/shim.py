@@ -9,7 +9,8 @@ checkpoint. docs/link-protocol.md §4 has the agent's side.
 CONFIG: `kernel_id`, `listen` `{"unix": path}` or `{"tcp": [host, port]}`, `token`, `epoch_file`
 (10 decimal digits) or `epoch`, `ipc_dir` (short path, ours alone), `kernel` `{argv, env, cwd,
 interrupt_mode, language}` or null (then the agent calls `start`), `next_seq`, `applied`, `preload`
-(modules that a waiting interpreter imports ahead of `start`).
+(modules that a waiting interpreter imports ahead of `start`), `output_limit` (bytes of output that
+are kept unacknowledged before the kernel is held back).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from gateway.frames import (
 )
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_kernel import Kernel, Message, too_long
-from gateway.shim_link import ShimLink
+from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
@@ -58,7 +59,11 @@ class Shim:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.link = ShimLink(int(config.get("next_seq") or 1), int(config.get("applied") or 0))
+        self.link = ShimLink(
+            int(config.get("next_seq") or 1),
+            int(config.get("applied") or 0),
+            int(config.get("output_limit") or OUTPUT_LIMIT),
+        )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
         self._busy: set[str] = set()
@@ -164,7 +169,8 @@ class Shim:
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self.kernel.signal(signal.SIGKILL)
-        if self._quiet_at is not None and now >= self._quiet_at and not self.link.full:
+        heard_out = self.ending or not self.link.full
+        if self._quiet_at is not None and now >= self._quiet_at and heard_out:
             self._exited()
         for msg_id, (agent, call, deadline) in list(self._executes.items()):
             if now >= deadline:
@@ -363,7 +369,13 @@ class Shim:
         if kind_of(frame) == LOCAL:
             self._call(agent, decode_local(frame))
             return
-        payload = self.link.receive(frame, self.epoch)
+        try:
+            payload = self.link.receive(frame, self.epoch)
+        except LinkError as error:
+            if error.code != "version_refused":
+                raise
+            agent.send(encode_local({"event": "refused", "message": str(error)}))
+            return
         if payload is None or not payload:
             return
         channel, parts = decode_payload(payload)

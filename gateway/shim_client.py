@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,6 +16,8 @@ from gateway.errors import AgentTimeout, RemoteError, ShimGone
 from gateway.frames import LOCAL, decode_local, encode_local
 from gateway.hop import PeerWatch, prompt
 from gateway.outbox import PIECE, first_piece, next_piece
+
+log = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct(">I")
 # Seconds: there may be hundreds of shims on a node, and each probe wakes one.
@@ -109,13 +112,18 @@ class ShimClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         prompt(transport.get_extra_info("socket"))
         self.send_frame(self._token.encode())
-        self._watch = PeerWatch(self._probe, self._transport.abort, every=_PROBE, silent=_SILENT)
+        self._watch = PeerWatch(self._probe, self._fell_silent, every=_PROBE, silent=_SILENT)
 
     def _probe(self) -> None:
         if self._paused or self._quiet():
             self._heard()
         else:
             self.send_frame(encode_local({"id": 0, "call": "status"}))
+
+    def _fell_silent(self) -> None:
+        log.warning("a shim has fallen silent; its connection is given up")
+        if self._transport is not None:
+            self._transport.abort()
 
     def _heard(self) -> None:
         if self._watch is not None:

@@ -42,14 +42,18 @@ class Message(NamedTuple):
     parts: list[bytes]
 
 
-def module_at(argv: Sequence[str]) -> int:
-    """Index of the `-m` in `python [options] -m something …`, which kernel_boot can run; else 0."""
+def program_at(argv: Sequence[str]) -> int:
+    """Index of the `-m` in `python [options] -m something …`, or of the script in `python [options]
+    script.py …`, which kernel_boot can run; else 0.
+    """
     if argv and re.fullmatch(r"python[0-9.]*", os.path.basename(argv[0])):
-        for at, argument in enumerate(argv):
-            if argument == "-m" and at + 1 < len(argv):
+        at = 1
+        while at + 1 < len(argv):
+            if argv[at] == "-m" or not argv[at].startswith("-"):
                 return at
-            if at and re.match(r"-(X|W|[bBdEOqsSu]+$)", argument) is None:
+            if re.match(r"-(X|W|[bBdEOqsSu]+$)", argv[at]) is None:
                 break
+            at += 2 if argv[at] in ("-X", "-W") else 1
     return 0
 
 
@@ -96,7 +100,7 @@ class Kernel:
         cwd = spec.get("cwd") or os.getcwd()
         self.interrupt_mode = spec.get("interrupt_mode") or "signal"
         argv = [a.replace("{connection_file}", self._connection_file()) for a in spec["argv"]]
-        waits = module_at(argv)
+        waits = program_at(argv)
         self._take_warm(argv, env, cwd)
         if self.process is None:
             if waits:
@@ -138,8 +142,14 @@ class Kernel:
         same = all(
             env.get(k) == had.get(k) for k in {*env, *had} if _STARTUP_ENV.match(k) is not None
         )
-        at = module_at(argv)
-        if at and list(argv[1:at]) in ([], _OPTIONS) and found == python and same:
+        at = program_at(argv)
+        if (
+            at
+            and argv[at] == "-m"
+            and list(argv[1:at]) in ([], _OPTIONS)
+            and found == python
+            and same
+        ):
             order = {"argv": argv[at:], "env": env, "cwd": cwd}
             try:
                 assert process.stdin is not None

@@ -8,6 +8,7 @@ The relay keeps nothing: what is lost with a connection is sent again by the two
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from socket import socket
 from typing import Any
@@ -16,9 +17,17 @@ from gateway.errors import ShimGone
 from gateway.shim_client import ShimClient
 from sessionkeeper.agent.errors import KernelStartFailed
 
+log = logging.getLogger(__name__)
+
 _RETRY = 0.005
 
 _LONGEST_RETRY = 1.0
+
+
+def _said(event: dict[str, Any]) -> None:
+    """The shim's own words; what else it says goes to the gateway."""
+    if event.get("event") == "refused":
+        log.error("a shim refuses the gateway: %s", event.get("message"))
 
 
 class ShimRelay:
@@ -101,7 +110,7 @@ class ShimRelay:
             connection.setblocking(False)
             _, self._client = await loop.create_connection(
                 lambda: ShimClient(
-                    self._token, self._on_frame, on_close=self._closed.set, quiet=self._quiet
+                    self._token, self._on_frame, _said, self._closed.set, self._quiet
                 ),
                 sock=connection,
             )

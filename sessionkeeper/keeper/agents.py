@@ -41,6 +41,7 @@ class NodeAgents(Agents):
             return
         if event.get("event") == "heartbeat":
             self._nodes.heard(node)
+            node.beat = event["sent"]
             connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
         elif event.get("event") == "kernel_gone" and event["session"] in node.hosting:
             kept, kernel_id = self._sessions.find(event["session"]), event["kernel_id"]

@@ -240,6 +240,9 @@ class SessionCompute(Observer):
         self._keeper.sleep.wake()
         self._keeper.changed()
 
+    def heavy(self, seconds: float) -> None:
+        self._nodes.stand_still(seconds)
+
     def busy(self, kernel_id: str) -> None:
         self._keeper.changed()  # from now on the time that a cell takes counts
 

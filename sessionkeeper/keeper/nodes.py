@@ -75,6 +75,10 @@ class Node:
     hello: dict[str, Any]
     lease: float
     last_seen: float = 0.0
+    heard_at: float = 0.0
+    """When something was received from it, in the event loop's time; ``last_seen`` may be later."""
+    beat: float | None = None
+    """The agent's clock when it sent its newest heartbeat."""
     draining: bool = False
     leaves_at: float = 0.0
     """When it will be gone, in the event loop's time, while it is draining."""
@@ -259,12 +263,26 @@ class Nodes:
         """Something was received from the node: its lease begins anew."""
         loop = asyncio.get_running_loop()
         first = node.last_seen == 0.0
-        node.last_seen = loop.time()
+        node.heard_at = loop.time()
+        node.last_seen = max(node.last_seen, node.heard_at)
         if node.suspect:
             node.suspect = False
             self._changed(node)
         if first:
             self._watch(node)
+
+    def stand_still(self, seconds: float) -> None:
+        """This process is about to be busy for so long, and will answer no heartbeat. All leases
+        are longer by that, and agents are told: theirs must not end meanwhile. Not that of a node
+        that is silent already, so a lost one is found out however often this is called.
+        """
+        now = asyncio.get_running_loop().time()
+        for node in self._nodes.values():
+            silent = now - node.heard_at > node.lease * SUSPECT_SHARE
+            if node.connection is not None and node.beat is not None and not silent:
+                node.last_seen = max(node.last_seen, node.heard_at + seconds)
+                longer = {"sent": node.beat, "seconds": node.lease + seconds}
+                node.connection.send_event({"event": "lease", **longer})
 
     def left(self, node: Node) -> None:
         """The node is gone for good, by its own or the operator's word."""

@@ -110,6 +110,7 @@ class Agent:
             "kernel": {"argv": spec["argv"], "env": spec.get("env", {}), "cwd": str(folder)},
             "next_seq": next_seq,
             "applied": applied,
+            "output_limit": spec.get("output_limit"),
         }
         (folder / "epoch").write_text(f"{epoch:010d}")
         (folder / "config.json").write_text(json.dumps(config))

@@ -248,6 +248,37 @@ def test_a_gateway_that_stood_still_does_not_blame_the_nodes() -> None:
     on_clock(work)
 
 
+def test_a_gateway_that_is_about_to_stand_still_tells_agents_before_their_leases_end() -> None:
+    async def work(clock: Clock) -> None:
+        nodes, wire = Watched(), Wire()
+        node = nodes.joined(wire, hello())
+        nodes.stand_still(20.0)
+        assert wire.events == []  # there is no heartbeat yet that could be answered
+        nodes.heard(node)
+        node.beat = 7.0
+        began = clock.time()
+        nodes.stand_still(20.0)
+        assert wire.events == [{"event": "lease", "sent": 7.0, "seconds": LEASE + 20.0}]
+        await node.gone
+        # Its agent has ended what it has by then.
+        assert clock.time() - began >= LEASE + 20.0
+
+    on_clock(work)
+
+
+def test_a_lost_node_is_found_out_however_busy_the_gateway_is() -> None:
+    async def work(clock: Clock) -> None:
+        nodes = Watched()
+        node = nodes.joined(Wire(), hello())
+        node.beat, began = 7.0, clock.time()
+        while not node.gone.done():
+            nodes.stand_still(1.0)
+            await asyncio.sleep(0.1)
+        assert clock.time() - began < LEASE + 1.5
+
+    on_clock(work)
+
+
 def test_a_call_ends_as_soon_as_the_node_is_lost() -> None:
     async def work(clock: Clock) -> None:
         cancelled = asyncio.Event()
