@@ -12,7 +12,8 @@ from sessionkeeper.ui.lean import leave_out
 leave_out()
 import jsonschema, jupyterlab.labapp
 loaded = sorted({"lark", "arrow", "rich"} & sys.modules.keys())
-validator = jsonschema.Draft7Validator({"format": "date"}, format_checker=jsonschema.FormatChecker())
+checker = jsonschema.FormatChecker()
+validator = jsonschema.Draft7Validator({"format": "date"}, format_checker=checker)
 print(json.dumps([loaded, validator.is_valid("2026-02-30")]))
 """
 
