@@ -173,8 +173,12 @@ class KernelChannel:
             elif isinstance(event, FencedOff):
                 self.observer.fenced(self.kernel_id, event.epoch)
         except LinkError as error:
-            kind = VersionRefused if error.code == "version_refused" else BadFrame
-            raise kind(f"Kernel {self.kernel_id}: {error}.") from None
+            if error.code == "version_refused":
+                refused = VersionRefused(f"Kernel {self.kernel_id}: {error}.")
+                self.detach_node()
+                self.abort_pending("VersionRefused", f"{refused} {refused.hint}")
+                raise refused from None
+            raise BadFrame(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
             log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
             self.link.ask_again()
@@ -383,6 +387,17 @@ class KernelChannel:
             self.observer.started(self.kernel_id)
         elif event.get("event") == "exited":
             self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
+        elif event.get("event") == "output_lost":
+            self._output_lost(self.requests.open.get(event.get("msg_id", "")))
+
+    def _output_lost(self, request: Request | None) -> None:
+        """A kernel that drops what it cannot send has dropped the end of a request's outputs."""
+        if request is not None and not request.idle:
+            words = "Some output is missing: the kernel dropped what it could not send."
+            log.error("kernel %s: %s", self.kernel_id, words)
+            self.say(IOPUB, "stream", {"name": "stderr", "text": words + "\n"}, request)
+            self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
+            self.execution_state = "idle"
 
     def exited(self, ended: KernelExit) -> None:
         """The kernel process has ended: its shim says so, or it is gone with its shim."""

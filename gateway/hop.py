@@ -21,7 +21,8 @@ _UNSENT = 128 << 10
 
 
 class PeerWatch:
-    """Calls `probe()` every second and `dead()`, once, when nothing was heard for `silent` seconds.
+    """Calls `probe()` each `every` seconds and `dead()`, once, when nothing was heard for `silent`
+    seconds.
 
     A peer is alive when something of it comes (`heard`), or takes what is sent: `unsent()` says how
     many bytes wait. Until `close`.
@@ -31,11 +32,13 @@ class PeerWatch:
         self,
         probe: Callable[[], None],
         dead: Callable[[], None],
+        every: float = PROBE,
         silent: float = SILENT,
         unsent: Callable[[], int] = lambda: 0,
     ) -> None:
         self._probe = probe
         self._dead = dead
+        self._every = every
         self._silent = silent
         self._unsent = unsent
         self._waiting = 0
@@ -55,7 +58,7 @@ class PeerWatch:
             self._timer = None
 
     def _again(self) -> None:
-        due = self._loop.time() + PROBE
+        due = self._loop.time() + self._every
         self._timer = self._loop.call_at(due, self._look, due)
 
     def _look(self, due: float) -> None:

@@ -1,12 +1,14 @@
-"""Runs `python -m <kernel module>` so that no output is dropped, with imports done before if asked.
+"""Runs a kernel written in Python so that no output is dropped and who prints more than is taken
+waits, with imports done before if asked.
 
 The shim copies this file beside the kernel's sockets and runs it with the kernel's own Python
 (>= 3.8):
 
     python boot.py PREFIX -m ipykernel_launcher -f connection.json
+    python boot.py PREFIX kernel.py connection.json
     python boot.py PREFIX --warm ipykernel.kernelapp,...
 
-The second form imports, then waits for one line of JSON on stdin, `{"argv", "env", "cwd"}`, and
+The last form imports, then waits for one line of JSON on stdin, `{"argv", "env", "cwd"}`, and
 becomes that kernel. Either way the kernel sees what it would see under `python -m`: sys.argv,
 sys.path, __main__, environment, signals.
 """
@@ -17,14 +19,20 @@ import json
 import os
 import runpy
 import sys
+import threading
 from typing import Any, Sequence  # noqa: UP035
+
+# Messages in libzmq, on each side: they may be large.
+HIGH_WATER = 10
+# Bytes, or characters, that a kernel has printed and that are not in libzmq yet.
+ROOM = 2 << 20
 
 
 def never_drop(prefix: str) -> None:
     """Make iopub wait for the shim instead of dropping what exceeds its high-water mark.
 
     Takes itself back with the first PUB socket bound below `prefix`, the kernel's own. libzmq:
-    ZMQ_XPUB_NODROP.
+    ZMQ_XPUB_NODROP, ZMQ_SNDHWM.
     """
     try:
         import zmq
@@ -36,10 +44,76 @@ def never_drop(prefix: str) -> None:
     def bind(self: Any, address: Any, *args: Any, **kwargs: Any) -> Any:
         if self.type in (zmq.PUB, zmq.XPUB) and str(address).startswith(prefix):
             self.setsockopt(zmq.XPUB_NODROP, 1)
+            self.setsockopt(zmq.SNDHWM, HIGH_WATER)
             sockets.bind = original
+            wait_for_room(sys.modules.get("ipykernel.iostream"))
         return original(self, address, *args, **kwargs)
 
     sockets.bind = bind
+
+
+class _Room:
+    """Bytes on their way to the thread that sends. Whoever adds some waits while there are too
+    many; that thread itself never does.
+    """
+
+    def __init__(self) -> None:
+        self._anew()
+        os.register_at_fork(after_in_child=self._anew)
+
+    def _anew(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting = 0
+
+    def add(self, size: int) -> None:
+        with self._changed:
+            self._waiting += size
+            self._changed.notify_all()
+
+    def wait(self, thread: Any) -> None:
+        if threading.current_thread() is thread:
+            return
+        with self._changed:
+            while self._waiting > ROOM and thread.is_alive():
+                self._changed.wait(1.0)
+
+
+def wait_for_room(iostream: Any) -> None:
+    """Make whoever prints wait while the shim takes nothing. ipykernel (iostream.py) by itself
+    keeps what it cannot send in memory, without bound.
+    """
+    if not all(hasattr(iostream, name) for name in ("IOPubThread", "OutStream")):
+        return
+    threads: Any = iostream.IOPubThread
+    streams: Any = iostream.OutStream
+    room, write = _Room(), streams.write
+    unflushed: dict[str, int] = {}
+
+    def send_multipart(self: Any, msg: Any, *args: Any, **kwargs: Any) -> None:
+        size = sum(getattr(part, "nbytes", None) or len(part) for part in msg)
+
+        def send() -> None:
+            try:
+                self._really_send(msg, *args, **kwargs)
+            finally:
+                room.add(-size)
+
+        self.schedule(send)
+        room.add(size)
+        room.wait(self.thread)
+
+    def write_and_wait(self: Any, string: str) -> Any:
+        written = write(self, string)
+        unflushed[self.name] = unflushed.get(self.name, 0) + len(string)
+        if unflushed[self.name] > ROOM:
+            unflushed[self.name] = 0
+            self.flush()
+            room.wait(self.pub_thread.thread)
+        return written
+
+    threads.send_multipart = send_multipart
+    streams.write = write_and_wait
+    streams.flush_timeout = 365 * 86400.0  # a print that is waited for has not failed
 
 
 def wait_for_order(modules: Sequence[str]) -> list[str]:
@@ -68,6 +142,11 @@ def main() -> None:
     never_drop(prefix)
     if argv[0] == "--warm":
         argv = wait_for_order(argv[1].split(","))
+    if argv[0] != "-m":
+        sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
+        return
     if argv[1] == "ipykernel_launcher":
         # It waits in case its output gets lost before the reply; here it does not get lost.
         argv.append("--Kernel._execute_sleep=0")

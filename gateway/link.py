@@ -191,6 +191,11 @@ class GatewayLink:
                 f"the shim offers output {hello.next} of epoch {hello.epoch}, "
                 f"{self.received[1]} was received: restored without a new epoch"
             )
+        if hello.epoch <= self.decided and applied < self.acked:
+            raise LinkError(
+                f"the shim has applied input {applied} in epoch {hello.epoch}, "
+                f"{self.acked} was acknowledged: restored without a new epoch, or said long ago"
+            )
         if applied > self.inputs.last:
             self.inputs.skip_to(applied + 1)
             self.sent_high = max(self.sent_high, applied)

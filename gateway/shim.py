@@ -9,7 +9,8 @@ checkpoint. docs/link-protocol.md §4 has the agent's side.
 CONFIG: `kernel_id`, `listen` `{"unix": path}` or `{"tcp": [host, port]}`, `token`, `epoch_file`
 (10 decimal digits) or `epoch`, `ipc_dir` (short path, ours alone), `kernel` `{argv, env, cwd,
 interrupt_mode, language}` or null (then the agent calls `start`), `next_seq`, `applied`, `preload`
-(modules that a waiting interpreter imports ahead of `start`).
+(modules that a waiting interpreter imports ahead of `start`), `output_limit` (bytes of output that
+are kept unacknowledged before the kernel is held back).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from gateway.frames import (
     EVENT,
     IOPUB,
     LOCAL,
+    MESSAGE_LIMIT,
     SHELL,
     LinkError,
     decode_local,
@@ -40,12 +42,16 @@ from gateway.frames import (
     kind_of,
 )
 from gateway.shim_agent import AgentSocket, Closed, listen
-from gateway.shim_kernel import Kernel, Message
-from gateway.shim_link import ShimLink
+from gateway.shim_kernel import Kernel, Message, too_long
+from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
 QUIET = 0.05
+# How long a kernel that stands still is let go on to follow a signal (seconds).
+MOVES = 1.0
+# An idle that has not come so long after its reply was dropped by the kernel (seconds).
+LOST_AFTER = 5.0
 
 
 class Shim:
@@ -53,7 +59,11 @@ class Shim:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.link = ShimLink(int(config.get("next_seq") or 1), int(config.get("applied") or 0))
+        self.link = ShimLink(
+            int(config.get("next_seq") or 1),
+            int(config.get("applied") or 0),
+            int(config.get("output_limit") or OUTPUT_LIMIT),
+        )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
         self._busy: set[str] = set()
@@ -63,6 +73,8 @@ class Shim:
         self._probed = self._heard = False
         self._connecting = 0
         self._kill_at: float | None = None
+        self._moves_until: float | None = None
+        self._ending_at: dict[str, float] = {}
         self._stops: list[tuple[AgentSocket, Any]] = []
         self._executes: dict[str, tuple[AgentSocket, Any, float]] = {}
         self._epoch_fd = (
@@ -139,19 +151,26 @@ class Shim:
 
     def _timeout(self) -> int | None:
         now = time.monotonic()
-        at = [t for t in (self._quiet_at, self._kill_at) if t is not None]
+        at = [t for t in (self._quiet_at, self._kill_at, self._moves_until) if t is not None]
+        at += [*self._ending_at.values()][:1]
         at += [deadline for _, _, deadline in self._executes.values()]
         if self._pid is not None and not self.ready:
             at.append(now + 0.005)
         return max(0, int((min(at) - now) * 1000) + 1) if at else None
 
     def _deadlines(self, now: float) -> None:
+        if self._moves_until is not None and now >= self._moves_until:
+            self._moves_until = None
+        if not self.kernel.waits:
+            self.kernel.stand_still(self.link.full and self._moves_until is None)
+            self._missing(now)
         if self._pid is not None and not self.ready:
             self._become_ready(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self.kernel.signal(signal.SIGKILL)
-        if self._quiet_at is not None and now >= self._quiet_at and not self.link.full:
+        heard_out = self.ending or not self.link.full
+        if self._quiet_at is not None and now >= self._quiet_at and heard_out:
             self._exited()
         for msg_id, (agent, call, deadline) in list(self._executes.items()):
             if now >= deadline:
@@ -206,7 +225,9 @@ class Shim:
             elif b'"iopub_welcome"' not in message.parts[0]:
                 if channel == IOPUB and b'"status"' in message.parts[0]:
                     self._note_status(message)
-                self.link.produce(self.epoch, channel, message.parts)
+                elif channel == SHELL and not self.kernel.waits:
+                    self._note_reply(message)
+                self._produce(message)
             if channel == IOPUB and self.link.full:
                 break
         if not self.ready and self._probed and self._heard:
@@ -230,6 +251,30 @@ class Shim:
             self._busy.add(parent)
         elif b'"idle"' in message.parts[3]:
             self._busy.discard(parent)
+            self._ending_at.pop(parent, None)
+
+    def _note_reply(self, message: Message) -> None:
+        parent = json.loads(message.parts[1]).get("msg_id", "")
+        if parent in self._busy:
+            self._ending_at[parent] = time.monotonic() + LOST_AFTER
+
+    def _missing(self, now: float) -> None:
+        """A kernel that drops what it cannot send drops the end of a long output: its idle. Say so,
+        in its place.
+        """
+        while self._ending_at and next(iter(self._ending_at.values())) <= now:
+            msg_id = next(iter(self._ending_at))
+            if self.link.full:
+                self._ending_at[msg_id] = self._ending_at.pop(msg_id) + LOST_AFTER
+                return
+            del self._ending_at[msg_id]
+            self._busy.discard(msg_id)
+            self._emit({"event": "output_lost", "msg_id": msg_id})
+
+    def _produce(self, message: Message) -> None:
+        size = sum(map(len, message.parts))
+        parts = message.parts if size <= MESSAGE_LIMIT else too_long(message, size)
+        self.link.produce(self.epoch, message.channel, parts)
 
     def _emit(self, event: dict[str, Any]) -> None:
         self.link.produce(self.epoch, EVENT, [json.dumps(event).encode()])
@@ -252,6 +297,7 @@ class Shim:
         process = self.kernel.process
         code = process.returncode if process is not None else None
         self._busy.clear()
+        self._ending_at.clear()
         if self.kernel.errors is not None:
             self.kernel.read_errors()
         ended = {
@@ -273,7 +319,13 @@ class Shim:
         self.ending = True
         self._stop(grace)
 
+    def _let_move(self) -> None:
+        """So that it can follow a signal, however much it has printed."""
+        self._moves_until = time.monotonic() + MOVES
+        self.kernel.stand_still(False)
+
     def _stop(self, grace: float) -> None:
+        self._let_move()
         self.kernel.signal(signal.SIGTERM)
         self._kill_at = time.monotonic() + grace
 
@@ -317,7 +369,13 @@ class Shim:
         if kind_of(frame) == LOCAL:
             self._call(agent, decode_local(frame))
             return
-        payload = self.link.receive(frame, self.epoch)
+        try:
+            payload = self.link.receive(frame, self.epoch)
+        except LinkError as error:
+            if error.code != "version_refused":
+                raise
+            agent.send(encode_local({"event": "refused", "message": str(error)}))
+            return
         if payload is None or not payload:
             return
         channel, parts = decode_payload(payload)
@@ -362,6 +420,7 @@ class Shim:
 
     def _call_interrupt(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
         if CONTROL in self.kernel.sockets:
+            self._let_move()
             self.kernel.interrupt()
         return {}
 

@@ -13,10 +13,12 @@ from typing import Any, cast
 
 from gateway.errors import AgentTimeout, RemoteError, ShimGone
 from gateway.frames import LOCAL, decode_local, encode_local
-from gateway.hop import prompt
+from gateway.hop import PeerWatch, prompt
 from gateway.outbox import PIECE, first_piece, next_piece
 
 _LENGTH = struct.Struct(">I")
+# Seconds: there may be hundreds of shims on a node, and each probe wakes one.
+_PROBE, _SILENT = 2.0, 2.5
 
 
 class ShimClient(asyncio.Protocol):
@@ -25,6 +27,7 @@ class ShimClient(asyncio.Protocol):
     `on_frame(frame)` gets every frame that is for the gateway, long ones in pieces, as they come
     (`gateway.outbox`), so that none is held here as a whole. `on_event(event)`: the shim's own
     words to the agent (`started`, `exited`), `on_close()` is called once when the connection ends.
+    A shim that falls silent is given up, unless `quiet()` says that it stands still.
     """
 
     def __init__(
@@ -33,7 +36,11 @@ class ShimClient(asyncio.Protocol):
         on_frame: Callable[[bytes], None],
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_close: Callable[[], None] | None = None,
+        quiet: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._quiet = quiet
+        self._paused = False
+        self._watch: PeerWatch | None = None
         self._token = token
         self._on_frame = on_frame
         self._on_event = on_event
@@ -102,8 +109,20 @@ class ShimClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         prompt(transport.get_extra_info("socket"))
         self.send_frame(self._token.encode())
+        self._watch = PeerWatch(self._probe, self._transport.abort, every=_PROBE, silent=_SILENT)
+
+    def _probe(self) -> None:
+        if self._paused or self._quiet():
+            self._heard()
+        else:
+            self.send_frame(encode_local({"id": 0, "call": "status"}))
+
+    def _heard(self) -> None:
+        if self._watch is not None:
+            self._watch.heard()
 
     def data_received(self, data: bytes) -> None:
+        self._heard()
         buffer = self._buffer
         buffer += data
         at, have = 0, len(buffer)
@@ -151,6 +170,8 @@ class ShimClient(asyncio.Protocol):
             future.set_result(message.get("result"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.close()
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(ShimGone("The connection to the shim has ended."))
@@ -161,10 +182,13 @@ class ShimClient(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more from the shim; it will hold its kernel back when it has kept enough."""
+        self._paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
+        self._paused = False
+        self._heard()
         if self._transport is not None:
             self._transport.resume_reading()

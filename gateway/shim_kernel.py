@@ -21,7 +21,8 @@ from typing import Any, Iterator, NamedTuple, Sequence  # noqa: UP035
 
 import zmq
 
-from gateway.frames import CONTROL, IOPUB, SHELL, STDIN
+from gateway.frames import CONTROL, IOPUB, MESSAGE_LIMIT, SHELL, STDIN
+from gateway.kernel_boot import HIGH_WATER
 
 DELIMITER = b"<IDS|MSG>"
 # Read when an interpreter starts, so a warm one cannot take them over.
@@ -41,14 +42,18 @@ class Message(NamedTuple):
     parts: list[bytes]
 
 
-def module_at(argv: Sequence[str]) -> int:
-    """Index of the `-m` in `python [options] -m something …`, which kernel_boot can run; else 0."""
+def program_at(argv: Sequence[str]) -> int:
+    """Index of the `-m` in `python [options] -m something …`, or of the script in `python [options]
+    script.py …`, which kernel_boot can run; else 0.
+    """
     if argv and re.fullmatch(r"python[0-9.]*", os.path.basename(argv[0])):
-        for at, argument in enumerate(argv):
-            if argument == "-m" and at + 1 < len(argv):
+        at = 1
+        while at + 1 < len(argv):
+            if argv[at] == "-m" or not argv[at].startswith("-"):
                 return at
-            if at and re.match(r"-(X|W|[bBdEOqsSu]+$)", argument) is None:
+            if re.match(r"-(X|W|[bBdEOqsSu]+$)", argv[at]) is None:
                 break
+            at += 2 if argv[at] in ("-X", "-W") else 1
     return 0
 
 
@@ -60,6 +65,8 @@ class Kernel:
         self.session = uuid.uuid4().hex
         self.sockets: dict[int, Any] = {}
         self._peers = self._rcvhwm = 0
+        self.waits = False  # with what it prints, until we take it
+        self._still = False
         self.process: subprocess.Popen[bytes] | None = None
         self.errors: int | None = None  # read end of the kernel's stdout and stderr
         self.last_words = b""
@@ -93,14 +100,15 @@ class Kernel:
         cwd = spec.get("cwd") or os.getcwd()
         self.interrupt_mode = spec.get("interrupt_mode") or "signal"
         argv = [a.replace("{connection_file}", self._connection_file()) for a in spec["argv"]]
-        waits = module_at(argv)
+        waits = program_at(argv)
         self._take_warm(argv, env, cwd)
         if self.process is None:
             if waits:
                 argv = [*argv[:waits], self._boot(), self._url(), *argv[waits:]]
             self.process, self.errors = self._spawn(argv, env, cwd)
         # A kernel that waits for us is held back; of one that would drop we take all there is.
-        self._rcvhwm = 1000 if waits else 0
+        self.waits = bool(waits)
+        self._rcvhwm = HIGH_WATER if waits else 0
         self._open_sockets()
         return self.process.pid
 
@@ -134,8 +142,14 @@ class Kernel:
         same = all(
             env.get(k) == had.get(k) for k in {*env, *had} if _STARTUP_ENV.match(k) is not None
         )
-        at = module_at(argv)
-        if at and list(argv[1:at]) in ([], _OPTIONS) and found == python and same:
+        at = program_at(argv)
+        if (
+            at
+            and argv[at] == "-m"
+            and list(argv[1:at]) in ([], _OPTIONS)
+            and found == python
+            and same
+        ):
             order = {"argv": argv[at:], "env": env, "cwd": cwd}
             try:
                 assert process.stdin is not None
@@ -211,6 +225,13 @@ class Kernel:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
+    def stand_still(self, still: bool) -> None:
+        """Stop the process, or let it go on: one that does not wait would drop what it prints."""
+        if still != self._still and self.process is not None and self.process.returncode is None:
+            self._still = still
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGSTOP if still else signal.SIGCONT)
+
     def interrupt(self) -> None:
         """SIGINT, or an interrupt_request where the kernelspec asks for messages."""
         if self.interrupt_mode == "message":
@@ -249,6 +270,7 @@ class Kernel:
             os.close(self.errors)
             self.errors = None
         self.process = None
+        self._still = False
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -310,3 +332,15 @@ class Kernel:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
                 yield Message(channel, parts)
+
+
+def too_long(message: Message, size: int) -> list[bytes]:
+    """What is said in place of a message that nothing carries: to stderr, or as the reply."""
+    words = f"A message of {size} bytes was left out: {MESSAGE_LIMIT} is the most there can be."
+    header = json.loads(message.parts[0])
+    content: dict[str, Any] = {"name": "stderr", "text": words + "\n"}
+    if message.channel != IOPUB:
+        content = {"status": "error", "ename": "MessageTooLong", "evalue": words, "traceback": []}
+    else:
+        header["msg_type"] = "stream"
+    return [json.dumps(header).encode(), message.parts[1], b"{}", json.dumps(content).encode()]

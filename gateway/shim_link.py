@@ -15,6 +15,7 @@ from gateway.frames import (
     HELLO,
     STAMP,
     Hello,
+    LinkError,
     encode_ack,
     encode_payload,
     kind_of,
@@ -99,7 +100,11 @@ class ShimLink:
         if kind == ACK:
             self._acked(stamp_of(frame))
         elif kind == HELLO:
-            hello = Hello.decode(frame)
+            try:
+                hello = Hello.decode(frame)
+            except LinkError:
+                self._say_hello(epoch, answer=True)  # so that the gateway can say why as well
+                raise
             if hello.epoch == epoch:
                 self._acked(hello.received)
                 self._unsent = deque(self._unacked)

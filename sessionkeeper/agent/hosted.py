@@ -317,6 +317,7 @@ class HostedSession:
             token,
             forward,
             lambda: self._shim_gone(slot, owner()),
+            quiet=self.changing.locked,
         )
 
     def _owner(self, slot: Slot) -> str | None:

@@ -8,6 +8,7 @@ The relay keeps nothing: what is lost with a connection is sent again by the two
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from socket import socket
 from typing import Any
@@ -16,7 +17,17 @@ from gateway.errors import ShimGone
 from gateway.shim_client import ShimClient
 from sessionkeeper.agent.errors import KernelStartFailed
 
+log = logging.getLogger(__name__)
+
 _RETRY = 0.005
+
+_LONGEST_RETRY = 1.0
+
+
+def _said(event: dict[str, Any]) -> None:
+    """The shim's own words; what else it says goes to the gateway."""
+    if event.get("event") == "refused":
+        log.error("a shim refuses the gateway: %s", event.get("message"))
 
 
 class ShimRelay:
@@ -24,7 +35,7 @@ class ShimRelay:
 
     ``dial`` returns a connected socket or raises OSError, ``alive`` says whether the shim is there;
     both may block. ``on_frame`` gets the link frames for the gateway; ``on_gone`` is called when
-    the shim has ended by itself.
+    the shim has ended by itself. While ``quiet`` says so the shim stands still, and may be silent.
     """
 
     def __init__(
@@ -34,12 +45,14 @@ class ShimRelay:
         token: str,
         on_frame: Callable[[bytes], None],
         on_gone: Callable[[], None] = lambda: None,
+        quiet: Callable[[], bool] = lambda: False,
     ) -> None:
         self._dial = dial
         self._alive = alive
         self._token = token
         self._on_frame = on_frame
         self._on_gone = on_gone
+        self._quiet = quiet
         self._client: ShimClient | None = None
         self._held = False
         self._closed = asyncio.Event()
@@ -96,7 +109,9 @@ class ShimRelay:
                 continue
             connection.setblocking(False)
             _, self._client = await loop.create_connection(
-                lambda: ShimClient(self._token, self._on_frame, on_close=self._closed.set),
+                lambda: ShimClient(
+                    self._token, self._on_frame, _said, self._closed.set, self._quiet
+                ),
                 sock=connection,
             )
             if self._held:
@@ -104,11 +119,18 @@ class ShimRelay:
             return
 
     async def _stay_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause, since = _RETRY, loop.time()
         while True:
             await self._closed.wait()
             self._client = None
+            # A shim that takes nobody in is not asked without a pause.
+            lasted = loop.time() - since > _LONGEST_RETRY
+            pause = _RETRY if lasted else min(pause * 2, _LONGEST_RETRY)
+            await asyncio.sleep(pause)
             try:
                 await self._connect()
             except KernelStartFailed:
                 self._on_gone()
                 return
+            since = loop.time()

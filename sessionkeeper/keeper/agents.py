@@ -51,6 +51,8 @@ class NodeAgents(Agents):
         node = self._by_connection[connection]
         if node.gone.done():
             raise Fenced(f"{node.name} spoke for kernel {kernel_id}; its lease is over")
+        if node.connection is not connection:
+            return  # late, over a connection that the agent has given up
         if not node.hosting:
             return  # a session that is just being opened: what it says comes again
         if kernel_id not in self._kernels:

@@ -110,6 +110,7 @@ class Agent:
             "kernel": {"argv": spec["argv"], "env": spec.get("env", {}), "cwd": str(folder)},
             "next_seq": next_seq,
             "applied": applied,
+            "output_limit": spec.get("output_limit"),
         }
         (folder / "epoch").write_text(f"{epoch:010d}")
         (folder / "config.json").write_text(json.dumps(config))
@@ -238,7 +239,7 @@ class Keeper(Observer, Agents):
         self.changed.set()
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
-        if kernel_id in self.kernels:
+        if kernel_id in self.kernels and connection is self.connection:
             self.kernels.channel(kernel_id).receive(frame)
 
     def left(self, connection: AgentConnection) -> None:
