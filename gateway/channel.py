@@ -12,12 +12,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
-from gateway.journal import IDLE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
+from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import execution_state, is_reply, read_header, synthesize, unreadable
 from gateway.observer import KernelExit, Observer
@@ -62,6 +63,8 @@ class KernelChannel:
         self._refusal = ""
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._large: asyncio.Task[None] | None = None
+        self._unheard = False
         self._owed: dict[str, asyncio.TimerHandle] = {}
         self._room = Room(self.journal.outputs, self.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
@@ -128,6 +131,8 @@ class KernelChannel:
             if timer is not None:
                 timer.cancel()
         self._room.close()
+        if self._large is not None:
+            self._large.cancel()
         for feed in list(self.feeds):
             self.detach_client(feed)
             if deleted:
@@ -167,8 +172,14 @@ class KernelChannel:
                 f"Kernel {self.kernel_id} is in epoch {self.link.epoch}; "
                 f"a node of epoch {epoch} spoke and was not heard."
             )
+        if self._large is not None:
+            self._unheard = True  # it comes again
+            return
         try:
             event = self.link.receive(frame)
+            if isinstance(event, Output) and len(event.payload) > LARGE:
+                self._large = asyncio.create_task(self._take_large(event, self.link.epoch))
+                return
             if isinstance(event, Output):
                 self._output(event)
             elif isinstance(event, Resumed):
@@ -183,11 +194,33 @@ class KernelChannel:
                 raise refused from None
             raise BadFrame(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
-            log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
-            self.link.ask_again()
-            self._retry = asyncio.get_running_loop().call_later(1.0, self._try_again)
+            self._is_full(error)
             return
         self._flush()
+
+    async def _take_large(self, output: Output, epoch: int | None) -> None:
+        """An output whose writing takes long: everything but this kernel goes on meanwhile."""
+        try:
+            prepared = await asyncio.to_thread(self.journal.outputs.prepare, output.payload)
+            if self.link.epoch != epoch:
+                prepared.unlink()  # of a node that is not to be heard any more
+                self._unheard = True
+            else:
+                self._output(output, prepared)
+                self._acknowledge()
+        except JournalFull as error:
+            self._is_full(error)
+        finally:
+            self._large = None
+        if self._unheard:
+            self._unheard = False
+            self.link.ask_again()
+        self._flush()
+
+    def _is_full(self, error: JournalFull) -> None:
+        log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
+        self.link.ask_again()
+        self._retry = asyncio.get_running_loop().call_later(1.0, self._try_again)
 
     def release(self, upto: int, produced: int | None = None) -> None:
         """A committed checkpoint contains the inputs up to `upto` (outputs up to `produced`)."""
@@ -339,10 +372,12 @@ class KernelChannel:
         stamp: tuple[int, int] = (0, 0),
         request: int = 0,
         flags: int = 0,
+        prepared: Path | None = None,
     ) -> None:
         """Journal a message, and hand it to the clients. Raises `JournalFull`."""
         self._say_heavy(len(payload))
-        cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
+        applied = self.link.acked
+        cursor = self.journal.outputs.append(payload, stamp, applied, request, flags, prepared)
         if flags & (MUTED | MARK) or not self.feeds:
             return
         delivery = Delivery(cursor, payload)
@@ -353,7 +388,7 @@ class KernelChannel:
         if size > _HEAVY:
             self.observer.heavy(size / _HEAVY_PER_SECOND)
 
-    def _output(self, output: Output) -> None:
+    def _output(self, output: Output, prepared: Path | None = None) -> None:
         channel, parts = decode_payload(output.payload)
         flags, request, state = 0, None, None
         if channel == IOPUB:
@@ -368,7 +403,7 @@ class KernelChannel:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
-        self.deliver(output.payload, (output.epoch, output.seq), number, flags)
+        self.deliver(output.payload, (output.epoch, output.seq), number, flags, prepared)
         self.link.accept(output)
         if self.link.ack_due:
             self._acknowledge()

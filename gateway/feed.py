@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gateway.frames import decode_payload
 from gateway.journal import OutputRecord
-from gateway.messages import is_reply, payload_to_legacy, payload_to_v1, read_header
+from gateway.messages import is_reply, payload_to_legacy, read_header, v1_pieces
 
 # Bytes on their way to one client before its feed turns to the journal.
 WINDOW = 4 << 20
@@ -35,12 +35,12 @@ class Delivery:
         return read_header(decode_payload(self.payload)[1][1]).session
 
     @cached_property
-    def v1(self) -> bytes | None:
-        return payload_to_v1(self.payload)
+    def v1(self) -> tuple[bytes, memoryview] | None:
+        return v1_pieces(self.payload)
 
     @cached_property
-    def resumable(self) -> bytes | None:
-        return payload_to_v1(self.payload, b"\x01" + self.cursor.to_bytes(8, "big"))
+    def resumable(self) -> tuple[bytes, memoryview] | None:
+        return v1_pieces(self.payload, b"\x01" + self.cursor.to_bytes(8, "big"))
 
     @cached_property
     def legacy(self) -> str | bytes | None:

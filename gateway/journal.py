@@ -21,6 +21,8 @@ from gateway import durable
 from gateway.records import RecordLog, Segment
 
 MB = 1_000_000
+# Of a message (bytes): what takes so long to write that everything else must not wait for it.
+LARGE = 16 * MB
 # cursor, epoch, seq, applied, request, flags
 _OUTPUT = struct.Struct(">QIQQQB")
 # number, flags
@@ -89,14 +91,24 @@ class OutputLog:
         applied: int = 0,
         request: int = 0,
         flags: int = 0,
+        prepared: Path | None = None,
     ) -> int:
-        """Keep a message; its cursor. Raises `JournalFull`."""
+        """Keep a message, which was perhaps `prepare`d; its cursor. Raises `JournalFull`."""
         cursor = self.last + 1
         meta = _OUTPUT.pack(cursor, *stamp, applied, request, flags)
-        self._log.append(cursor, [meta, payload])
+        if prepared is None:
+            self._log.append(cursor, [meta, payload])
+        else:
+            self._log.append_prepared(cursor, meta, payload, prepared)
         self.last = cursor
         self.trim()
         return cursor
+
+    def prepare(self, payload: bytes | memoryview) -> Path:
+        """Write a message of more than `LARGE` bytes down ahead of `append`, of which little is
+        left to do then; one at a time, in any thread. Raises `JournalFull`.
+        """
+        return self._log.prepare(_OUTPUT.size, payload)
 
     def trim(self) -> None:
         """Let go of the oldest, where there is more than is kept and nobody has to read them."""

@@ -144,8 +144,14 @@ def summary_of(msg_type: str, content: Bytes) -> str:
 # -- v1.kernel.websocket.jupyter.org ---------------------------------------------------------------
 
 
-def payload_to_v1(payload: Bytes, prefix: bytes = b"") -> bytes | None:
-    """A WebSocket frame, after `prefix`; None for what clients don't get (events)."""
+def payload_to_v1(payload: Bytes) -> bytes | None:
+    """A WebSocket frame; None for what clients don't get (events)."""
+    pieces = v1_pieces(payload)
+    return None if pieces is None else b"".join(pieces)
+
+
+def v1_pieces(payload: Bytes, prefix: bytes = b"") -> tuple[bytes, memoryview] | None:
+    """As `payload_to_v1`, after `prefix`, and of the message itself no copy is made."""
     channel = payload[0]
     if channel == EVENT:
         return None
@@ -155,7 +161,7 @@ def payload_to_v1(payload: Bytes, prefix: bytes = b"") -> bytes | None:
     offsets = [start, *accumulate(sizes, initial=start + len(name))]
     head = struct.pack(f"<{count + 1}Q", count, *offsets)
     # In both forms the parts are one after the other.
-    return b"".join((prefix, head, name, memoryview(payload)[3 + 8 * len(sizes) :]))
+    return b"".join((prefix, head, name)), memoryview(payload)[3 + 8 * len(sizes) :]
 
 
 def v1_to_payload(frame: Bytes) -> bytes:

@@ -26,6 +26,7 @@ _HEAD = struct.Struct(">II")
 _NUMBER = struct.Struct(">Q")
 # One entry of the sparse index per this many bytes.
 _STRIDE = 1 << 16
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Segment:
@@ -57,6 +58,7 @@ class RecordLog:
         self._closed = False
         self.size = 0
         """Bytes in all segments."""
+        (directory / f"{prefix}.large").unlink(missing_ok=True)
         for path in sorted(directory.glob(f"{prefix}-*.log")):
             self.segments.append(Segment(path, int(path.stem.rpartition("-")[2])))
 
@@ -110,7 +112,7 @@ class RecordLog:
         except OSError as error:
             if self._fd >= 0:
                 os.ftruncate(self._fd, self.segments[-1].size)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in _FULL:
                 raise JournalFull(f"The journal cannot be written: {error.strerror}.") from error
             raise
         at = segment.size
@@ -118,6 +120,46 @@ class RecordLog:
         self.size += _HEAD.size + length
         segment.note(number, at)
         return segment, at
+
+    def prepare(self, ahead: int, tail: bytes | memoryview) -> Path:
+        """Write most of a large record to a file of its own, `ahead` bytes of it left out; may be
+        called in another thread. Raises `JournalFull`.
+        """
+        path = self.directory / f"{self.prefix}.large"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.lseek(fd, len(MAGIC) + _HEAD.size + ahead, os.SEEK_SET)
+                _write_all(fd, [tail])
+            finally:
+                os.close(fd)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.errno in _FULL:
+                raise JournalFull(f"The journal cannot be written: {error.strerror}.") from error
+            raise
+        return path
+
+    def append_prepared(
+        self, number: int, ahead: bytes, tail: bytes | memoryview, prepared: Path
+    ) -> None:
+        """Have the record of `prepare` as a segment of its own; what was left out is `ahead`."""
+        path = self.directory / f"{self.prefix}-{number:020d}.log"
+        head = _HEAD.pack(len(ahead) + len(tail), zlib.crc32(tail, zlib.crc32(ahead)))
+        fd = os.open(prepared, os.O_WRONLY)
+        try:
+            os.pwrite(fd, MAGIC + head + ahead, 0)
+        finally:
+            os.close(fd)
+        prepared.rename(path)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        segment = Segment(path, number)
+        segment.note(number, segment.size)
+        segment.size += _HEAD.size + len(ahead) + len(tail)
+        self.size += segment.size
+        self.segments.append(segment)
 
     def _open(self, number: int) -> None:
         """Make the last segment writable; begin another one if it is full."""

@@ -170,15 +170,13 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         self.close(4404, "The kernel was shut down.")
 
     def _deliver(self, delivery: Delivery) -> tuple[Any, int] | None:
-        if self._protocol == RESUMABLE:
-            message: str | bytes | None = delivery.resumable
-        elif self._protocol == V1:
-            message = delivery.v1
-        else:
+        if self._protocol == "":
             message = delivery.legacy
-        if message is None:
+            return None if message is None else (self._write(message), len(message))
+        pieces = delivery.resumable if self._protocol == RESUMABLE else delivery.v1
+        if pieces is None:
             return None
-        return self._write(message), len(message)
+        return self._writer.write_pieces(*pieces), len(pieces[0]) + len(pieces[1])
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
         return self._writer.write(message)

@@ -23,7 +23,7 @@ class FrameWriter:
 
     def __init__(self, stream: IOStream) -> None:
         self._stream = stream
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | memoryview] = []
         self._bytes = 0
         self._written: asyncio.Future[None] | None = None
 
@@ -31,15 +31,23 @@ class FrameWriter:
         """Send a message; done when it is handed to the operating system, with
         `StreamClosedError` when it never is.
         """
-        kind = _TEXT if isinstance(message, str) else _BINARY
-        data = message.encode() if isinstance(message, str) else message
+        if isinstance(message, str):
+            return self._write(_TEXT, b"", message.encode())
+        return self._write(_BINARY, b"", message)
+
+    def write_pieces(self, begin: bytes, rest: bytes | memoryview) -> asyncio.Future[None]:
+        """As `write`, of a binary message in two pieces."""
+        return self._write(_BINARY, begin, rest)
+
+    def _write(self, kind: int, begin: bytes, rest: bytes | memoryview) -> asyncio.Future[None]:
         if self._written is None:
             loop = asyncio.get_running_loop()
             self._written = loop.create_future()
             loop.call_soon(self.flush)
         written = self._written
-        self._waiting += (_head(kind, len(data)), data)
-        self._bytes += len(data)
+        size = len(begin) + len(rest)
+        self._waiting += (_head(kind, size) + begin, rest)
+        self._bytes += size
         if self._bytes >= _AT_ONCE:
             self.flush()
         return written
@@ -49,7 +57,7 @@ class FrameWriter:
         waiting, written = self._waiting, self._written
         if written is None:
             return
-        large = waiting.pop() if len(waiting[-1]) >= _AT_ONCE else b""
+        large: bytes | memoryview = waiting.pop() if len(waiting[-1]) >= _AT_ONCE else b""
         self._waiting, self._bytes, self._written = [], 0, None
         try:
             done = self._stream.write(b"".join(waiting))

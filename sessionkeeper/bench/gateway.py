@@ -6,7 +6,6 @@ First cells through all hops, beside stock servers; then hundreds of links as ke
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from contextlib import suppress
@@ -27,6 +26,23 @@ from sessionkeeper.up.terminal import Terminal
 __all__ = ["measure"]
 
 MB = 1_000_000
+FIGURES = (
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "stream_mb_per_s",
+    "stream_lost",
+    "message_50mb_mb_per_s",
+    "message_200mb_mb_per_s",
+    "idle400_rss_mb",
+    "idle400_cpu_percent",
+    "fanin_lost",
+    "fanin_p99_ms",
+    "gateway_restart_s",
+    "replay_100k_s",
+    "ui_rss_mb",
+)
+"""In the order in which they are told."""
+
 MOST_RUNS = 3
 """Of each that takes seconds."""
 
@@ -35,9 +51,10 @@ MESSAGES = (50, 200)
 REPLAYED = 100_000
 IDLE, BUSY = 400, 100
 RATE, FOR = 5000.0, 60.0
-_WATCHED = 10.0
-_SILENT = 15.0
-"""Seconds after which a server that says nothing has lost what is missing."""
+_SETTLED, _WATCHED, _FLOWING = 5.0, 10.0, 3.0
+_SILENT, _LONG_SILENT = 15.0, 60.0
+"""Seconds after which a server that says nothing has lost what is missing: of many
+messages, of a large one."""
 
 _STREAM = f"""\
 import sys
@@ -77,9 +94,8 @@ async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
         await stack.rest()
         figures["ui_rss_mb"].peers["jupyter-server"] = resident_mb(stack.pid)
     async with load.rig(terminal) as rig:
-        for name, value in (await _under_load(terminal, rig)).items():
-            figures[name] = Figure(name, runs=[value], must=REQUIRED.get(name))
-    return list(figures.values()), runtime
+        await _under_load(terminal, rig, figures)
+    return [figures[name] for name in FIGURES], runtime
 
 
 # -- through all hops ------------------------------------------------------------------------------
@@ -139,7 +155,7 @@ async def _one_message(kernel: Kernel, size: int) -> float | None:
         await kernel.run("pass")
         began = time.perf_counter()
         request = await kernel.execute(_SHOW.format(size))
-        async for message in kernel.messages(request, _SILENT):
+        async for message in kernel.messages(request, _LONG_SILENT):
             if message.type == "display_data":
                 whole = len(message.content["data"]["text/plain"]) == size
                 return size / MB / (message.at - began) if whole else None
@@ -179,10 +195,10 @@ async def _replay(terminal: Terminal, system: System) -> float | None:
         expected = 0
         async with tab_opened() as tab:
             while expected < REPLAYED:
-                async with asyncio.timeout(_SILENT):
+                async with asyncio.timeout(_LONG_SILENT):
                     received = decode(await tab.recv(), binary=False)
-                kind, content = received.open()
-                if kind != "stream":
+                _, content = received.open()
+                if content.get("name") != "stdout":
                     continue
                 for line in content["text"].split():
                     if int(line) != expected:
@@ -210,43 +226,51 @@ async def _ui_resident(system: System) -> float:
 # -- links as kernels ------------------------------------------------------------------------------
 
 
-async def _under_load(terminal: Terminal, rig: Rig) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    with terminal.step(f"{IDLE} idle kernels"):
-        await rig.grow(IDLE)
-        await asyncio.sleep(5.0)  # the first checkpoint is over
-        before = rig.cpu_seconds()
-        await asyncio.sleep(_WATCHED)
-        found["idle400_rss_mb"] = resident_mb(rig.pid)
-        found["idle400_cpu_percent"] = (rig.cpu_seconds() - before) / _WATCHED * 100
-    terminal.say(f"  {json.dumps(found)}")
-    with terminal.step(f"{RATE:.0f} messages per second of {BUSY} kernels"):
-        await rig.shrink(BUSY)
-        found |= await _fan_in(rig)
-    terminal.say(f"  lost {found['fanin_lost']}, p99 {found['fanin_p99_ms']} ms")
-    with terminal.step("the gateway is killed meanwhile"):
-        found["gateway_restart_s"] = await _restart(rig)
-    terminal.say(f"  {found['gateway_restart_s']} s")
-    return found
+async def _under_load(terminal: Terminal, rig: Rig, figures: dict[str, Figure]) -> None:
+    steps = (
+        (f"{IDLE} idle kernels", _idle, ("idle400_rss_mb", "idle400_cpu_percent")),
+        (f"{RATE:.0f} messages per second", _fan_in, ("fanin_lost", "fanin_p99_ms")),
+        ("the gateway is killed meanwhile", _restart, ("gateway_restart_s",)),
+    )
+    for title, step, names in steps:
+        failures: list[str] = []
+        found: tuple[float | None, ...] = (None,) * len(names)
+        with terminal.step(title):
+            try:
+                found = await step(rig)
+            except RunFailed as error:
+                failures = [str(error)]
+        for name, value in zip(names, found, strict=True):
+            figures[name] = Figure(name, [value], failures=failures, must=REQUIRED.get(name))
+        terminal.say(f"  {failures or dict(zip(names, found, strict=True))}")
 
 
-async def _fan_in(rig: Rig) -> dict[str, float | None]:
+async def _idle(rig: Rig) -> tuple[float, ...]:
+    """Resident memory, 10**6 bytes, and CPU, percent of a core, of the gateway."""
+    await rig.grow(IDLE)
+    await asyncio.sleep(_SETTLED)
+    before = rig.cpu_seconds()
+    await asyncio.sleep(_WATCHED)
+    return resident_mb(rig.pid), (rig.cpu_seconds() - before) / _WATCHED * 100
+
+
+async def _fan_in(rig: Rig) -> tuple[float, ...]:
+    """Messages that did not come, and the 99th percentile of the milliseconds that one took."""
+    await rig.shrink(BUSY)
     counted(rig.readers)
     await rig.say(RATE)
     await asyncio.sleep(FOR)
-    said = await rig.say(0)
-    await rig.all_here(said)
+    await rig.all_here(await rig.say(0))
     seen = counted(rig.readers)
-    if seen["twice"]:
-        raise RunFailed(f"{seen['twice']} messages came twice")
-    return {"fanin_lost": seen["lost"], "fanin_p99_ms": percentile(seen["delays"], 99)}
+    if seen.twice:
+        raise RunFailed(f"{seen.twice} messages came twice")
+    return seen.lost, percentile(seen.delays, 99)
 
 
-async def _restart(rig: Rig) -> float | None:
-    """Seconds from SIGKILL until every client has had something that was said after it; None when
-    something was lost, or came twice."""
+async def _restart(rig: Rig) -> tuple[float, ...]:
+    """Seconds from SIGKILL until every client has had something that was said after it."""
     await rig.say(RATE)
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(_FLOWING)
     counted(rig.readers)
     await rig.kill_gateway()
     began = time.monotonic()
@@ -257,4 +281,6 @@ async def _restart(rig: Rig) -> float | None:
     taken = time.monotonic() - began
     await rig.all_here(await rig.say(0))
     seen = counted(rig.readers)
-    return None if seen["lost"] or seen["twice"] else taken
+    if seen.lost or seen.twice:
+        raise RunFailed(f"{seen.lost} messages were lost, {seen.twice} came twice")
+    return (taken,)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -22,16 +22,25 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from sessionkeeper.bench import stacks
 from sessionkeeper.bench.client import Server
 from sessionkeeper.bench.errors import RunFailed
-from sessionkeeper.nodes.processes import descendants
 from sessionkeeper.up.terminal import Terminal
 
-__all__ = ["Reader", "Rig", "resident_mb", "rig"]
+__all__ = ["Count", "Reader", "Rig", "counted", "resident_mb", "rig"]
 
 SECONDS = 60.0
 _PING = 1.5
 """As our UI server does, to notice a gateway that is gone."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Count(NamedTuple):
+    """What readers have had: messages that are missing, or came again, and milliseconds of each
+    from being said until it was here.
+    """
+
+    lost: int
+    twice: int
+    delays: list[float]
 
 
 class Reader:
@@ -216,22 +225,19 @@ async def rig(terminal: Terminal) -> AsyncIterator[Rig]:
             await one.end()
 
 
-def resident_mb(pid: int, *, all_below: bool = False) -> float:
-    """Resident memory of a process, 10**6 bytes; with `all_below` that of its descendants too."""
-    total = 0
-    for one in {pid} | (descendants(pid) if all_below else set()):
-        with suppress(OSError):
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1])
-    return total * os.sysconf("SC_PAGE_SIZE") / 1e6
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process, 10**6 bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def counted(readers: list[Reader]) -> dict[str, Any]:
+def counted(readers: list[Reader]) -> Count:
     """What all of them have had since the last time."""
-    found = {
-        "lost": sum(r.lost for r in readers),
-        "twice": sum(r.twice for r in readers),
-        "delays": [delay for r in readers for delay in r.delays],
-    }
+    found = Count(
+        sum(r.lost for r in readers),
+        sum(r.twice for r in readers),
+        [delay for r in readers for delay in r.delays],
+    )
     for reader in readers:
         reader.lost = reader.twice = 0
         reader.delays.clear()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionkeeper.errors import PortTaken, UsageError
+from sessionkeeper.ui.lean import leave_out
 
 __all__ = ["MAX_MESSAGE", "UiSettings", "run"]
 
@@ -62,6 +63,7 @@ def run(settings: UiSettings) -> None:
     """
     _check(settings)
     _isolate(settings.state)
+    leave_out()
     # Imported late: it takes half a second, and reads the environment set above.
     from jupyter_server.serverapp import ServerApp
 

@@ -32,6 +32,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from sessionkeeper.ui import frames
+from sessionkeeper.ui.asked import Asked
 from sessionkeeper.ui.positions import Position, Positions
 from sessionkeeper.ui.recorder import Recorder
 from sessionkeeper.ui.runs import is_answer, tag_request
@@ -58,6 +59,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         super().__init__(**kwargs)
         self._unacked: OrderedDict[int, bytes] = OrderedDict()
         self._number = 0
+        self._asked = Asked()
         self._unsent = asyncio.Event()
         self._sent = 0
         self._position: Position | None = None  # what this tab was sent
@@ -287,9 +289,12 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 frame if isinstance(frame, bytes) else frame.encode()
             )
             if kind == frames.MESSAGE:
+                self._asked.heard(payload)
                 await self._deliver(number, payload)
             elif kind == frames.ACK:
-                self._unacked.pop(number, None)
+                request = self._unacked.pop(number, None)
+                if request is not None:
+                    self._asked.acknowledged(number, request)
             else:
                 self._notice(json.loads(payload), welcomed)
             if self._gone and not self._unacked:
@@ -300,6 +305,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             self.log.warning("Kernel %s: a tab missed %s messages", self.kernel_id, notice["count"])
         if notice.get("event") != "welcome":
             return
+        if self._position is not None and self._position.journal != notice["journal"]:
+            again = {**self._asked.again(), **self._unacked}
+            self._unacked = OrderedDict(sorted(again.items()))
         self._position = Position(notice["journal"], notice["cursor"])
         if notice.get("missing") or notice.get("reset"):
             self.log.warning(
