@@ -19,6 +19,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.errors import UsageError
+from sessionkeeper.notices.names import parse_names
+from sessionkeeper.notices.policy import Policy, parse_policy
 from sessionkeeper.retention import DEFAULT, parse_retention
 
 __all__ = [
@@ -178,6 +180,8 @@ RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
 CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
 Keep = Annotated[Retention, _Parser(parse_retention)]
+NoticeNames = Annotated[tuple[str, ...], _Parser(lambda value: parse_names(str(value)))]
+OnlyWhen = Annotated[Policy, _Parser(lambda value: parse_policy(str(value)))]
 
 
 LAZY_ABOVE = 128 << 20
@@ -215,6 +219,8 @@ class UpSettings:
     cpu_baseline: CpuLevel = None
     """What the nodes' kernels use at most; None (`native`): all that their CPU has."""
     ui: Boolean = True
+    notices: NoticeNames = ("none",)
+    """For its nodes. They are all on this machine, and go with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +271,14 @@ class AgentSettings:
     """What kernels use at most, on all nodes of the pool; None (`native`): all that the CPU has."""
     cpu_most: CpuLevel = None
     """Treat this node as if its CPU had that level and nothing more; None (`native`): as it is."""
+    notices: NoticeNames = ("auto",)
+    """Who gives notice that this node will go: see `sessionkeeper.notices.choice`."""
+    metadata_url: OptionalText = None
+    """The cloud's metadata service, where that is not at its usual address."""
+    grace: Seconds = 30.0
+    """After SIGTERM, if `signal` is one of `notices`."""
+    only_when: OnlyWhen = Policy()  # noqa: RUF009
+    """When sessions may be here, by its owner's wish: see `sessionkeeper.notices.policy`."""
     ready_fd: Descriptor = None
     """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
 

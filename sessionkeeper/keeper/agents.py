@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -11,6 +12,9 @@ from gateway.errors import Fenced, KernelNotFound
 from gateway.kernels import Kernels
 from gateway.observer import KernelExit
 from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.notices import word_of
+
+log = logging.getLogger(__name__)
 
 
 class NodeConnection(AgentConnection):
@@ -42,6 +46,12 @@ class NodeAgents(Agents):
         if event.get("event") == "heartbeat":
             self._nodes.heard(node)
             connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
+        elif event.get("event") == "notice":
+            word = word_of(event)
+            if word is None:
+                log.warning("%s gave a notice without sense: %s", node.name, event)
+            else:
+                self._nodes.noticed(node, word)
         elif event.get("event") == "kernel_gone" and event["kernel_id"] in self._kernels:
             channel = self._kernels.channel(event["kernel_id"])
             if channel.attached == event["epoch"]:
