@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
 
-from sessionkeeper.notices.aws import Aws
-from sessionkeeper.notices.azure import Azure
+from sessionkeeper.errors import UsageError
 from sessionkeeper.notices.detect import detected
-from sessionkeeper.notices.google import Google
-from sessionkeeper.notices.kubernetes import KubernetesWatch
-from sessionkeeper.notices.logind import LogindSource
-from sessionkeeper.notices.metadata import LINK_LOCAL
 from sessionkeeper.notices.notice import NoticeSource
-from sessionkeeper.notices.owner import Owner
 from sessionkeeper.notices.policy import Policy
 from sessionkeeper.notices.signals import Signal
 from sessionkeeper.notices.together import Together
@@ -36,18 +31,43 @@ def choose(
     ``metadata``: where the cloud's service answers, if not where it always does; ``grace``: seconds
     after SIGTERM, when ``stop`` is called.
     """
-    if names == ("auto",):
+    asked = names != ("auto",)
+    if not asked:
         names = tuple(detected())
         log.info("notices: %s", ", ".join(names) or "none that this machine has")
-    base = metadata or LINK_LOCAL
-    makers: dict[str, Callable[[], list[NoticeSource]]] = {
-        "aws": lambda: [Aws(base)],
-        "google": lambda: [Google(base)],
-        "azure": lambda: [Azure(base)],
-        "kubernetes": lambda: [KubernetesWatch("pod"), KubernetesWatch("node")],
-        "logind": lambda: [LogindSource()],
-        "signal": lambda: [Signal(grace, stop)],
-        "none": list,
-    }
-    sources = [one for name in names for one in makers[name]()]
-    return Together([*sources, Owner(policy)] if policy else sources)
+    sources: list[NoticeSource] = []
+    for name in names:
+        try:
+            sources += _made(name, metadata, grace, stop)
+        except UsageError as error:
+            if asked:
+                raise
+            log.warning("%s (%s)", error, error.hint)  # nobody asked for it
+    if policy:
+        from sessionkeeper.notices.owner import Owner
+
+        sources.append(Owner(policy))
+    return Together(sources)
+
+
+def _made(
+    name: str, metadata: str | None, grace: float, stop: Callable[[], object]
+) -> list[NoticeSource]:
+    # Imported where they are wanted: HTTP and D-Bus cost 8 MB of memory on every node.
+    if name in ("aws", "google", "azure"):
+        module = import_module(f"sessionkeeper.notices.{name}")
+        kind = getattr(module, name.capitalize())
+        return [kind(metadata) if metadata else kind()]
+    if name == "kubernetes":
+        try:
+            from sessionkeeper.notices.kubernetes import KubernetesWatch
+        except ImportError as error:
+            hint = "pip install 'sessionkeeper[kubernetes]', or leave it out of --notices"
+            raise UsageError(f"--notices kubernetes: {error}", hint=hint) from None
+
+        return [KubernetesWatch("pod"), KubernetesWatch("node")]
+    if name == "logind":
+        from sessionkeeper.notices.logind import LogindSource
+
+        return [LogindSource()]
+    return [Signal(grace, stop)] if name == "signal" else []

@@ -19,6 +19,9 @@ from pathlib import Path
 from time import time
 from typing import Any, Literal
 
+from aiohttp import ClientError
+from kubernetes.aio import client, config, watch
+
 from sessionkeeper.agent.ledger import clock
 from sessionkeeper.notices.metadata import instant
 from sessionkeeper.notices.notice import Notice, SourceFailed
@@ -136,9 +139,6 @@ class KubernetesWatch:
         self._held: dict[str, Notice] = {}
 
     async def watch(self) -> AsyncIterator[frozenset[Notice]]:
-        from aiohttp import ClientError
-        from kubernetes.aio import client, config
-
         place = self._place()
         settings = client.Configuration()
         try:
@@ -180,8 +180,6 @@ class KubernetesWatch:
     async def _objects(
         self, core: Any, name: str, namespace: str
     ) -> AsyncIterator[Mapping[str, Any]]:
-        from kubernetes.aio import client, watch
-
         asking = {
             "field_selector": f"metadata.name={name}",
             "timeout_seconds": WATCH_SECONDS,
