@@ -171,7 +171,9 @@ class KubernetesWatch:
             raise SourceFailed(
                 f"the Kubernetes API does not answer: {error or repr(error)}"
             ) from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except SourceFailed:
+            raise
+        except Exception as error:  # the client has no error of its own for what it cannot read
             raise SourceFailed(f"the Kubernetes API answered nonsense: {error!r}") from None
 
     async def drained(self) -> None:
@@ -185,8 +187,9 @@ class KubernetesWatch:
             "timeout_seconds": WATCH_SECONDS,
             "_request_timeout": WATCH_SECONDS + SLACK_SECONDS,
         }
-        gone = False
+        barren = False
         while True:
+            heard = False
             async with watch.Watch() as stream:  # type: ignore[no-untyped-call]
                 if self._kind == "pod":
                     events = stream.stream(core.list_namespaced_pod, namespace, **asking)
@@ -194,14 +197,15 @@ class KubernetesWatch:
                     events = stream.stream(core.list_node, **asking)
                 try:
                     async for event in events:
-                        gone = False
+                        heard = True
                         if event["type"] in ("ADDED", "MODIFIED"):
                             yield event["raw_object"]
                 except client.ApiException as error:
-                    # Too old a version, once in a while, is how a watch ends; over and over is not.
-                    if error.status != 410 or gone:
+                    if error.status != 410:
                         raise
-                    gone = True
+            if barren and not heard:  # each begins with what there is: 410 comes once in a while
+                raise SourceFailed(f"the Kubernetes API says nothing of {self._kind} {name}")
+            barren = not heard
 
     def _notices(self, found: Mapping[str, Any]) -> dict[str, Notice]:
         return of_pod(found, _unix_to_clock) if self._kind == "pod" else of_node(found)

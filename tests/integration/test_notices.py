@@ -1,4 +1,4 @@
-"""A node is told that it will go, by a metadata service on a socket, and says so to the gateway: what
+"""A node is told that it will go, by a metadata service on a socket, and tells the gateway: what
 runs on it moves, and the user reads why.
 """
 
@@ -79,7 +79,9 @@ async def test_a_spot_node_that_aws_takes_back_drains_and_the_user_reads_why(
         cloud.peer = address_of(spot, source)
         await cloud.give(120)
         [words] = (await told)["warnings"]
-        match = re.fullmatch(rf"{source} goes in (\d+) s \(AWS takes the spot instance back\)", words)
+        match = re.fullmatch(
+            rf"{source} goes in (\d+) s \(AWS takes the spot instance back\)", words
+        )
         assert match, words
         assert 110 <= int(match[1]) <= 120
         moved = await spot.until(lambda s: s["state"] == "running" and s["node"] == target)

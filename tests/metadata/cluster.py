@@ -22,7 +22,6 @@ class ClusterService(Service):
         self.version = 100
         self.gone = 0
         self.cut = 0
-        self.watches = 0
         self.lines: list[str] = []
         """Sent in place of events, when there are any."""
         spec = {"containers": [], "nodeName": NODE, "terminationGracePeriodSeconds": 20}
@@ -50,7 +49,6 @@ class ClusterService(Service):
         return Reply(lines=self._watch(kind))
 
     async def _watch(self, kind: str) -> AsyncIterator[str]:
-        self.watches += 1
         if self.lines:
             for line in self.lines:
                 yield line

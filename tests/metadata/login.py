@@ -44,7 +44,7 @@ class Manager(ServiceInterface):
         self.inhibitors[ours] = (what, mode)
         loop = asyncio.get_running_loop()
         loop.add_reader(ours, self._released, ours)
-        loop.call_later(0.5, _close, theirs)  # the library has sent a duplicate of it by then
+        loop.call_later(0.1, _close, theirs)  # the library has sent a duplicate of it by then
         self._tell()
         return theirs
 
