@@ -315,6 +315,13 @@ class Nodes:
                 node.connection.close("your lease is over")
             self._changed(node)
 
+    def _notice_of(self, node: Node) -> str | None:
+        """What is read of it now, with the seconds that are left now."""
+        if node.gone.done():
+            return None
+        leaving = self._notices.leaving(node.name, node.hello.get("instance"))
+        return leaving.words(node.name) if leaving else node.notice
+
     def report(self) -> list[dict[str, Any]]:
         """Return what ``GET /api/sessionkeeper/nodes`` says."""
         now = asyncio.get_running_loop().time()
@@ -329,8 +336,7 @@ class Nodes:
                 "cpu_baseline": n.hello.get("cpu_baseline"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
-                "notice": n.notice,
-                "leaves_at": time.time() + n.leaves_at - now if n.draining else None,
+                "notice": self._notice_of(n),
             }
             for n in self._nodes.values()
         ]
