@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
@@ -136,6 +137,17 @@ def _text(value: object) -> str:
     return text
 
 
+def _url(value: object) -> str:
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("is no URL as http://169.254.169.254")
+
+
 def _boolean(value: object) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     try:
@@ -162,6 +174,7 @@ NodeCount = Annotated[int, _Parser(_whole(1, 60))]
 Port = Annotated[int, _Parser(_whole(1, 65535))]
 Descriptor = Annotated[int | None, _Parser(_whole(0, 1 << 20))]
 Text = Annotated[str, _Parser(_text)]
+OptionalUrl = Annotated[str | None, _Parser(_url)]
 OptionalText = Annotated[str | None, _Parser(_text)]
 Secret = Annotated[str, _Parser(_text, secret=True)]
 FilePath = Annotated[Path, _Parser(_path)]
@@ -273,7 +286,7 @@ class AgentSettings:
     """Treat this node as if its CPU had that level and nothing more; None (`native`): as it is."""
     notices: NoticeNames = ("auto",)
     """Who gives notice that this node will go: see `sessionkeeper.notices.choice`."""
-    metadata_url: OptionalText = None
+    metadata_url: OptionalUrl = None
     """The cloud's metadata service, where that is not at its usual address."""
     grace: Seconds = 30.0
     """After SIGTERM, if `signal` is one of `notices`."""

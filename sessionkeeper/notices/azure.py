@@ -90,9 +90,7 @@ class Azure:
             held = {str(one.get("EventId")): self._notice(one) for one in mine}
             # What follows must not be lost if one of them could not be read.
             self._held, self._incarnation = held, incarnation
-            self._scheduled = {
-                str(one.get("EventId")) for one in mine if one.get("EventStatus") == "Scheduled"
-            }
+            self._scheduled = {str(one.get("EventId")) for one in mine if _may_begin(one)}
         return frozenset(self._held.values())
 
     def _notice(self, event: Mapping[str, Any]) -> Notice:
@@ -113,3 +111,9 @@ class Azure:
                 raise SourceFailed(f"Azure did not say which VM this is ({answer.status})")
             self._vm = answer.text.strip()
         return any(str(one).lower() == self._vm.lower() for one in resources)
+
+
+def _may_begin(event: Mapping[str, Any]) -> bool:
+    # An event of several VMs begins for all of them: the others may not be empty yet.
+    alone = len(event.get("Resources") or []) == 1
+    return alone and event.get("EventStatus") == "Scheduled"

@@ -324,7 +324,7 @@ class AzureService(Service):
         await self.tell()
 
     async def schedule(
-        self, kind: str, seconds: float, resource: str = NAME, event_id: str = "f020ba2e"
+        self, kind: str, seconds: float, *resources: str, event_id: str = "f020ba2e"
     ) -> None:
         when = format_datetime(self.now() + timedelta(seconds=seconds), usegmt=True)
         self.events.append(
@@ -333,7 +333,7 @@ class AzureService(Service):
                 "EventStatus": "Scheduled",
                 "EventType": kind,
                 "ResourceType": "VirtualMachine",
-                "Resources": [resource],
+                "Resources": list(resources or [self.NAME]),
                 "NotBefore": when,
                 "Description": "",
                 "EventSource": "Platform",

@@ -275,7 +275,7 @@ async def test_azure_event_says_what_happens_and_when(azure: Made, kind: str) ->
 
 async def test_azure_event_of_another_machine_is_none_of_ours(azure: Made) -> None:
     service, source = azure
-    await service.schedule("Reboot", 30, resource="FrontEnd_IN_7", event_id="other")
+    await service.schedule("Reboot", 30, "FrontEnd_IN_7", event_id="other")
     assert await said(source) == [frozenset()]
 
 
@@ -284,7 +284,7 @@ async def test_azure_is_told_that_it_may_begin_and_the_notice_stays_until_it_is_
 ) -> None:
     service, source = azure
     await service.schedule("Preempt", 30, event_id="mine")
-    await service.schedule("Reboot", 30, resource="FrontEnd_IN_7", event_id="other")
+    await service.schedule("Reboot", 30, "FrontEnd_IN_7", event_id="other")
     watching = source.watch()
     before = await anext(watching)
     await source.drained()
@@ -301,6 +301,17 @@ async def test_azure_is_told_that_it_may_begin_and_the_notice_stays_until_it_is_
     assert await asyncio.wait_for(waiting, PATIENCE) == frozenset()
     assert len(before) == 1
     await watching.aclose()
+
+
+async def test_azure_is_not_told_to_begin_where_that_would_end_other_machines_too(
+    azure: Made,
+) -> None:
+    service, source = azure
+    await service.schedule("Reboot", 30, "FrontEnd_IN_7", service.NAME)
+    [[notice]] = await said(source)
+    assert notice.reason == "Azure reboots the VM"
+    await source.drained()
+    assert service.started == []
 
 
 async def test_azure_event_that_has_started_already_leaves_no_time(azure: Made) -> None:
