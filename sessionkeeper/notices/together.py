@@ -33,6 +33,8 @@ class Together:
         self.sources = tuple(sources)
         self._first_pause = first_pause
         self._held: dict[str, frozenset[Notice]] = {}
+        self._asked: set[str] = set()
+        """Those that have answered, or failed."""
 
     async def watch(self) -> AsyncIterator[frozenset[Notice]]:
         changed = asyncio.Event()
@@ -41,8 +43,9 @@ class Together:
         try:
             while True:
                 now = frozenset().union(*self._held.values())
-                # Before any has answered, nothing is known; one that never does holds up nobody.
-                if now != said and (self._held or not self.sources):
+                # That there is none is known when all have been asked, not when the first one knows
+                # of none: whoever was told of a notice before would take it for withdrawn.
+                if now != said and (now or len(self._asked) == len(self.sources)):
                     said = now
                     yield now
                 await changed.wait()
@@ -71,21 +74,20 @@ class Together:
                         if said:
                             log.info("notices of %s arrive again", source.name)
                     self._held[source.name] = now
+                    self._asked.add(source.name)
                     changed.set()
                 raise SourceFailed("it has ended")
             except Exception as error:  # a source that has a bug must not take the others with it
                 worked = clock() - began if began is not None else 0.0
                 if not said or worked > QUIET:
                     unforeseen = None if isinstance(error, SourceFailed) else error
-                    hint = getattr(error, "hint", "")
-                    log.warning(
-                        "no notices of %s for now: %s (%s)",
-                        source.name,
-                        error,
-                        hint,
-                        exc_info=unforeseen,
-                    )
+                    what = str(error) or repr(error)
+                    hint = f" ({error.hint})" if isinstance(error, SourceFailed) else ""
+                    text = "no notices of %s for now: %s%s"
+                    log.warning(text, source.name, what, hint, exc_info=unforeseen)
                 said = True
+                self._asked.add(source.name)
+                changed.set()
                 asked_for = getattr(error, "retry_after", None) or 0.0
             jitter = random.uniform(0.5, 1.0)  # noqa: S311
             await asyncio.sleep(max(jitter * pause, min(asked_for, LONGEST_PAUSE)))

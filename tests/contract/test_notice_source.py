@@ -82,7 +82,10 @@ def of_owner(path: Path) -> Rig:
     return Rig(source, lambda: plug("0"), lambda: plug("1"), None, lambda: plug("1"))
 
 
-KINDS = ("aws", "google", "azure", "kubernetes node", "kubernetes pod", "logind", "owner", "all")
+KINDS = (
+    *("aws", "google", "azure", "kubernetes node", "kubernetes pod", "owner", "all"),
+    pytest.param("logind", marks=pytest.mark.needs("dbus")),
+)
 
 
 @pytest_asyncio.fixture(params=KINDS)

@@ -16,6 +16,7 @@ from sessionkeeper.notices.notice import Notice, SourceFailed
 from sessionkeeper.notices.owner import Owner
 from sessionkeeper.notices.policy import Policy
 
+pytestmark = pytest.mark.needs("dbus")
 PATIENCE = 20.0
 
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from metadata.service import CUT, AwsService, AzureService
+from metadata.service import CUT, HANG, AwsService, AzureService
 
 from sessionkeeper.agent.ledger import clock
 from sessionkeeper.errors import UsageError
@@ -105,6 +105,22 @@ async def test_a_source_that_fails_is_said_once_and_asked_again_and_its_notice_h
         await said.aclose()
 
 
+async def test_that_there_is_none_is_said_when_all_were_asked_and_a_notice_at_once() -> None:
+    async with AsyncExitStack() as stack:
+        aws = await stack.enter_async_context(AwsService().serve())
+        azure = await stack.enter_async_context(AzureService().serve())
+        azure.broken = HANG
+        both = Together([Aws(aws.url, every=0.02), Azure(azure.url)], first_pause=0.01)
+        said = both.watch()
+        waiting = asyncio.ensure_future(anext(said))
+        await azure.until(lambda: azure.hanging)
+        await aws.until(lambda: len(aws.requests) > 9)
+        assert not waiting.done()  # what Azure has to say is not known
+        await aws.give(120)
+        assert len(await asyncio.wait_for(waiting, PATIENCE)) == 1
+        await said.aclose()
+
+
 class Bug:
     """A source with a bug."""
 
@@ -127,6 +143,7 @@ class Bug:
 async def test_a_source_with_a_bug_takes_no_other_with_it() -> None:
     both = Together([Bug()], first_pause=0.01)
     said = both.watch()
+    assert await following(said) == frozenset()
     assert await following(said) == frozenset({SOON})
     await both.drained()  # raises nothing
     await said.aclose()
