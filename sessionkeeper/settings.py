@@ -15,10 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.errors import UsageError
+from sessionkeeper.notices.names import parse_names
+from sessionkeeper.notices.policy import Policy, parse_policy
 from sessionkeeper.retention import DEFAULT, parse_retention
 
 __all__ = [
@@ -134,6 +137,17 @@ def _text(value: object) -> str:
     return text
 
 
+def _url(value: object) -> str:
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("is no URL as http://169.254.169.254")
+
+
 def _boolean(value: object) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     try:
@@ -160,6 +174,7 @@ NodeCount = Annotated[int, _Parser(_whole(1, 60))]
 Port = Annotated[int, _Parser(_whole(1, 65535))]
 Descriptor = Annotated[int | None, _Parser(_whole(0, 1 << 20))]
 Text = Annotated[str, _Parser(_text)]
+OptionalUrl = Annotated[str | None, _Parser(_url)]
 OptionalText = Annotated[str | None, _Parser(_text)]
 Secret = Annotated[str, _Parser(_text, secret=True)]
 FilePath = Annotated[Path, _Parser(_path)]
@@ -179,6 +194,8 @@ RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
 CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
 Keep = Annotated[Retention, _Parser(parse_retention)]
+NoticeNames = Annotated[tuple[str, ...], _Parser(lambda value: parse_names(str(value)))]
+OnlyWhen = Annotated[Policy, _Parser(lambda value: parse_policy(str(value)))]
 
 
 LAZY_ABOVE = 128 << 20
@@ -219,6 +236,8 @@ class UpSettings:
     """A session in which nothing has run for so long is saved and its compute released; None: it
     keeps it."""
     ui: Boolean = True
+    notices: NoticeNames = ("none",)
+    """For its nodes. They are all on this machine, and go with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +291,14 @@ class AgentSettings:
     """What kernels use at most, on all nodes of the pool; None (`native`): all that the CPU has."""
     cpu_most: CpuLevel = None
     """Treat this node as if its CPU had that level and nothing more; None (`native`): as it is."""
+    notices: NoticeNames = ("auto",)
+    """Who gives notice that this node will go: see `sessionkeeper.notices.choice`."""
+    metadata_url: OptionalUrl = None
+    """The cloud's metadata service, where that is not at its usual address."""
+    grace: Seconds = 30.0
+    """After SIGTERM, if `signal` is one of `notices`."""
+    only_when: OnlyWhen = Policy()  # noqa: RUF009
+    """When sessions may be here, by its owner's wish: see `sessionkeeper.notices.policy`."""
     ready_fd: Descriptor = None
     """Where to say that the gateway accepted it: see `sessionkeeper.up.ready.announce`."""
 

@@ -80,6 +80,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "r": lambda: _kernel("ir"),
     "bash": lambda: _kernel("bash"),
     "rclone": lambda: "" if rclone() else "no rclone",
+    "dbus": lambda: _program("dbus-daemon"),
     "git": lambda: _program("git"),
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,

@@ -16,20 +16,28 @@ THREADS = 64
 
 
 def run(settings: AgentSettings) -> None:
-    """Offer this node to the gateway until SIGTERM."""
+    """Offer this node to the gateway until SIGTERM, or what that gives time for is done."""
     import uvloop
 
     from sessionkeeper.agent.agent import Agent
     from sessionkeeper.agent.offer import offer
+    from sessionkeeper.notices.choice import choose
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "agent"))
         agent = asyncio.current_task()
         assert agent is not None
+        notices = choose(
+            settings.notices,
+            settings.only_when,
+            metadata=settings.metadata_url,
+            grace=settings.grace,
+            stop=agent.cancel,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await Agent(settings, offer(settings)).run()
+            await Agent(settings, offer(settings), notices).run()
 
     uvloop.run(main())

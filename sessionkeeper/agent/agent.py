@@ -21,6 +21,7 @@ from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.addresses import Addresses, address_of
 from sessionkeeper.agent.blobs import ProxiedBlobs
+from sessionkeeper.agent.departure import Departure
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
@@ -32,6 +33,7 @@ from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.tenancy import Tenancy
 from sessionkeeper.agent.turns import SPARES, Turns, processors
 from sessionkeeper.errors import SessionkeeperError
+from sessionkeeper.notices.notice import NoticeSource
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
 
@@ -46,7 +48,7 @@ Method = Callable[..., Awaitable[Any]]
 class Agent:
     """One node's agent. :meth:`run` dials, serves and dials again until it is cancelled."""
 
-    def __init__(self, settings: AgentSettings, offer: Offer) -> None:
+    def __init__(self, settings: AgentSettings, offer: Offer, notices: NoticeSource) -> None:
         self._settings = settings
         self._offer = offer
         self._kernelspecs = Kernelspecs()
@@ -68,6 +70,7 @@ class Agent:
         self._at_work = Turns()
         self._turns: dict[str, asyncio.Lock] = {}
         self._disconnected = 0
+        self._departure = Departure(notices, self._tell, self._is_empty)
         self._methods: dict[str, Method] = {
             "session.open": self._open,
             "session.stage": self._stage,
@@ -88,6 +91,7 @@ class Agent:
         """Stay connected to the gateway; end everything when cancelled."""
         adopting = asyncio.create_task(self._adopt_all())
         guard = asyncio.create_task(self._guard_lease())
+        departing = asyncio.create_task(self._departure.run())
         delay = 0.05
         try:
             while True:
@@ -105,6 +109,7 @@ class Agent:
         finally:
             adopting.cancel()
             guard.cancel()
+            departing.cancel()
             await self._end_all("the agent stops")
 
     async def _connect_and_serve(self) -> None:
@@ -124,6 +129,7 @@ class Agent:
             self._frame(address, one)
         for tenancy in self._tenancies.values():
             tenancy.hosted.tell_gone()
+        self._departure.connected()
         announce(self._settings.ready_fd)
         beat = asyncio.create_task(self._beat(link))
         try:
@@ -161,6 +167,7 @@ class Agent:
             self._until = max(self._until, float(event["sent"]) + self._lease)
             self._ledger.granted(self._until)
             self._granted.set()
+            self._departure.leased(float(event["sent"]))
 
     def _nobody_is_there(self, asked: float) -> None:
         """The gateway's port was closed when we ``asked``: no gateway runs, so none has given our
@@ -222,11 +229,17 @@ class Agent:
 
         def gone(kernel_id: str) -> None:
             facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
-            if self._link is not None:
-                with contextlib.suppress(AgentGone):
-                    self._link.send_event({"event": "kernel_gone", **facts})
+            self._tell({"event": "kernel_gone", **facts})
 
         return gone
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._link is not None:
+            with contextlib.suppress(AgentGone):
+                self._link.send_event(event)
+
+    def _is_empty(self) -> bool:
+        return not self._tenancies and not any(turn.locked() for turn in self._turns.values())
 
     def _turn(self, session: str) -> asyncio.Lock:
         """Whoever opens or closes a session on this node: one after the other."""

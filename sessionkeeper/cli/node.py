@@ -32,6 +32,8 @@ def list_nodes(arguments: Namespace) -> int:
             f"{node['name']:<12} {node['state']:<9} {node['runtime'] or '-':<10}"
             f" {node['tier'] or '-':<10} {node['cpu_level'] or '-':<10} {seen:<10} {sessions}"
         )
+    for notice in (node["notice"] for node in found if node.get("notice")):
+        print(notice)
     return 0
 
 

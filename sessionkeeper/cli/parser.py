@@ -189,6 +189,7 @@ _UP_FLAGS = {
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
+    "--notices": ("NAMES", "who says that its nodes will go: none, auto, aws,logind,... (none)"),
     "--config": ("FILE", "settings as TOML, in the table [up]"),
 }
 
@@ -228,6 +229,10 @@ _AGENT_FLAGS = {
         "x86-64-v2, -v3 or -v4: what the pool's kernels use at most (native)",
     ),
     "--cpu-most": ("LEVEL", "treat this node's CPU as one of that level (native)"),
+    "--notices": ("NAMES", "who says that it will go: auto, none, aws,logind,... (auto)"),
+    "--metadata-url": ("URL", "the cloud's metadata service (http://169.254.169.254)"),
+    "--grace": ("TIME", "what is left after SIGTERM, with the notice `signal` (30s)"),
+    "--only-when": ("WHEN", "offer it plugged-in, away, night or 22:00-07:00 only (always)"),
     "--ready-fd": ("N", "descriptor to write a line to when the gateway accepted it"),
     "--config": ("FILE", "settings as TOML, in the table [agent]"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -10,7 +11,10 @@ from gateway.auth import check_token
 from gateway.errors import Fenced, KernelNotFound
 from gateway.observer import KernelExit
 from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.notices import word_of
 from sessionkeeper.keeper.sessions import Sessions
+
+log = logging.getLogger(__name__)
 
 
 class NodeConnection(AgentConnection):
@@ -43,6 +47,12 @@ class NodeAgents(Agents):
             self._nodes.heard(node)
             node.beat = event["sent"]
             connection.send_event({"event": "lease", "sent": event["sent"], "seconds": node.lease})
+        elif event.get("event") == "notice":
+            word = word_of(event)
+            if word is None:
+                log.warning("%s gave a notice without sense: %s", node.name, event)
+            else:
+                self._nodes.noticed(node, word)
         elif event.get("event") == "kernel_gone" and event["session"] in node.hosting:
             kept, kernel_id = self._sessions.find(event["session"]), event["kernel_id"]
             if kept is not None and kernel_id in kept.kernels:

@@ -180,6 +180,7 @@ class SessionKeeper:
             self._incarnations.attach(here)
             if node.suspect:
                 self._presence.in_background(self._stage_elsewhere(node))
+            self.status.warn("notice", node.notice)
         elif hosts and not self.is_on(node):
             epoch = int(node.hello["sessions"][self.session])
             self._presence.in_background(self._incarnations.close_on(node, epoch))
@@ -358,6 +359,7 @@ class SessionKeeper:
             node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine
         )
         self._show("running")
+        self.status.warn("notice", node.notice)
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
         if self._opening.store_is_away:
@@ -467,6 +469,7 @@ class SessionKeeper:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""
         here, self._presence.here = self._presence.here, None
         self._epochs.place(None)
+        self.status.warn("notice", None)
         if here is not None:
             self._incarnations.end(here)
             self._presence.in_background(self._incarnations.close_on(here.node, here.epoch))

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from gateway.errors import GatewayError
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
-from sessionkeeper.keeper.notices import Notices
+from sessionkeeper.keeper.notices import Leaving, Notices, Word
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class Node:
     draining: bool = False
     leaves_at: float = 0.0
     """When it will be gone, in the event loop's time, while it is draining."""
+    notice: str | None = None
+    """Why it goes, and in how many seconds from when that was heard, if it said so itself."""
     suspect: bool = False
     gone: asyncio.Future[None] = field(default_factory=lambda: asyncio.Future())
     hosting: set[str] = field(default_factory=set)
@@ -220,26 +222,48 @@ class Nodes:
             node.hello = hello
             node.connect(connection)
         self.heard(node)
-        left = self._notices.left(name, hello.get("instance"))
-        if left is not None and not node.draining:
-            self._leaves(node, left)
+        leaving = self._notices.leaving(name, hello.get("instance"))
+        if leaving is not None and not node.draining:
+            self._leaves(node, leaving)
         self._changed(node)
         return node
 
     def drain(self, node: Node, seconds: float) -> None:
         """The node leaves in so many seconds; nothing new is placed there."""
         self._notices.give(node.name, node.hello.get("instance"), seconds)
-        self._leaves(node, seconds)
+        self._count(node)
 
     def uncordon(self, node: Node) -> None:
-        """The notice is withdrawn."""
+        """All notices are withdrawn."""
         self._notices.withdraw(node.name)
-        node.draining = False
+        self._count(node)
         self._changed(node)
 
-    def _leaves(self, node: Node, seconds: float) -> None:
+    def noticed(self, node: Node, word: Word) -> None:
+        """The node says that it goes, may go, or stays, which it does each time it connects."""
+        before = (node.draining, node.notice)
+        if word.seconds is None:
+            self._notices.withdraw(node.name, by="node")
+        else:
+            instance = node.hello.get("instance")
+            self._notices.give(node.name, instance, word.seconds, word.reason, by="node")
+        self._count(node)
+        if word.reason and word.seconds is None and not node.draining:
+            node.notice = f"{node.name} may go soon ({word.reason})"
+        if (node.draining, node.notice) != before or node.draining:
+            self._changed(node)
+
+    def _count(self, node: Node) -> None:
+        leaving = self._notices.leaving(node.name, node.hello.get("instance"))
+        if leaving is not None:
+            self._leaves(node, leaving)
+        else:
+            node.draining, node.notice = False, None
+
+    def _leaves(self, node: Node, leaving: Leaving) -> None:
         node.draining = True
-        node.leaves_at = asyncio.get_running_loop().time() + seconds
+        node.leaves_at = asyncio.get_running_loop().time() + leaving.left()
+        node.notice = leaving.words(node.name)
 
     def expect(self, name: str) -> None:
         """A node of that name had a session when this process ended: it has one lease to come
@@ -322,6 +346,13 @@ class Nodes:
                 node.connection.close("your lease is over")
             self._changed(node)
 
+    def _notice_of(self, node: Node) -> str | None:
+        """What is read of it now, with the seconds that are left now."""
+        if node.gone.done():
+            return None
+        leaving = self._notices.leaving(node.name, node.hello.get("instance"))
+        return leaving.words(node.name) if leaving else node.notice
+
     def report(self) -> list[dict[str, Any]]:
         """Return what ``GET /api/sessionkeeper/nodes`` says."""
         now = asyncio.get_running_loop().time()
@@ -338,6 +369,7 @@ class Nodes:
                 "memory": n.hello.get("memory"),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
+                "notice": self._notice_of(n),
             }
             for n in self._nodes.values()
         ]

@@ -114,6 +114,7 @@ class Commands:
             *_given("--memory-bytes", settings.memory),
             *_given("--cpu-baseline", settings.cpu_baseline),
             *_given("--cpu-most", cpu_most),
+            *("--notices", ",".join(settings.notices)),
             *_given("--cgroup", cgroup_of(instance, name) if runtime == "container" else None),
             *("--ready-fd", "{ready_fd}"),
         ]

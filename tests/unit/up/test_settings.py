@@ -169,3 +169,32 @@ def test_what_is_kept_survives_being_passed_on_to_the_gateway(
 def test_what_is_no_retention_is_refused_with_what_would_do(typed: str) -> None:
     with pytest.raises(UsageError, match=r"--keep: .*(forever|duration)"):
         load(UpSettings, {"keep": typed}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("notices", "amazon", "is not auto, none or some of aws, google"),
+        ("only_when", "never", "is none of plugged-in, away, night"),
+        ("metadata_url", "169.254.169.254", "is no URL as http://169.254.169.254"),
+        ("metadata_url", "http://[::1", "is no URL"),
+        ("grace", "0s", "must be longer than nothing"),
+    ],
+)
+def test_what_an_agent_is_told_of_notices_is_refused_in_words(
+    tmp_path: Path, flag: str, value: str, words: str
+) -> None:
+    flags = {"gateway_url": "http://x", "node": "a", "data": str(tmp_path), flag: value}
+    with pytest.raises(UsageError, match=words):
+        load(AgentSettings, flags, environ={"SESSIONKEEPER_TOKEN": "t"})
+
+
+def test_notices_of_an_agent_are_those_of_its_machine_and_none_for_the_nodes_of_up(
+    tmp_path: Path,
+) -> None:
+    flags = {"gateway_url": "http://x", "node": "a", "data": str(tmp_path)}
+    secret = {"SESSIONKEEPER_TOKEN": "t"}
+    assert load(AgentSettings, flags, environ=secret).notices == ("auto",)
+    environ = {**secret, "SESSIONKEEPER_NOTICES": "aws, logind"}
+    assert load(AgentSettings, flags, environ=environ).notices == ("aws", "logind")
+    assert load(UpSettings, {"state": str(tmp_path)}, environ={}).notices == ("none",)
