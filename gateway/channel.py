@@ -20,11 +20,16 @@ from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.journal import IDLE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import execution_state, is_cell_output, is_reply, read_header, synthesize
+from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
 from gateway.requests import Request, Requests
 from gateway.rollback import Mode, Plan, Rerun, Rollback, lives, plan
 
 log = logging.getLogger(__name__)
+
+_REQUESTS, _OUTPUTS = TAKEN.labels("request"), TAKEN.labels("output")
+_REQUESTS_AGAIN, _OUTPUTS_AGAIN = DEDUPLICATED.labels("request"), DEDUPLICATED.labels("output")
+_REQUESTS_RESUMED = RESUMED.labels("request")
 
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
@@ -87,6 +92,16 @@ class KernelChannel:
     @property
     def last_cursor(self) -> int:
         return self.journal.outputs.last
+
+    @property
+    def client_lag(self) -> int:
+        """Messages that the slowest attached client has not been sent."""
+        return max((self.last_cursor - feed.position for feed in self.feeds), default=0)
+
+    @property
+    def kernel_lag(self) -> int:
+        """Requests that the kernel's shim has not taken."""
+        return max(0, self.link.inputs.last - self.link.acked)
 
     def records(self, start: int) -> Iterator[OutputRecord]:
         """Messages of the journal from a cursor on."""
@@ -154,6 +169,9 @@ class KernelChannel:
             )
         try:
             event = self.link.receive(frame)
+            if self.link.known_again:
+                _OUTPUTS_AGAIN.inc(self.link.known_again)
+                self.link.known_again = 0
             if isinstance(event, Output):
                 self._output(event)
             elif isinstance(event, Resumed):
@@ -184,6 +202,9 @@ class KernelChannel:
             return
         for frame in self.link.outgoing():
             self._send(frame)
+        if self.link.sent_again:
+            _REQUESTS_RESUMED.inc(self.link.sent_again)
+            self.link.sent_again = 0
         if self.link.silent and self._unanswered is None:
             later = asyncio.get_running_loop().call_later
             self._unanswered = later(_ANSWER_WITHIN, self._ask_again)
@@ -214,7 +235,9 @@ class KernelChannel:
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.requests:
+            _REQUESTS_AGAIN.inc()
             return
+        _REQUESTS.inc()
         if self.ended:
             self.requests.add(0, payload, self.last_cursor)
             request = self.requests.open.pop(header.msg_id, None)
@@ -303,6 +326,7 @@ class KernelChannel:
             flags |= 0 if first else MUTED
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
         self._deliver(output.payload, (output.epoch, output.seq), number, flags)
+        _OUTPUTS.inc()
         self.link.accept(output)
         if self.link.unacknowledged >= _ACK_COUNT or self.link.unacknowledged_bytes >= _ACK_BYTES:
             self._acknowledge()

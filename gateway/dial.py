@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from gateway.calls import VERSION, Calls, decode_frame, encode_frame
-from gateway.errors import AgentGone, Forbidden, GatewayError, RemoteError
+from gateway.errors import AgentGone, GatewayError, RemoteError, Unauthorized
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class AgentLink:
         `on_frame(kernel_id, frame)` link frames. `on_pressure(True)`: the gateway takes less than
         there is, hold the shims back; `False`: let them go on.
 
-        Raises `AgentGone` (cannot connect; retryable), `Forbidden`, `RemoteError` (refused, with
+        Raises `AgentGone` (cannot connect; retryable), `Unauthorized`, `RemoteError` (refused, with
         the gateway's words).
         """
         address = url.rstrip("/").replace("http", "ws", 1) + "/agents"
@@ -79,8 +79,8 @@ class AgentLink:
                 close_timeout=1,
             )
         except InvalidStatus as error:
-            if error.response.status_code == 403:
-                raise Forbidden("The gateway refused the agent's token.") from None
+            if error.response.status_code in (401, 403):  # 403: gateways before 0.2
+                raise Unauthorized("The gateway refused the agent's token.") from None
             raise AgentGone(
                 f"The gateway at {url} answered {error.response.status_code}."
             ) from None

@@ -68,6 +68,11 @@ class OutputLog:
         """The lowest cursor kept (`last + 1` when there is none)."""
         return self._log.segments[0].first if self._log.segments else self.last + 1
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._log.size
+
     def recover(self) -> Iterator[OutputRecord]:
         """All records, once, before anything else."""
         for body, _, _ in self._log.recover():
@@ -115,6 +120,11 @@ class InputLog:
         self._void: set[int] = set()
         self._last = 0
         self.withdrawn = 0  # all inputs up to this number are void
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._log.size
 
     @property
     def last(self) -> int:
@@ -203,6 +213,11 @@ class Journal:
             part.write_text(json.dumps({"version": 1, "name": uuid.uuid4().hex}))
             part.replace(named)
         self.name: str = json.loads(named.read_text())["name"]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.inputs.size + self.outputs.size
 
     def close(self) -> None:
         self.inputs.close()

@@ -261,6 +261,8 @@ class GatewayLink:
         self.epoch: int | None = None
         self.unacknowledged = 0
         self.unacknowledged_bytes = 0
+        # Counted for whoever wants to know, who sets them back.
+        self.known_again = self.sent_again = 0
         self._sent = acked
         self._hello = False
         self._greeted = False  # the shim's HELLO is here
@@ -355,6 +357,7 @@ class GatewayLink:
             self._restart()  # a frame was lost on the way
             return None
         if (epoch, seq) <= self.received:
+            self.known_again += 1
             self._expect = max(self._expect, seq + 1)
             return None
         return Output(epoch, seq, memoryview(frame)[STAMP.size :], self._missing)
@@ -395,5 +398,6 @@ class GatewayLink:
             yield Hello(self.epoch, self.received, self.inputs.last + 1, answer=False).encode()
         while self._flowing and self._sent < self.inputs.last:
             self._sent += 1
+            self.sent_again += self._sent <= self.sent_high
             self.sent_high = max(self.sent_high, self._sent)
             yield encode_data(self.epoch, self._sent, self.inputs.get(self._sent))

@@ -16,11 +16,11 @@ from typing import Any
 
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, check_token, subprotocols
+from gateway.access import Access
+from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
-from gateway.errors import BadFrame, BadRequest, GatewayError
+from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
 from gateway.feed import Delivery, Feed
-from gateway.kernels import Kernels
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
 
 log = logging.getLogger(__name__)
@@ -52,23 +52,21 @@ class Places:
         return cursor if when and time.monotonic() - when < COME_BACK else None
 
 
-class ChannelsHandler(ErrorsInWords, WebSocketHandler):
+class ChannelsHandler(Access, WebSocketHandler):
     """One client of one kernel."""
 
     _feed: Feed | None = None
     _protocol = ""
 
     @property
-    def kernels(self) -> Kernels:
-        kernels: Kernels = self.settings["kernels"]
-        return kernels
-
-    @property
     def channel(self) -> KernelChannel:
         return self.kernels.channel(self._kernel_id)
 
     def prepare(self) -> None:
-        check_token(self.request, self.settings["token"])
+        try:
+            super().prepare()
+        except CrossOrigin as error:  # 403 for a WebSocket, as in Jupyter Server
+            raise Forbidden(str(error), hint=error.hint) from None
         self._kernel_id = str(self.path_args[0])
         self.kernels.record(self._kernel_id)
         offered = subprotocols(self.request)
@@ -85,6 +83,9 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if self._protocol in subprotocols:
             return self._protocol
         return TOKEN_SUBPROTOCOL if TOKEN_SUBPROTOCOL in subprotocols else None
+
+    def check_origin(self, origin: str) -> bool:
+        return True  # done in `prepare`
 
     def get_compression_options(self) -> dict[str, Any] | None:
         return None

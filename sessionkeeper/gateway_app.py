@@ -12,7 +12,6 @@ from pathlib import Path
 
 import uvloop
 from tornado.httpserver import HTTPServer
-from tornado.web import Application
 
 from checkpoint.blobs import open_store, probe
 from checkpoint.errors import CheckpointError, SessionDeleted, StoreError
@@ -20,9 +19,12 @@ from checkpoint.files import TreeView
 from checkpoint.keys import find_master_keys
 from checkpoint.reader import Reader
 from checkpoint.repository import Repository
-from gateway.app import listen, make_app
+from gateway.app import Application, listen, make_app
+from gateway.health import Readiness, journal_readiness
 from gateway.kernels import Kernels
+from gateway.options import Options
 from gateway.rollback import Mode
+from gateway.starting import prespawn
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -31,6 +33,7 @@ from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.metrics import SessionCollector
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.seed import seed
@@ -76,8 +79,9 @@ class Whereabouts:
 class Gateway:
     """Everything in the process, wired."""
 
-    def __init__(self, settings: GatewaySettings, repository: Repository) -> None:
+    def __init__(self, settings: GatewaySettings, repository: Repository, options: Options) -> None:
         self._settings = settings
+        self._options = options
         state = settings.state
         base = state / "sessions" / settings.session
         self.new = not base.exists()
@@ -120,7 +124,22 @@ class Gateway:
                 *routes(shared),
                 *checkpoint_routes(shared),
             ],
+            options=options,
+            readiness=self._readiness,
+            collectors=[SessionCollector(self.keeper.status, self.nodes)],
         )
+
+    def _readiness(self) -> Readiness:
+        found, status = journal_readiness(self.kernels.directory), self.keeper.status
+        if self.keeper.fence.lost:
+            found.reasons["session"] = "another gateway has it"
+        elif status.state == "failed":
+            found.notes["session"] = "no node can run it"
+        if not any(node.ready for node in self.nodes):
+            found.notes["nodes"] = "no node is ready"
+        # Their words may name a user's files, and who asks here has shown no token.
+        found.notes |= dict.fromkeys(status.warnings, "see `sessionkeeper status`")
+        return found
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; then take a last checkpoint and return."""
@@ -139,6 +158,9 @@ class Gateway:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if self._options.prespawn_count:
+            spawning = prespawn(self.kernels, self.compute, self._options)
+            tasks.append(asyncio.create_task(spawning))
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
@@ -166,13 +188,13 @@ def _kernels(state: Path, base: Path) -> Path:
     return place
 
 
-def run(settings: GatewaySettings) -> None:
+def run(settings: GatewaySettings, options: Options | None = None) -> None:
     """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     repository = open_repository(settings.store, settings.master_key, settings.session)
 
     async def main() -> None:
-        await Gateway(settings, repository).serve()
+        await Gateway(settings, repository, options or Options()).serve()
 
     uvloop.run(main())
 

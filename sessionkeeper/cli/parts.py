@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
+from gateway.errors import OptionRefused
+from gateway.options import Options, read_options
+from sessionkeeper.errors import UsageError
 from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, load
 from sessionkeeper.up.ready import announce
 
@@ -17,10 +21,31 @@ __all__ = ["agent", "gateway", "ui"]
 
 def gateway(arguments: Namespace) -> int:
     """Serve until SIGTERM."""
-    settings = load(GatewaySettings, vars(arguments), config=config_of(arguments))
-    _log()
-    import_module("sessionkeeper.gateway_app").run(settings)
+    config = config_of(arguments)
+    stock = config if config is not None and config.suffix in (".py", ".json") else None
+    try:
+        options = read_options(arguments.stock, stock, os.environ)
+        settings = load(
+            GatewaySettings,
+            vars(arguments),
+            config=None if stock else config,
+            environ={**_known_elsewhere(options), **os.environ},
+        )
+        _log()
+        import_module("sessionkeeper.gateway_app").run(settings, options)
+    except OptionRefused as error:
+        raise UsageError(str(error), hint=error.hint) from None
     return 0
+
+
+def _known_elsewhere(options: Options) -> dict[str, str]:
+    """Options of the stock kernel gateway for which there is a setting: that wins, if given."""
+    said = {
+        "SESSIONKEEPER_HOST": options.ip,
+        "SESSIONKEEPER_PORT": options.port,
+        "SESSIONKEEPER_TOKEN": options.auth_token,
+    }
+    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 def agent(arguments: Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.manifest import Manifest, decode_body
 from gateway.errors import GatewayError
+from sessionkeeper.keeper import metrics
 from sessionkeeper.keeper.chain import Chain, waits_for_variables
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.status import CheckpointFacts, Status
@@ -228,6 +229,9 @@ class Checkpoints:
             self._told_ignored = True
             self._status.say(taken["ignored"])
         self.show(manifest, taken)
+        metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
+        metrics.PAUSE_SECONDS.observe(self._cost)
+        metrics.STORED_BYTES.inc(int(taken.get("stored", 0)))
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True
 
@@ -261,6 +265,7 @@ class Checkpoints:
         return max(0.0, left - TO_STORE - 2 * self._cost)
 
     def _failed(self, error: Exception) -> None:
+        metrics.FAILED.inc()
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
         manifest = self.chain.manifest

@@ -331,7 +331,8 @@ class SessionKeeper:
             self._rested.set()
 
     def _go_back(self, here: Incarnation) -> None:
-        self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        now = time.monotonic()
+        self._recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
         self._leave()
 
     def _end(self) -> None:
@@ -357,7 +358,8 @@ class SessionKeeper:
 
     async def _move(self, here: Incarnation, target: Node) -> None:
         source = here.node
-        self._recovery = Recovery(source.name, planned=True, began=time.monotonic())
+        now = time.monotonic()
+        self._recovery = Recovery(source.name, planned=True, began=now, cause="drain")
         self.status.warn("placement", None)
         self._show("moving")
         self.status.say(f"moving from {source.name} to {target.name}")
