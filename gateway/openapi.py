@@ -186,7 +186,7 @@ _PATHS: Json = {
         "get": _does(
             "A file of a kernelspec",
             "kernelspecs",
-            {200: ("Its content", {"type": "file"}), 404: _NOT_THERE},
+            {200: ("Its content", {"type": "string", "format": "binary"}), 404: _NOT_THERE},
             produces=["image/png", "image/svg+xml", "application/octet-stream"],
         ),
     },

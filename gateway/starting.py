@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.errors import (
     BadRequest,
-    GatewayError,
     KernelspecNotFound,
     NoCompute,
     NoSuchKernel,
@@ -192,11 +191,20 @@ def _execute(code: str, session: str) -> bytes:
 
 async def prespawn(kernels: Kernels, compute: Compute, options: Options) -> None:
     """Start kernels until there are as many as the operator wants. Those of before count."""
-    while len(kernels.records) < options.prespawn_count:
+    missing = options.prespawn_count - len(kernels.records)
+    await asyncio.gather(*(_ahead(kernels, compute, options) for _ in range(missing)))
+
+
+async def _ahead(kernels: Kernels, compute: Compute, options: Options) -> None:
+    while True:
         try:
             await start_kernel(kernels, compute, options, {})
-        except (KernelspecNotFound, NoCompute):
+            return
+        except (KernelspecNotFound, NoCompute) as error:
+            if isinstance(error, NoSuchKernel) and compute.kernelspecs():
+                log.error("kernels cannot be started ahead: %s", error)
+                return
             await asyncio.sleep(1.0)  # no node yet; nobody tells when there is one
-        except GatewayError as error:
+        except Exception as error:
             log.error("a kernel could not be started ahead: %s", error)
             return

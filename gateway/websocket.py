@@ -21,6 +21,7 @@ from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
 from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
 from gateway.feed import Delivery, Feed
+from gateway.frames import decode_payload
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class ChannelsHandler(Access, WebSocketHandler):
 
     _feed: Feed | None = None
     _protocol = ""
+    _quiet = False
 
     @property
     def channel(self) -> KernelChannel:
@@ -103,6 +105,7 @@ class ChannelsHandler(Access, WebSocketHandler):
         else:
             back = self._places.back(self._kernel_id, self._session)
             position = channel.last_cursor if back is None else back
+            self._quiet = back is None
         self._feed = Feed(
             channel, self._deliver, self._session, position, self._kernel_gone, self._missed
         )
@@ -149,6 +152,8 @@ class ChannelsHandler(Access, WebSocketHandler):
         self.close(4404, "The kernel was shut down.")
 
     def _deliver(self, delivery: Delivery) -> tuple[Any, int] | None:
+        if self._quiet and self._is_noise(delivery):
+            return None
         if self._protocol == RESUMABLE:
             message: str | bytes | None = delivery.resumable
         elif self._protocol == V1:
@@ -158,6 +163,13 @@ class ChannelsHandler(Access, WebSocketHandler):
         if message is None:
             return None
         return self._write(message), len(message)
+
+    def _is_noise(self, delivery: Delivery) -> bool:
+        """Whether it is what a kernel says by itself before it answers. Stock servers connect a
+        client when it does, so their clients count on each message having a parent.
+        """
+        self._quiet = self.channel.execution_state == "starting"
+        return self._quiet and len(decode_payload(delivery.payload)[1][1]) <= 2
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
         try:
