@@ -21,7 +21,7 @@ from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
 from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
 from gateway.feed import Delivery, Feed
-from gateway.frames import decode_payload
+from gateway.frames import EVENT, decode_payload
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class ChannelsHandler(Access, WebSocketHandler):
         else:
             back = self._places.back(self._kernel_id, self._session)
             position = channel.last_cursor if back is None else back
-            self._quiet = back is None
+            self._quiet = back is None and channel.execution_state == "starting"
         self._feed = Feed(
             channel, self._deliver, self._session, position, self._kernel_gone, self._missed
         )
@@ -165,11 +165,12 @@ class ChannelsHandler(Access, WebSocketHandler):
         return self._write(message), len(message)
 
     def _is_noise(self, delivery: Delivery) -> bool:
-        """Whether it is what a kernel says by itself before it answers. Stock servers connect a
-        client when it does, so their clients count on each message having a parent.
+        """Whether it is what a kernel says by itself before it was asked anything. Stock servers
+        connect a client after that, so their clients count on each message having a parent.
         """
-        self._quiet = self.channel.execution_state == "starting"
-        return self._quiet and len(decode_payload(delivery.payload)[1][1]) <= 2
+        channel, parts = decode_payload(delivery.payload)
+        self._quiet = channel == EVENT or len(parts[1]) <= 2
+        return self._quiet
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
         try:
