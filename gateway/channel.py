@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway import trace
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
@@ -201,6 +202,8 @@ class KernelChannel:
         if self._send is None or self._retry is not None:
             return
         for frame in self.link.outgoing():
+            if trace.enabled():
+                trace.link_frame("gateway.to_agent", self.kernel_id, frame)
             self._send(frame)
         if self.link.sent_again:
             _REQUESTS_RESUMED.inc(self.link.sent_again)
@@ -244,7 +247,10 @@ class KernelChannel:
             if request is not None:
                 self._abort(request, "KernelEnded", "The kernel has ended. Restart it to go on.")
             return
-        self.requests.add(self.link.submit(payload), payload, self.last_cursor)
+        number = self.link.submit(payload)
+        self.requests.add(number, payload, self.last_cursor)
+        if trace.enabled():
+            trace.message("gateway.journaled", self.kernel_id, payload, number=number)
         self.last_activity = datetime.now(UTC)
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
@@ -304,6 +310,9 @@ class KernelChannel:
         flags: int = 0,
     ) -> None:
         cursor = self.journal.outputs.append(payload, stamp, self.link.acked, request, flags)
+        if trace.enabled():
+            where = {"cursor": cursor, "epoch": stamp[0], "seq": stamp[1]}
+            trace.message("gateway.recorded", self.kernel_id, payload, **where)
         if flags & (MUTED | MARK) or not self.feeds:
             return
         delivery = Delivery(cursor, payload)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from gateway import trace
 from gateway.access import Access
 from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
@@ -162,6 +163,9 @@ class ChannelsHandler(Access, WebSocketHandler):
             message = delivery.legacy
         if message is None:
             return None
+        if trace.enabled():
+            where = {"cursor": delivery.cursor, "session": self._session}
+            trace.message("gateway.to_client", self._kernel_id, delivery.payload, **where)
         return self._write(message), len(message)
 
     def _is_noise(self, delivery: Delivery) -> bool:
@@ -212,6 +216,8 @@ class ChannelsHandler(Access, WebSocketHandler):
             payload = v1_to_payload(message)
         else:
             payload = legacy_to_payload(message)
+        if trace.enabled():
+            trace.message("gateway.from_client", self._kernel_id, payload, session=self._session)
         assert self._feed is not None
         self._feed.sessions.add(read_header_of(payload).session)
         self.channel.submit(payload)

@@ -11,6 +11,7 @@ this machine for dead.
 from __future__ import annotations
 
 from threading import Thread
+from typing import Any
 
 import websocket
 from jupyter_client.asynchronous.client import AsyncKernelClient

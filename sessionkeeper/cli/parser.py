@@ -157,9 +157,14 @@ def _add_state(parser: Parser) -> None:
 
 
 def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
-    for flag, (metavar, text) in texts.items():
+    for flag, (metavar, text) in (texts | _LOG_FLAGS).items():
         parser.add_argument(flag, metavar=metavar, help=text)
 
+
+_LOG_FLAGS = {
+    "--log-format": ("FORM", "text or json: lines of one field set (text)"),
+    "--log-level": ("LEVEL", "debug (each message's way, too), info, warning or error (info)"),
+}
 
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sessionkeeper import logs
 from sessionkeeper.errors import PortTaken, UsageError
 
 __all__ = ["MAX_MESSAGE", "UiSettings", "run"]
@@ -67,7 +68,9 @@ def run(settings: UiSettings) -> None:
 
     server = ServerApp.instance(config=_config(settings))
     server.no_browser_open_file = True
+    logs.adopt(server.log)
     server.initialize(argv=[], find_extensions=False, starter_extension="lab")
+    logs.adopt(server.log)  # which reading its settings has undone
     server.start()
 
 

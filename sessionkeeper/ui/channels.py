@@ -31,6 +31,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
+from gateway import trace
 from sessionkeeper.ui import frames
 from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.positions import Position, Positions
@@ -123,6 +124,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             except (ValueError, KeyError, TypeError) as error:
                 self.log.warning("Not a kernel message, dropped: %r", error)
                 return
+        if trace.enabled():
+            trace.websocket_frame("ui.from_browser", self.kernel_id, incoming_msg)
         self._number += 1
         self._unacked[self._number] = incoming_msg
         self._unsent.set()
@@ -177,6 +180,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         """Write to the browser, at its pace."""
         if self._position is None or self._gone:
             return
+        if trace.enabled():
+            trace.websocket_frame("ui.to_browser", self.kernel_id, payload, cursor=cursor)
         message = frames.v1_to_legacy(payload) if self._is_legacy else payload
         self._delivering = True
         try:
@@ -308,6 +313,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             for number in [n for n in self._unacked if n > self._sent]:
                 payload = self._unacked.get(number)
                 if payload is not None:
+                    if trace.enabled():
+                        trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
                     await upstream.send(frames.message(number, payload))
                 self._sent = number
             await self._unsent.wait()
