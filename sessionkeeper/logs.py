@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gateway.auth import redact
 
-__all__ = ["adopt", "set_up"]
+__all__ = ["PASSES_ON", "PassedOn", "set_up"]
 
 _OURS = ("checkpoint", "gateway", "sessionkeeper")
 """Only these speak at DEBUG: libraries would log what users send, and tokens in headers."""
@@ -78,11 +78,18 @@ def set_up(
         logging.getLogger(name).setLevel(_number(level))
 
 
-def adopt(logger: logging.Logger) -> None:
-    """Have a library's logger, which writes on its own, write as the rest does."""
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logger.propagate = True
+class PassedOn(logging.Handler):
+    """For loggers of libraries that write on their own: has them write as the rest does."""
+
+    def __init__(self, stream: object = None) -> None:
+        super().__init__()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger().handle(record)
+
+
+PASSES_ON = f"{__name__}.{PassedOn.__name__}"
+"""What a logging configuration calls it."""
 
 
 def _number(level: str) -> int:

@@ -68,9 +68,7 @@ def run(settings: UiSettings) -> None:
 
     server = ServerApp.instance(config=_config(settings))
     server.no_browser_open_file = True
-    logs.adopt(server.log)
     server.initialize(argv=[], find_extensions=False, starter_extension="lab")
-    logs.adopt(server.log)  # which reading its settings has undone
     server.start()
 
 
@@ -120,6 +118,8 @@ def _config(settings: UiSettings) -> Any:
     state = settings.state
     base_url = "/" + settings.base_url.strip("/")
     return Config(
+        # Of the server and of what runs in it: their lines among ours.
+        Application={"logging_config": {"handlers": {"console": {"class": logs.PASSES_ON}}}},
         ServerApp={
             "ip": settings.host,
             "port": settings.port,

@@ -78,7 +78,7 @@ def is_stream(line: dict[str, Any]) -> bool:
 
 async def test_every_line_of_every_part_has_the_same_fields_first(told: System) -> None:
     parts = {line["part"] for line in lines(told)}
-    assert {"up", "gateway", "ui", "node-1", "node-2"} <= parts
+    assert {"up", "gateway", "ui"} < parts  # and the node that had something to tell
     for line in lines(told):
         assert list(line)[:5] == ["time", "level", "part", "logger", "message"]
 
