@@ -6,12 +6,14 @@ import hmac
 import json
 import logging
 import re
+import traceback
+from http.client import responses
 from typing import Any
 from urllib.parse import unquote
 
 from tornado import httputil, web
 
-from gateway.errors import Forbidden, GatewayError, http_status
+from gateway.errors import GatewayError, Unauthorized, http_status
 
 TOKEN_SUBPROTOCOL = "v1.token.websocket.jupyter.org"  # noqa: S105
 _TOKEN_IN_URL = re.compile(r"((?:^|[?&])(?:token|auth_token)=)[^&#\s]*", re.IGNORECASE)
@@ -24,12 +26,16 @@ def redact(url: str) -> str:
 
 
 def token_of(request: httputil.HTTPServerRequest) -> str | None:
-    """The token of a request: header, query or WebSocket subprotocol, as in Jupyter Server."""
+    """The token of a request: query, header or WebSocket subprotocol.
+
+    The query wins over the header, as in the stock kernel gateway and Jupyter Server. The
+    subprotocol is that of https://github.com/jupyter/enhancement-proposals/pull/121.
+    """
+    for argument in request.query_arguments.get("token", []):
+        return argument.decode(errors="replace")
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() in ("token", "bearer") and value.strip():
         return value.strip()
-    for argument in request.query_arguments.get("token", []):
-        return argument.decode(errors="replace")
     for offered in subprotocols(request):
         if offered.startswith(TOKEN_SUBPROTOCOL + "."):
             return unquote(offered.removeprefix(TOKEN_SUBPROTOCOL + "."))
@@ -43,12 +49,12 @@ def subprotocols(request: httputil.HTTPServerRequest) -> list[str]:
 
 
 def check_token(request: httputil.HTTPServerRequest, token: str) -> None:
-    """Raises `Forbidden` unless the request carries the token."""
+    """Raises `Unauthorized` unless the request carries the token."""
     given = token_of(request)
     if given is None:
-        raise Forbidden("No token was sent.")
+        raise Unauthorized("No token was sent.")
     if not hmac.compare_digest(given.encode(), token.encode()):
-        raise Forbidden("The token is wrong.")
+        raise Unauthorized("The token is wrong.")
 
 
 def log_request(handler: web.RequestHandler) -> None:
@@ -62,7 +68,9 @@ def log_request(handler: web.RequestHandler) -> None:
 
 
 class ErrorsInWords:
-    """Mixed into request handlers: any error becomes `{"message", "code", "hint", "retryable"}`."""
+    """Mixed into request handlers: any error becomes `{"message", "code", "hint", "retryable"}`,
+    with `reason` (the status in words) and, from 500 on, `traceback`, as in the stock gateway.
+    """
 
     def write_error(self: Any, status_code: int, **kwargs: Any) -> None:
         error: Any = (kwargs.get("exc_info") or (None, None, None))[1]
@@ -77,7 +85,13 @@ class ErrorsInWords:
         else:
             message = getattr(error, "log_message", None) or self._reason
             body = {"message": message, "code": "http_error", "hint": "", "retryable": False}
-        body["reason"] = body["message"]  # where Jupyter Server looks
+        status = self.get_status()
+        # Jupyter Server repeats it in a status line, which takes no other words.
+        body["reason"] = responses.get(status, "Unknown HTTP Error")
+        if status == 500 and error is not None:
+            body["traceback"] = redact("".join(traceback.format_exception(error)))
+        if status == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(body))
 

@@ -15,12 +15,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway import trace
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
-from gateway.messages import execution_state, is_reply, read_header, synthesize, unreadable
+from gateway.messages import (
+    execution_state,
+    is_reply,
+    read_header,
+    synthesize,
+    unreadable,
+)
+from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
 from gateway.requests import Request, Requests
 from gateway.resuming import roll_back
@@ -28,6 +36,10 @@ from gateway.rollback import Mode
 from gateway.room import Room
 
 log = logging.getLogger(__name__)
+
+_REQUESTS, _OUTPUTS = TAKEN.labels("request"), TAKEN.labels("output")
+_REQUESTS_AGAIN, _OUTPUTS_AGAIN = DEDUPLICATED.labels("request"), DEDUPLICATED.labels("output")
+_REQUESTS_RESUMED = RESUMED.labels("request")
 
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
@@ -105,6 +117,16 @@ class KernelChannel:
     def last_cursor(self) -> int:
         return self.journal.outputs.last
 
+    @property
+    def client_lag(self) -> int:
+        """Messages that the slowest attached client has not been sent."""
+        return max((self.last_cursor - feed.position for feed in self.feeds), default=0)
+
+    @property
+    def kernel_lag(self) -> int:
+        """Requests that the kernel's shim has not taken."""
+        return max(0, self.link.inputs.last - self.link.acked)
+
     def records(self, start: int) -> Iterator[OutputRecord]:
         """Messages of the journal from a cursor on."""
         return self.journal.outputs.read(start)
@@ -177,6 +199,9 @@ class KernelChannel:
             return
         try:
             event = self.link.receive(frame)
+            if self.link.known_again:
+                _OUTPUTS_AGAIN.inc(self.link.known_again)
+                self.link.known_again = 0
             if isinstance(event, Output) and len(event.payload) > LARGE:
                 self._large = asyncio.create_task(self._take_large(event, self.link.epoch))
                 return
@@ -237,7 +262,12 @@ class KernelChannel:
         if self._send is None or self._retry is not None:
             return
         for frame in self.link.outgoing():
+            if trace.enabled():
+                trace.link_frame("gateway.to_agent", self.kernel_id, frame)
             self._send(frame)
+        if self.link.sent_again:
+            _REQUESTS_RESUMED.inc(self.link.sent_again)
+            self.link.sent_again = 0
         if self.link.silent and self._unanswered is None:
             later = asyncio.get_running_loop().call_later
             self._unanswered = later(_ANSWER_WITHIN, self._ask_again)
@@ -270,7 +300,9 @@ class KernelChannel:
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.requests:
+            _REQUESTS_AGAIN.inc()
             return
+        _REQUESTS.inc()
         if self.ended:
             self._turn_away(payload, "KernelEnded", "The kernel has ended. Restart it to go on.")
             return
@@ -279,7 +311,10 @@ class KernelChannel:
             self._turn_away(payload, ename, self._refusal or wrong)
             return
         self._say_heavy(len(payload))
-        self.requests.add(self.link.submit(payload), payload, self.last_cursor)
+        number = self.link.submit(payload)
+        self.requests.add(number, payload, self.last_cursor)
+        if trace.enabled():
+            trace.message("gateway.journaled", self.kernel_id, payload, number=number)
         self.last_activity = datetime.now(UTC)
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
@@ -378,6 +413,9 @@ class KernelChannel:
         self._say_heavy(len(payload))
         applied = self.link.acked
         cursor = self.journal.outputs.append(payload, stamp, applied, request, flags, prepared)
+        if trace.enabled():
+            where = {"cursor": cursor, "epoch": stamp[0], "seq": stamp[1]}
+            trace.message("gateway.recorded", self.kernel_id, payload, **where)
         if flags & (MUTED | MARK) or not self.feeds:
             return
         delivery = Delivery(cursor, payload)
@@ -404,6 +442,7 @@ class KernelChannel:
             flags |= 0 if first else MUTED
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
         self.deliver(output.payload, (output.epoch, output.seq), number, flags, prepared)
+        _OUTPUTS.inc()
         self.link.accept(output)
         if self.link.ack_due:
             self._acknowledge()

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.protocol import State
 
 from gateway.calls import VERSION, Calls, decode_frame, knows_pieces
-from gateway.errors import AgentGone, Forbidden, GatewayError, RemoteError
+from gateway.errors import AgentGone, GatewayError, RemoteError, Unauthorized
 from gateway.hop import PeerWatch, prompt
 from gateway.outbox import Outbox, Pieces
 
@@ -83,7 +83,7 @@ class AgentLink:
         `on_frame(kernel_id, frame)` link frames. `on_pressure(kernel_id, True)`: the gateway takes
         less than there is, hold that kernel's shim back; `False`: let it go on.
 
-        Raises `AgentGone` (cannot connect; retryable), `Forbidden`, `RemoteError` (refused, with
+        Raises `AgentGone` (cannot connect; retryable), `Unauthorized`, `RemoteError` (refused, with
         the gateway's words).
         """
         address = url.rstrip("/").replace("http", "ws", 1) + "/agents"
@@ -99,8 +99,8 @@ class AgentLink:
                 close_timeout=1,
             )
         except InvalidStatus as error:
-            if error.response.status_code == 403:
-                raise Forbidden("The gateway refused the agent's token.") from None
+            if error.response.status_code in (401, 403):  # 403: gateways before 0.2
+                raise Unauthorized("The gateway refused the agent's token.") from None
             raise AgentGone(
                 f"The gateway at {url} answered {error.response.status_code}."
             ) from None

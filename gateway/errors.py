@@ -2,9 +2,15 @@
 
     GatewayError
     ├── BadRequest            what the client sent makes no sense
-    ├── Forbidden             token missing or wrong
+    ├── Unauthorized          token missing or wrong
+    ├── Forbidden             the token is good, what it asks for is not allowed
+    ├── CrossOrigin           a page of another origin asks
+    ├── TooManyKernels        the operator's limit is reached
+    ├── OptionRefused         an option of the operator cannot hold here
+    ├── SeedFailed            the notebook that every kernel begins with failed
     ├── KernelNotFound        no kernel of that id
     ├── KernelspecNotFound    no kernelspec of that name
+    │   └── NoSuchKernel      … and the operator has set it
     ├── NotebookSessionNotFound
     ├── KernelStartFailed     the kernel ended before it answered
     ├── JournalFull           the journal's disk takes no more (retryable)
@@ -53,12 +59,42 @@ class BadRequest(GatewayError):
     code = "bad_request"
 
 
-class Forbidden(GatewayError):
-    code = "forbidden"
+class Unauthorized(GatewayError):
+    code = "unauthorized"
     hint = "Send the header 'Authorization: token <token>'; `sessionkeeper up` prints the token."
 
     def __init__(self, message: str = "Token missing or wrong.", *, hint: str | None = None):
         super().__init__(message, hint=hint)
+
+
+class Forbidden(GatewayError):
+    code = "forbidden"
+
+
+class CrossOrigin(GatewayError):
+    code = "cross_origin"
+    hint = "The gateway's operator allows one with KG_ALLOW_ORIGIN, all of them with '*'."
+
+    def __init__(self, origin: str):
+        super().__init__(f"A page of {origin} may not use this gateway.")
+
+
+class TooManyKernels(GatewayError):
+    code = "too_many_kernels"
+    hint = "Shut one down; the gateway's operator has set the limit (KG_MAX_KERNELS)."
+
+    def __init__(self, most: int):
+        super().__init__(f"Resource Limit: there are {most} kernels, and there may be no more.")
+
+
+class OptionRefused(GatewayError):
+    code = "option_refused"
+    hint = "docs/gateway.md lists the options, which are refused, and why."
+
+
+class SeedFailed(GatewayError):
+    code = "seed_failed"
+    hint = "The gateway's operator has set the notebook (KG_SEED_URI); it must run without error."
 
 
 class KernelNotFound(GatewayError):
@@ -76,6 +112,16 @@ class KernelspecNotFound(GatewayError):
         known = ", ".join(sorted(there_is)) or "none"
         super().__init__(f"There is no kernelspec {name!r}. There is: {known}.")
         self.hint = "Choose one of those, or install the kernel in the session's image."
+
+
+class NoSuchKernel(KernelspecNotFound):
+    """The kernelspec that the operator has set is not there: nothing that a client can mend."""
+
+    code = "no_such_kernel"
+
+    def __init__(self, name: str, there_is: list[str]):
+        super().__init__(name, there_is)
+        self.hint = "The gateway's operator has set it (KG_DEFAULT_KERNEL_NAME or another option)."
 
 
 class NotebookSessionNotFound(GatewayError):
@@ -155,14 +201,20 @@ HTTP_STATUS: dict[str, int] = {
     BadRequest.code: 400,
     BadFrame.code: 400,
     VersionRefused.code: 400,
+    Unauthorized.code: 401,
     Forbidden.code: 403,
+    TooManyKernels.code: 403,
+    CrossOrigin.code: 404,  # as Jupyter Server has it
     KernelNotFound.code: 404,
     KernelspecNotFound.code: 404,
     NotebookSessionNotFound.code: 404,
     Fenced.code: 409,
     GatewayError.code: 500,
     JournalDamaged.code: 500,
+    NoSuchKernel.code: 500,
     KernelStartFailed.code: 500,
+    OptionRefused.code: 500,
+    SeedFailed.code: 500,
     AgentGone.code: 503,
     NoCompute.code: 503,
     ShimGone.code: 503,

@@ -15,9 +15,12 @@ from typing import Any, Protocol
 from gateway.frames import decode_payload
 from gateway.journal import OutputRecord
 from gateway.messages import is_reply, payload_to_legacy, read_header, v1_pieces
+from gateway.metrics import RESUMED
 
 # Bytes on their way to one client before its feed turns to the journal.
 WINDOW = 4 << 20
+
+_RESUMED = RESUMED.labels("output")
 
 
 class Delivery:
@@ -95,6 +98,8 @@ class Feed:
 
     def start(self) -> None:
         """Begin, with what the journal has after `position`."""
+        missed = self._stream.last_cursor - max(self.position, self._stream.first_cursor - 1)
+        _RESUMED.inc(max(0, missed))
         self._catch_up()
 
     def offer(self, delivery: Delivery) -> None:

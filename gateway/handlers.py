@@ -1,10 +1,10 @@
 """REST of the Jupyter kernel gateway.
 
-jupyter_server's handlers were looked at and not built upon: they answer from a kernel manager
-that owns processes and their ports, which die with the gateway, and they bring identity providers,
-authorizers and traitlets for what is a page of code here. What clients rely on is the shape
-of the answers; that is kept (jupyter_server/services/api/api.yaml). The WebSocket is in
-`gateway.websocket`.
+jupyter_server's and the kernel gateway's handlers were looked at and not built upon: they answer
+from a kernel manager that owns processes and their ports, which die with the gateway, and they
+bring identity providers, authorizers and traitlets for what is a page of code here. What clients
+rely on is the shape of the answers; that is kept (jupyter_server/services/api/api.yaml), and the
+kernel gateway's own tests are run against this one. The WebSocket is in `gateway.websocket`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,24 @@ from __future__ import annotations
 import json
 import mimetypes
 from typing import Any
+from urllib.parse import quote
 
 from tornado import web
 
-from gateway.auth import ErrorsInWords
-from gateway.errors import BadRequest, KernelspecNotFound
-from gateway.kernels import Compute, Kernels
+from gateway.access import Access
+from gateway.errors import BadRequest, Forbidden, KernelspecNotFound
+from gateway.health import HealthHandler, MetricsHandler, ReadyHandler
 from gateway.notebook_sessions import NotebookSessions
-from gateway.tenants import Tenant
+from gateway.openapi import document
+from gateway.starting import default_spec, start_kernel
 
 __all__ = ["ROUTES", "Handler", "NotFoundHandler"]
 
 API_VERSION = "2.17.0"  # of Jupyter Server's REST API
 
 
-class Handler(ErrorsInWords, web.RequestHandler):
-    """Base of REST handlers: token checked first, errors in words."""
-
-    tenant: Tenant
-
-    @property
-    def kernels(self) -> Kernels:
-        return self.tenant.kernels
-
-    @property
-    def compute(self) -> Compute:
-        return self.tenant.compute
-
-    async def prepare(self) -> None:
-        self.tenant = await self.settings["tenants"](self.request)
+class Handler(Access, web.RequestHandler):
+    """Base of REST handlers."""
 
     def body(self) -> dict[str, Any]:
         """The JSON object of the request, `{}` if there is none. Raises `BadRequest`."""
@@ -61,34 +50,22 @@ class Handler(ErrorsInWords, web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value))
 
+    def created(self, kind: str, name: str, model: dict[str, Any]) -> None:
+        """Answer with what was created, and where it is."""
+        self.set_header("Location", f"{self.chosen.base_url}api/{kind}/{name}")
+        self.answer(model, 201)
+
+    def check_listing(self) -> None:
+        """Raises `Forbidden` where the operator allows no lists of kernels."""
+        if not self.chosen.list_kernels:
+            raise Forbidden(
+                "Kernels may not be listed here.",
+                hint="The gateway's operator allows it with KG_LIST_KERNELS=True.",
+            )
+
     async def start_kernel(self, wish: dict[str, Any], notebook: str = "") -> str:
         """Start a kernel of `{name, env, path, kernel_id}`; its id."""
-        specs = self.compute.kernelspecs()
-        name = wish.get("name") or default_spec(specs)
-        if name not in specs:
-            raise KernelspecNotFound(str(name), list(specs))
-        env = wish.get("env") or {}
-        if not isinstance(env, dict):
-            raise BadRequest("'env' is not a JSON object.")
-        record = self.kernels.create(
-            name,
-            {str(k): str(v) for k, v in env.items()},
-            str(wish.get("path") or ""),
-            wish.get("kernel_id"),
-            notebook,
-        )
-        try:
-            async with self.kernels.lock(record.id):
-                await self.compute.start(record, next_seq=1, applied=0)
-        except BaseException:
-            self.kernels.remove(record.id)
-            raise
-        return record.id
-
-
-def default_spec(specs: dict[str, Any]) -> str:
-    """python3 where there is one, else the first."""
-    return "python3" if "python3" in specs else next(iter(sorted(specs)), "python3")
+        return await start_kernel(self.kernels, self.compute, self.chosen, wish, notebook)
 
 
 class ApiHandler(Handler):
@@ -96,30 +73,39 @@ class ApiHandler(Handler):
         self.answer({"version": API_VERSION})
 
 
+class DocumentHandler(Handler):
+    """The OpenAPI document, at both paths of the stock gateway: JSON is YAML as well."""
+
+    def get(self, ending: str) -> None:
+        kind = "application/json" if ending == "json" else "text/x-yaml"
+        self.set_header("Content-Type", kind)
+        self.finish(json.dumps(document(self.chosen.base_url, API_VERSION), indent=1))
+
+
 class KernelspecsHandler(Handler):
+    def model(self, name: str, specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """A kernelspec as REST clients see it, its resources as URLs."""
+        files = specs[name].get("resources") or {}
+        place = f"{self.chosen.base_url}kernelspecs/{quote(name)}"
+        resources = {key: f"{place}/{quote(file)}" for key, file in files.items()}
+        return {"name": name, "spec": specs[name]["spec"], "resources": resources}
+
     def get(self) -> None:
         specs = self.compute.kernelspecs()
         self.answer(
             {
-                "default": default_spec(specs),
-                "kernelspecs": {name: spec_model(name, specs[name]) for name in sorted(specs)},
+                "default": default_spec(specs, self.chosen),
+                "kernelspecs": {name: self.model(name, specs) for name in sorted(specs)},
             }
         )
 
 
-class KernelspecHandler(Handler):
-    def get(self, name: str) -> None:
+class KernelspecHandler(KernelspecsHandler):
+    def get(self, name: str) -> None:  # type: ignore[override]
         specs = self.compute.kernelspecs()
         if name not in specs:
             raise KernelspecNotFound(name, list(specs))
-        self.answer(spec_model(name, specs[name]))
-
-
-def spec_model(name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A kernelspec as REST clients see it, its resources as URLs."""
-    files = spec.get("resources") or {}
-    resources = {key: f"/kernelspecs/{name}/{file}" for key, file in files.items()}
-    return {"name": name, "spec": spec["spec"], "resources": resources}
+        self.answer(self.model(name, specs))
 
 
 class KernelspecResourceHandler(Handler):
@@ -134,12 +120,12 @@ class KernelspecResourceHandler(Handler):
 
 class KernelsHandler(Handler):
     def get(self) -> None:
+        self.check_listing()
         self.answer([self.kernels.model(kernel_id) for kernel_id in self.kernels.records])
 
     async def post(self) -> None:
         kernel_id = await self.start_kernel(self.body())
-        self.set_header("Location", f"/api/kernels/{kernel_id}")
-        self.answer(self.kernels.model(kernel_id), 201)
+        self.created("kernels", kernel_id, self.kernels.model(kernel_id))
 
 
 class KernelHandler(Handler):
@@ -191,6 +177,7 @@ class NotebookSessionsHandler(Handler):
         return model
 
     def get(self) -> None:
+        self.check_listing()
         there = [s.id for s in self.sessions.all() if s.kernel_id in self.kernels]
         self.answer([self.model(session_id) for session_id in there])
 
@@ -205,8 +192,7 @@ class NotebookSessionsHandler(Handler):
             session = self.sessions.create(
                 path, wish.get("name") or "", wish.get("type") or "notebook", kernel_id
             )
-        self.set_header("Location", f"/api/sessions/{session.id}")
-        self.answer(self.model(session.id), 201)
+        self.created("sessions", session.id, self.model(session.id))
 
     async def _kernel(self, wish: dict[str, Any], notebook: str) -> str:
         if wish.get("id"):
@@ -251,6 +237,10 @@ _ID = r"([^/]+)"
 
 ROUTES: list[tuple[str, type[web.RequestHandler]]] = [
     (r"/api/?", ApiHandler),
+    (r"/api/swagger\.(json|yaml)", DocumentHandler),
+    (r"/metrics", MetricsHandler),
+    (r"/healthz", HealthHandler),
+    (r"/readyz", ReadyHandler),
     (r"/api/kernelspecs/?", KernelspecsHandler),
     (r"/api/kernelspecs/([^/]+)", KernelspecHandler),
     (r"/kernelspecs/([^/]+)/([^/]+)", KernelspecResourceHandler),

@@ -75,6 +75,11 @@ class OutputLog:
         """The lowest cursor kept (`last + 1` when there is none)."""
         return self._log.segments[0].first if self._log.segments else self.last + 1
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._log.size
+
     def recover(self) -> Iterator[OutputRecord]:
         """All records, once, before anything else."""
         for body, _, _ in self._log.recover():
@@ -147,6 +152,11 @@ class InputLog:
         self._void: set[int] = set()
         self._last = 0
         self.withdrawn = 0  # all inputs up to this number are void
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._log.size
 
     @property
     def last(self) -> int:
@@ -274,6 +284,11 @@ class Journal:
         shared = {name: min(cursor, last) for name, cursor in self.before.items()}
         files = (*self.outputs.files(), *self.inputs.files())
         return Snapshot({"name": self.name, "last": last, "before": shared}, files)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.inputs.size + self.outputs.size
 
     def close(self) -> None:
         self.inputs.close()

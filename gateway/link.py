@@ -131,6 +131,8 @@ class GatewayLink:
         self.epoch: int | None = None
         self.unacknowledged = 0
         self.unacknowledged_bytes = 0
+        # Counted for whoever wants to know, who sets them back.
+        self.known_again = self.sent_again = 0
         self._sent = acked
         self._flying: deque[tuple[int, int]] = deque()  # number, bytes
         self._flying_bytes = 0
@@ -236,6 +238,7 @@ class GatewayLink:
             self._restart()  # a frame was lost on the way
             return None
         if (epoch, seq) <= self.received:
+            self.known_again += 1
             self._expect = max(self._expect, seq + 1)
             return None
         return Output(epoch, seq, memoryview(frame)[STAMP.size :], self._missing)
@@ -284,6 +287,7 @@ class GatewayLink:
             if self._flying_bytes >= INPUT_CREDIT:
                 return
             self._sent += 1
+            self.sent_again += self._sent <= self.sent_high
             self.sent_high = max(self.sent_high, self._sent)
             frame = encode_data(self.epoch, self._sent, self.inputs.get(self._sent))
             self._flying.append((self._sent, len(frame)))

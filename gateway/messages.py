@@ -164,8 +164,11 @@ def v1_pieces(payload: Bytes, prefix: bytes = b"") -> tuple[bytes, memoryview] |
     return b"".join((prefix, head, name)), memoryview(payload)[3 + 8 * len(sizes) :]
 
 
-def v1_to_payload(frame: Bytes) -> bytes:
-    """The payload of a WebSocket frame. Raises `BadFrame`."""
+def v1_to_payload(frame: Bytes, any_channel: bool = False) -> bytes:
+    """The payload of a WebSocket frame; of one that clients get as well if on `any_channel`.
+
+    Raises `BadFrame`.
+    """
     view = memoryview(frame)
     try:
         (count,) = struct.unpack_from("<Q", view)
@@ -179,7 +182,7 @@ def v1_to_payload(frame: Bytes) -> bytes:
         raise BadFrame("The offsets of a kernel message don't fit its length.")
     fields = [view[a:b] for a, b in pairwise(edges)]
     channel = CHANNELS.get(bytes(fields[0]).decode(errors="replace"))
-    if channel is None or channel == IOPUB:
+    if channel is None or (channel == IOPUB and not any_channel):
         raise BadFrame(f"There is no channel {bytes(fields[0][:20])!r} to send on.")
     return encode_payload(channel, fields[1:])
 

@@ -16,13 +16,14 @@ from typing import Any
 
 from tornado.websocket import WebSocketHandler
 
-from gateway.auth import TOKEN_SUBPROTOCOL, ErrorsInWords, subprotocols
+from gateway import trace
+from gateway.access import Access
+from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
-from gateway.errors import BadFrame, BadRequest, GatewayError
+from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
 from gateway.feed import Delivery, Feed
-from gateway.kernels import Kernels
+from gateway.frames import EVENT, decode_payload
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
-from gateway.tenants import Tenant
 from gateway.writer import FrameWriter
 
 log = logging.getLogger(__name__)
@@ -54,22 +55,22 @@ class Places:
         return cursor if when and time.monotonic() - when < COME_BACK else None
 
 
-class ChannelsHandler(ErrorsInWords, WebSocketHandler):
+class ChannelsHandler(Access, WebSocketHandler):
     """One client of one kernel."""
 
     _feed: Feed | None = None
     _protocol = ""
-
-    @property
-    def kernels(self) -> Kernels:
-        return self._tenant.kernels
+    _quiet = False
 
     @property
     def channel(self) -> KernelChannel:
         return self.kernels.channel(self._kernel_id)
 
     async def prepare(self) -> None:
-        self._tenant: Tenant = await self.settings["tenants"](self.request)
+        try:
+            await super().prepare()
+        except CrossOrigin as error:  # 403 for a WebSocket, as in Jupyter Server
+            raise Forbidden(str(error), hint=error.hint) from None
         self._kernel_id = str(self.path_args[0])
         self.kernels.record(self._kernel_id)
         offered = subprotocols(self.request)
@@ -86,6 +87,9 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if self._protocol in subprotocols:
             return self._protocol
         return TOKEN_SUBPROTOCOL if TOKEN_SUBPROTOCOL in subprotocols else None
+
+    def check_origin(self, origin: str) -> bool:
+        return True  # done in `prepare`
 
     def get_compression_options(self) -> dict[str, Any] | None:
         return None
@@ -107,6 +111,7 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         else:
             back = self._places.back(self._place, self._session)
             position = channel.last_cursor if back is None else back
+            self._quiet = back is None and channel.execution_state == "starting"
         observes = self._protocol == RESUMABLE and bool(self.get_query_argument("observe", ""))
         self._feed = Feed(
             channel,
@@ -122,7 +127,7 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
 
     @property
     def _place(self) -> str:
-        return f"{self._tenant.name}/{self._kernel_id}"  # kernels of two tenants may have one id
+        return f"{self.tenant.name}/{self._kernel_id}"  # kernels of two tenants may have one id
 
     @property
     def _places(self) -> Places:
@@ -170,6 +175,11 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         self.close(4404, "The kernel was shut down.")
 
     def _deliver(self, delivery: Delivery) -> tuple[Any, int] | None:
+        if self._quiet and self._is_noise(delivery):
+            return None
+        if trace.enabled():
+            where = {"cursor": delivery.cursor, "session": self._session}
+            trace.message("gateway.to_client", self._kernel_id, delivery.payload, **where)
         if self._protocol == "":
             message = delivery.legacy
             return None if message is None else (self._write(message), len(message))
@@ -177,6 +187,14 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if pieces is None:
             return None
         return self._writer.write_pieces(*pieces), len(pieces[0]) + len(pieces[1])
+
+    def _is_noise(self, delivery: Delivery) -> bool:
+        """Whether it is what a kernel says by itself before it was asked anything. Stock servers
+        connect a client after that, so their clients count on each message having a parent.
+        """
+        channel, parts = decode_payload(delivery.payload)
+        self._quiet = channel == EVENT or len(parts[1]) <= 2
+        return self._quiet
 
     def _write(self, message: str | bytes) -> asyncio.Future[None]:
         return self._writer.write(message)
@@ -216,6 +234,8 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
             payload = v1_to_payload(message)
         else:
             payload = legacy_to_payload(message)
+        if trace.enabled():
+            trace.message("gateway.from_client", self._kernel_id, payload, session=self._session)
         assert self._feed is not None
         self._feed.sessions.add(read_header_of(payload).session)
         self.channel.submit(payload)

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import uvloop
 from tornado.httpserver import HTTPServer
-from tornado.web import Application
 
 from checkpoint.blobs import open_store, probe
 from checkpoint.errors import CheckpointError, SessionDeleted, StoreError
 from checkpoint.keys import find_master_keys
 from checkpoint.repository import Repository
-from gateway.app import listen, make_shared_app
+from gateway.app import Application, listen, make_shared_app
+from gateway.health import Readiness, journal_readiness
+from gateway.metrics import KernelCollector
+from gateway.options import Options
 from gateway.rollback import Mode
+from gateway.starting import prespawn
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
@@ -27,6 +30,7 @@ from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.metrics import SessionsCollector
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
@@ -48,9 +52,10 @@ RUN = "SESSIONKEEPER_RUN"
 class Gateway:
     """Everything in the process, wired. ``own`` is the session that it was started with."""
 
-    def __init__(self, settings: GatewaySettings, own: Repository) -> None:
+    def __init__(self, settings: GatewaySettings, own: Repository, options: Options) -> None:
         self._settings = settings
         self._own = own
+        self._options = options
         state = settings.state
         masters = find_master_keys(settings.master_key)
         on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
@@ -76,6 +81,7 @@ class Gateway:
         agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
         self.app = make_shared_app(
             access.tenant,
+            access.check_operator,
             [
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
@@ -83,7 +89,29 @@ class Gateway:
                 *checkpoint_routes(shared),
                 *session_routes(shared),
             ],
+            options,
+            self._readiness,
+            [
+                KernelCollector(lambda: [kept.kernels for kept in self.sessions]),
+                SessionsCollector(lambda: [k.keeper.status for k in self.sessions], self.nodes),
+            ],
         )
+
+    def _readiness(self) -> Readiness:
+        found = journal_readiness(self._settings.state / "sessions")
+        keepers = [kept.keeper for kept in self.sessions]
+        lost = [keeper for keeper in keepers if keeper.fence.lost]
+        if lost:
+            of_all = found.reasons if len(lost) == len(keepers) else found.notes
+            of_all["session"] = "another gateway has it"
+        elif any(keeper.status.state == "failed" for keeper in keepers):
+            found.notes["session"] = "no node can run it"
+        if not any(node.ready for node in self.nodes):
+            found.notes["nodes"] = "no node is ready"
+        # Their words may name a user's files, and who asks here has shown no token.
+        for keeper in keepers:
+            found.notes |= dict.fromkeys(keeper.status.warnings, "see `sessionkeeper status`")
+        return found
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT; then take last checkpoints and return."""
@@ -94,9 +122,15 @@ class Gateway:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        spawning = None
+        if self._options.prespawn_count:
+            own = await self.sessions.have(settings.session)
+            spawning = asyncio.create_task(prespawn(own.kernels, own.compute, self._options))
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
+        if spawning is not None:
+            spawning.cancel()
         await self.sessions.end()
         for server in servers:
             server.stop()
@@ -112,7 +146,7 @@ def _move_kernels(state: Path) -> None:
         before.rename(place)
 
 
-def run(settings: GatewaySettings) -> None:
+def run(settings: GatewaySettings, options: Options | None = None) -> None:
     """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     repository = open_repository(settings.store, settings.master_key, settings.session)
@@ -120,7 +154,7 @@ def run(settings: GatewaySettings) -> None:
     async def main() -> None:
         executor = ThreadPoolExecutor(THREADS, "gateway")
         asyncio.get_running_loop().set_default_executor(executor)
-        await Gateway(settings, repository).serve()
+        await Gateway(settings, repository, options or Options()).serve()
 
     uvloop.run(main())
 

@@ -193,6 +193,8 @@ Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
 CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
 OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
+LogFormat = Annotated[str, _Parser(_one_of("text", "json"))]
+LogLevel = Annotated[str, _Parser(_one_of("debug", "info", "warning", "error"))]
 Keep = Annotated[Retention, _Parser(parse_retention)]
 NoticeNames = Annotated[tuple[str, ...], _Parser(lambda value: parse_names(str(value)))]
 OnlyWhen = Annotated[Policy, _Parser(lambda value: parse_policy(str(value)))]
@@ -204,7 +206,17 @@ s) whether its memory is there or on its way; one of 200 MB twice as early if on
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpSettings:
+class LogSettings:
+    """What every program is told about its log."""
+
+    log_format: LogFormat = "text"
+    """`json`: lines of one field set."""
+    log_level: LogLevel = "info"
+    """`debug`: each message's way as well, under its id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpSettings(LogSettings):
     """`sessionkeeper up`: everything on this machine."""
 
     state: FilePath
@@ -241,7 +253,7 @@ class UpSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings:
+class GatewaySettings(LogSettings):
     """`sessionkeeper gateway`: kernel gateway API, agents, keeper."""
 
     state: FilePath
@@ -268,7 +280,7 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgentSettings:
+class AgentSettings(LogSettings):
     """`sessionkeeper agent`: offers one node's compute to a gateway."""
 
     gateway_url: Text
@@ -304,7 +316,7 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UiSettings:
+class UiSettings(LogSettings):
     """`sessionkeeper ui`: JupyterLab."""
 
     state: FilePath

@@ -15,6 +15,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "git": lambda: _program("git"),
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
+    "pip": lambda: "" if find_spec("pip") else _program("pip"),
 }
 MARKS = {"container": ("root", "runc", "criu", "ip", "nft"), "browser": ("chromium",)}
 

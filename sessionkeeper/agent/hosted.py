@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway import trace
 from gateway.errors import AgentTimeout, ShimGone
 from gateway.shim_archive import PRELOAD
 from sessionkeeper.agent.errors import KernelStartFailed
@@ -219,6 +220,8 @@ class HostedSession:
         """Pass a frame of the gateway on; dropped when the kernel is not here (any more)."""
         kernel = self.kernels.get(kernel_id)
         if kernel is not None and kernel.relay is not None:
+            if trace.enabled():
+                trace.link_frame("agent.to_shim", kernel_id, frame)
             kernel.relay.send(frame)
 
     def hold_back(self, kernel_id: str, held: bool) -> None:
@@ -317,6 +320,8 @@ class HostedSession:
         def forward(frame: bytes) -> None:
             kernel_id = owner()
             if kernel_id is not None:
+                if trace.enabled():
+                    trace.link_frame("agent.from_shim", kernel_id, frame)
                 self.forward(kernel_id, frame)
 
         return ShimRelay(

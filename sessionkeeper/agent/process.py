@@ -106,7 +106,8 @@ class ProcessPlace:
             json.dumps({**launch, "listen": listen, "epoch": epoch, "ipc_dir": str(sockets)})
         )
         workspace = self.seen(HOME)
-        kept = {k: v for k, v in os.environ.items() if k == PART or not k.startswith(OURS)}
+        ours = (OURS, "KG_AUTH_TOKEN")
+        kept = {k: v for k, v in os.environ.items() if k == PART or not k.startswith(ours)}
         lent = os.pathsep.join([*filter(None, [kept.get("PYTHONPATH")]), str(INSIDE / LENT)])
         try:
             with (directory / "shim.log").open("ab") as words:

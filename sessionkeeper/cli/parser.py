@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from gateway.options import FLAGS
 from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
@@ -97,7 +98,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     """What was typed. `run` names the function of the command. Exits with 2 for what it cannot
     understand, with 0 after `--help`."""
     parser = _parser()
+    stock: list[str] = []
+    if words[:1] == ["gateway"]:
+        stock = [word for word in words if word.startswith(FLAGS)]
+        words = [word for word in words if word not in stock]
     found = parser.parse_args(words)
+    found.stock = stock
     if not hasattr(found, "run"):
         shown: Parser = getattr(found, "shown", parser)
         shown.print_help()
@@ -159,9 +165,14 @@ def _add_session(parser: Parser) -> None:
 
 
 def _flags(parser: Parser, texts: dict[str, tuple[str, str]]) -> None:
-    for flag, (metavar, text) in texts.items():
+    for flag, (metavar, text) in (texts | _LOG_FLAGS).items():
         parser.add_argument(flag, metavar=metavar, help=text)
 
+
+_LOG_FLAGS = {
+    "--log-format": ("FORM", "text or json: lines of one field set (text)"),
+    "--log-level": ("LEVEL", "debug (each message's way, too), info, warning or error (info)"),
+}
 
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
@@ -210,7 +221,7 @@ _GATEWAY_FLAGS = {
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
-    "--config": ("FILE", "settings as TOML, in the table [gateway]"),
+    "--config": ("FILE", "TOML, in the table [gateway]; or .py, .json: of the kernel gateway"),
 }
 
 _AGENT_FLAGS = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
+import os
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
+from gateway.errors import OptionRefused
+from gateway.options import Options, read_options
+from sessionkeeper import logs
+from sessionkeeper.errors import UsageError
 from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, load
 from sessionkeeper.up.ready import announce
 
@@ -17,16 +20,40 @@ __all__ = ["agent", "gateway", "ui"]
 
 def gateway(arguments: Namespace) -> int:
     """Serve until SIGTERM."""
-    settings = load(GatewaySettings, vars(arguments), config=config_of(arguments))
-    _log()
-    import_module("sessionkeeper.gateway_app").run(settings)
+    config = config_of(arguments)
+    stock = config if config is not None and config.suffix in (".py", ".json") else None
+    try:
+        options = read_options(arguments.stock, stock, os.environ)
+        settings = load(
+            GatewaySettings,
+            vars(arguments),
+            config=None if stock else config,
+            environ={**_known_elsewhere(options), **os.environ},
+        )
+        level = (options.log_level or settings.log_level).lower()
+        hexes = os.environ.get("SESSIONKEEPER_MASTER_KEY_HEX", "").split()
+        secrets = (settings.token, settings.agent_token, *hexes)
+        logs.set_up("gateway", settings.log_format, level, secrets)
+        import_module("sessionkeeper.gateway_app").run(settings, options)
+    except OptionRefused as error:
+        raise UsageError(str(error), hint=error.hint) from None
     return 0
+
+
+def _known_elsewhere(options: Options) -> dict[str, str]:
+    """Options of the stock kernel gateway for which there is a setting: that wins, if given."""
+    said = {
+        "SESSIONKEEPER_HOST": options.ip,
+        "SESSIONKEEPER_PORT": options.port,
+        "SESSIONKEEPER_TOKEN": options.auth_token,
+    }
+    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 def agent(arguments: Namespace) -> int:
     """Offer compute until SIGTERM."""
     settings = load(AgentSettings, vars(arguments), config=config_of(arguments))
-    _log()
+    logs.set_up(settings.node, settings.log_format, settings.log_level, [settings.token])
     import_module("sessionkeeper.agent").run(settings)
     return 0
 
@@ -34,7 +61,8 @@ def agent(arguments: Namespace) -> int:
 def ui(arguments: Namespace) -> int:
     """Serve JupyterLab until SIGTERM."""
     settings = load(UiSettings, vars(arguments), config=config_of(arguments))
-    _log()
+    secrets = (settings.token, settings.gateway_token)
+    logs.set_up("ui", settings.log_format, settings.log_level, secrets)
     import uvloop
     from tornado.ioloop import IOLoop
 
@@ -63,11 +91,3 @@ def ui(arguments: Namespace) -> int:
 def config_of(arguments: Namespace) -> Path | None:
     """The file given with --config."""
     return Path(arguments.config) if arguments.config else None
-
-
-def _log() -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )

@@ -7,7 +7,7 @@ import hmac
 from tornado.httputil import HTTPServerRequest
 
 from gateway.auth import check_token, token_of
-from gateway.errors import Forbidden
+from gateway.errors import Unauthorized
 from gateway.tenants import Tenant
 from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.keeper.kept import KeptSession
@@ -23,21 +23,21 @@ class Access:
         self._session = session
 
     def check_operator(self, request: HTTPServerRequest) -> None:
-        """Raises ``Forbidden`` for everybody else: what is said here concerns all sessions."""
+        """Raises ``Unauthorized`` for everybody else: what is said here concerns all sessions."""
         check_token(request, self._token)
 
     async def session(self, request: HTTPServerRequest) -> KeptSession:
-        """Return the session that a request is about. Raises ``Forbidden``, and
+        """Return the session that a request is about. Raises ``Unauthorized``, and
         ``UnknownSession`` when an operator names one that there is not.
         """
         given = token_of(request)
         if given is None:
-            raise Forbidden("No token was sent.")
+            raise Unauthorized("No token was sent.")
         if hmac.compare_digest(given.encode(), self._token.encode()):
             return await self._sessions.have(request.headers.get(SESSION_HEADER, self._session))
         kept = await self._sessions.of_token(given)
         if kept is None:
-            raise Forbidden("The token is wrong.")
+            raise Unauthorized("The token is wrong.")
         return kept
 
     async def tenant(self, request: HTTPServerRequest) -> Tenant:

@@ -46,6 +46,7 @@ STATUS = {
     "not_a_directory": 409,
     "refused": 403,
     "forbidden": 403,
+    "unauthorized": 401,
     "full": 507,
     "disk_full": 507,
     "store_full": 507,

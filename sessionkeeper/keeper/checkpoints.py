@@ -15,6 +15,7 @@ from checkpoint.errors import CheckpointError, StaleWriter
 from checkpoint.manifest import Manifest, decode_body
 from gateway.errors import GatewayError
 from gateway.journal import Snapshot
+from sessionkeeper.keeper import metrics
 from sessionkeeper.keeper.chain import Chain, waits_for_variables
 from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.nodes import Node
@@ -303,6 +304,9 @@ class Checkpoints:
             self._told_ignored = True
             self._status.say(taken["ignored"])
         self.show(manifest, taken)
+        metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
+        metrics.PAUSE_SECONDS.observe(self._cost)
+        metrics.STORED_BYTES.inc(int(taken.get("stored", 0)))
         log.info("checkpoint %d: %s", manifest.number, taken["seconds"])
         return True
 
@@ -339,6 +343,7 @@ class Checkpoints:
         return self.patience(node) if node.draining else ARRIVAL
 
     def _failed(self, error: Exception) -> None:
+        metrics.FAILED.inc()
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
         manifest = self.chain.manifest

@@ -200,7 +200,8 @@ class GoingBack:
         """Return the way back that begins now."""
         manifest = self._chain.manifest
         told = self._why(manifest) if manifest is not None else None
-        return Recovery(node, planned=False, began=time.monotonic(), told_as=told)
+        now = time.monotonic()
+        return Recovery(node, planned=False, began=now, told_as=told, cause="went_back")
 
     # -- small things --------------------------------------------------------------------------
 

@@ -414,7 +414,8 @@ class SessionKeeper:
         self.status.say("hibernates; what it is is kept, and the next cell brings it back")
 
     def _go_back(self, here: Incarnation) -> None:
-        self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        now = time.monotonic()
+        self._recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
         self._leave()
 
     async def _end(self) -> None:
@@ -441,7 +442,8 @@ class SessionKeeper:
     async def _move(self, here: Incarnation, target: Node) -> None:
         source = here.node
         self._whereto.heads_for(target)
-        self._recovery = Recovery(source.name, planned=True, began=time.monotonic())
+        now = time.monotonic()
+        self._recovery = Recovery(source.name, planned=True, began=now, cause="drain")
         self.status.warn("placement", None)
         self._show("moving")
         self.status.say(f"moving from {source.name} to {target.name}")

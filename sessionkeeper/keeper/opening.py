@@ -12,6 +12,7 @@ from gateway.errors import GatewayError
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
+from sessionkeeper.keeper.metrics import count
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
@@ -150,6 +151,7 @@ class Opening:
             if outcome.get("why"):
                 self._status.say(str(outcome["why"]), "warning", kernel=kernel_id)
         manifest = self._chain.manifest
+        count(recovery, resumed=manifest is not None)
         if recovery is None:
             resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
             self._status.say(f"runs on {node.name}{resumed}")

@@ -37,6 +37,8 @@ class Recovery:
     """When the node was last heard, in Unix seconds."""
     told_as: str | None = None
     """What it is called, if it is not about a node."""
+    cause: str = "node_lost"
+    """For the metrics: one of their causes."""
 
     def told(self, node: str, checkpoint: Manifest | None) -> str:
         """Return how it ended: on ``node``, from that checkpoint."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sessionkeeper import logs
 from sessionkeeper.errors import PortTaken, UsageError
 from sessionkeeper.ui.lean import leave_out
 
@@ -119,6 +120,8 @@ def _config(settings: UiSettings) -> Any:
     state = settings.state
     base_url = "/" + settings.base_url.strip("/")
     return Config(
+        # Of the server and of what runs in it: their lines among ours.
+        Application={"logging_config": {"handlers": {"console": {"class": logs.PASSES_ON}}}},
         ServerApp={
             "ip": settings.host,
             "port": settings.port,

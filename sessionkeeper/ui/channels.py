@@ -31,6 +31,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from gateway import trace
 from sessionkeeper.ui import frames
 from sessionkeeper.ui.asked import Asked
 from sessionkeeper.ui.positions import Position, Positions
@@ -119,6 +120,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         incoming_msg = tag_request(incoming_msg)
         if self.recorder is not None and is_answer(incoming_msg):
             self.recorder.answered(self.kernel_id)
+        if trace.enabled():
+            trace.websocket_frame("ui.from_browser", self.kernel_id, incoming_msg)
         self._number += 1
         self._unacked[self._number] = incoming_msg
         self._unsent.set()
@@ -192,6 +195,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         """Write to the browser, at its pace."""
         if self._position is None or self._gone:
             return
+        if trace.enabled():
+            trace.websocket_frame("ui.to_browser", self.kernel_id, payload, cursor=cursor)
         message = frames.v1_to_legacy(payload) if self._is_legacy else payload
         if self._numbered:
             message = (0 if self._told else cursor).to_bytes(8, "big") + payload
@@ -328,6 +333,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             for number in [n for n in self._unacked if n > self._sent]:
                 payload = self._unacked.get(number)
                 if payload is not None:
+                    if trace.enabled():
+                        trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
                     await upstream.send(frames.message(number, payload))
                 self._sent = number
             await self._unsent.wait()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 
+from sessionkeeper import logs
 from sessionkeeper.errors import StoreUnusable
 from sessionkeeper.settings import UpSettings
 from sessionkeeper.up import leftovers
@@ -34,7 +34,7 @@ def bring_up(
     state = StateDirectory(settings.state)
     state.prepare()
     with state.locked():
-        _log_to(state)
+        _log_to(state, settings)
         leftovers.end_processes(state, terminal.say)
         leftovers.sweep(state)
         state.forget_record()
@@ -102,9 +102,10 @@ def settle_runtime(settings: UpSettings, say: Callable[[str], None]) -> tuple[st
     return runtime, settings
 
 
-def _log_to(state: StateDirectory) -> None:
+def _log_to(state: StateDirectory, settings: UpSettings) -> None:
     log = state.log("up")
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    logging.basicConfig(
-        filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up("up", settings.log_format, settings.log_level, file=log)
+    # What the parts go by, which are started with this environment.
+    os.environ["SESSIONKEEPER_LOG_FORMAT"] = settings.log_format
+    os.environ["SESSIONKEEPER_LOG_LEVEL"] = settings.log_level

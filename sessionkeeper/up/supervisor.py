@@ -42,8 +42,8 @@ def restart_delay(failures: int) -> float:
 
 
 def _without_store_access(environ: Mapping[str, str]) -> dict[str, str]:
-    """What anyone but the gateway gets: the credentials of a bucket stay with it."""
-    return {name: value for name, value in environ.items() if not name.startswith("AWS_")}
+    """What anyone but the gateway gets: credentials of a bucket, or of a gateway, stay with it."""
+    return {k: v for k, v in environ.items() if not k.startswith(("AWS_", "KG_"))}
 
 
 async def _together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -196,6 +196,8 @@ class Supervisor:
 
     async def _start_child(self, name: str, argv: list[str]) -> Child:
         given = os.environ if name == "gateway" else _without_store_access(os.environ)
+        # KG_*: of a gateway that somebody runs by hand. This one is what the other parts know.
+        given = {name: value for name, value in given.items() if not name.startswith("KG_")}
         environ = {**given, **part_of(self._state.id, name), "SESSIONKEEPER_RUN": self._run}
         return await Child.start(name, argv, log=self._state.log(name), environ=environ)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ async def test_session_runs_where_it_was_started_last_and_the_other_gateway_is_t
         told = await first.until(lambda status: status["state"] == "failed")
         assert "another gateway has this session since" in told["warnings"][0]
         assert told["node"] is None
+        status, content = first.request("GET", "/readyz", server="gateway", token=None)
+        assert (status, json.loads(content)["ready"]) == (503, False)
+        assert json.loads(content)["reasons"] == {"session": "another gateway has it"}
         first.kill_part("gateway")  # its supervisor starts it: nobody asked for the session
         await first.until(lambda s: s["state"] == "failed" and bool(s["warnings"]))
         await there.ask("x = 2")

@@ -24,6 +24,7 @@ from gateway.dial import AgentLink
 from gateway.errors import KernelStartFailed, NoCompute, ShimGone
 from gateway.kernels import KernelRecord, Kernels
 from gateway.observer import KernelExit, Observer
+from gateway.options import Options
 from gateway.rollback import Rollback
 from gateway.shim_archive import build_shim
 from gateway.shim_client import ShimClient
@@ -67,8 +68,9 @@ class Shim:
 class Agent:
     """Runs shims as child processes; relays between them and the gateway."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, token: str = TOKEN) -> None:
         self.url = url
+        self.token = token
         self.folder = folder
         self.pyz = build_shim(folder / "shim.pyz")
         self.shims: dict[str, Shim] = {}
@@ -78,7 +80,7 @@ class Agent:
     async def dial(self) -> None:
         self.link = await AgentLink.connect(
             self.url,
-            TOKEN,
+            self.token,
             {"node": "n1", "runtime": "process", "sessions": {}},
             on_call=self._call,
             on_frame=self._to_shim,
@@ -97,7 +99,13 @@ class Agent:
             self.link.send_frame(kernel_id, frame)
 
     async def start(
-        self, kernel_id: str, name: str, epoch: int, next_seq: int, applied: int
+        self,
+        kernel_id: str,
+        name: str,
+        epoch: int,
+        next_seq: int,
+        applied: int,
+        env: dict[str, str] | None = None,
     ) -> None:
         spec = SPECS[name]
         folder = Path(tempfile.mkdtemp(prefix="k", dir=self.folder))
@@ -107,7 +115,11 @@ class Agent:
             "token": "shim-token",
             "epoch_file": str(folder / "epoch"),
             "ipc_dir": str(folder / "ipc"),
-            "kernel": {"argv": spec["argv"], "env": spec.get("env", {}), "cwd": str(folder)},
+            "kernel": {
+                "argv": spec["argv"],
+                "env": {**spec.get("env", {}), **(env or {})},
+                "cwd": str(folder),
+            },
             "next_seq": next_seq,
             "applied": applied,
             "output_limit": spec.get("output_limit"),
@@ -115,7 +127,10 @@ class Agent:
         (folder / "epoch").write_text(f"{epoch:010d}")
         (folder / "config.json").write_text(json.dumps(config))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(self.pyz), str(folder / "config.json"), start_new_session=True
+            *(sys.executable, str(self.pyz), str(folder / "config.json")),
+            start_new_session=True,
+            # As `sessionkeeper.agent.process` does it.
+            env={k: v for k, v in os.environ.items() if k != "KG_AUTH_TOKEN"},
         )
         self.shims[kernel_id] = Shim(folder, epoch, process)
         await self.connect(kernel_id)
@@ -200,6 +215,7 @@ class Keeper(Observer, Agents):
             "epoch": self.epoch,
             "next_seq": next_seq,
             "applied": applied,
+            "env": record.env,
         }
         await self.connection.call("start", params)
         self.attach(record.id)
@@ -273,22 +289,27 @@ class Keeper(Observer, Agents):
 class Rig:
     """All of it. `url` is the gateway's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Options | None = None, token: str = TOKEN) -> None:
         self.folder = folder
+        self.options = options or Options()
+        self.token = token
         self.port = 0
         self._start_gateway()
         (folder / "node").mkdir()
-        self.agent = Agent(self.url, folder / "node")
+        self.agent = Agent(self.url, folder / "node", token)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self.options.certfile else "http"
+        return f"{scheme}://127.0.0.1:{self.port}{self.options.base_url.rstrip('/')}"
 
     def _start_gateway(self) -> None:
         self.kernels = Kernels(self.folder / "kernels")
         self.keeper = Keeper(self.kernels)
         self.kernels.observer = self.keeper
-        self.app = make_app(self.kernels, self.keeper, TOKEN, agents=self.keeper)
+        self.app = make_app(
+            self.kernels, self.keeper, self.token, agents=self.keeper, options=self.options
+        )
         self.server = listen(self.app, self.port)
         self.port = port_of(self.server)
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gateway.dial import AgentLink
-from gateway.errors import AgentGone, Forbidden, RemoteError
+from gateway.errors import AgentGone, RemoteError, Unauthorized
 
 GONE = "00000000-0000-4000-8000-000000000000"
 
@@ -55,7 +55,7 @@ async def test_kernels_by_rest(rig: Rig) -> None:
     wish = {"name": "bash", "env": {"KERNEL_X": "1"}, "path": "a/b"}
     model = await get(rig, "/api/kernels", "POST", wish)
     kernel_id = model["id"]
-    assert rig.kernels.record(kernel_id).env == {"KERNEL_X": "1"}
+    assert rig.kernels.record(kernel_id).env == {"KERNEL_X": "1", "KERNEL_GATEWAY": "1"}
     assert [k["id"] for k in await get(rig, "/api/kernels")] == [kernel_id]
     client = await Client(rig, kernel_id).open()
     await client.run("echo 1")
@@ -120,7 +120,7 @@ async def test_bad_requests_are_refused_with_words(
 @pytest.mark.parametrize("path", ["/api", "/api/kernels", "/api/kernelspecs", "/nothing"])
 async def test_nothing_is_told_without_the_token(rig: Rig, path: str, token: str | None) -> None:
     response = await fetch(rig, path, token=token)
-    assert response.code == 403
+    assert response.code == 401
     error = json.loads(response.body)
     assert "oken" in error["message"]
     assert "Authorization: token" in error["hint"]
@@ -153,7 +153,7 @@ async def test_no_node_is_said_and_leaves_no_kernel_behind(rig: Rig) -> None:
 
 
 async def test_agents_are_refused_with_words(rig: Rig) -> None:
-    with pytest.raises(Forbidden, match="refused the agent's token"):
+    with pytest.raises(Unauthorized, match="refused the agent's token"):
         await AgentLink.connect(rig.url, "wrong", {"node": "x"})
     with pytest.raises(AgentGone, match="cannot be reached"):
         await AgentLink.connect("http://127.0.0.1:1", TOKEN, {"node": "x"})

@@ -1,4 +1,4 @@
-"""A stock jupyter_server with `--gateway-url` works against our gateway, unchanged."""
+"""Stock servers with `--gateway-url` work against our gateway, unchanged."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
 from gateway_rig import TOKEN, Rig, header
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from websockets.asyncio.client import connect
 
 
-async def test_stock_jupyter_server_runs_a_cell(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["jupyterlab", "notebook"])
+async def test_stock_jupyter_server_runs_a_cell(rig: Rig, tmp_path: Path, program: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser"),
+        *(sys.executable, "-m", program, "--allow-root", "--no-browser"),
         *(
             f"--ServerApp.port={port}",
             "--IdentityProvider.token=ui",

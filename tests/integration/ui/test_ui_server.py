@@ -81,7 +81,7 @@ def wish(path: str, kernel: str = "python3") -> dict:
 
 async def test_kernel_starts_in_the_directory_that_was_asked_for(ui, gateway):
     await ui.api("POST", "kernels", {"name": "python3", "path": "work"}, expect=201)
-    assert gateway.requests == ["start python3 in 'work' with {}"]
+    assert gateway.requests == ["start python3 in 'work' with {'KERNEL_GATEWAY': '1'}"]
 
 
 async def test_kernel_is_interrupted_restarted_and_ended(ui, gateway):
