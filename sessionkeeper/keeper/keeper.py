@@ -242,7 +242,7 @@ class SessionKeeper:
                 elif isinstance(step, steps.GoBack):
                     await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
-                    self._go_back(self._presence.here)
+                    await self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
                 else:
@@ -339,9 +339,12 @@ class SessionKeeper:
         finally:
             self._rested.set()
 
-    def _go_back(self, here: Incarnation) -> None:
+    async def _go_back(self, here: Incarnation) -> None:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        damage = await self._incarnations.damage(here)
         self._leave()
+        if damage is not None:
+            await self._opening.skip(damage)
 
     def _end(self) -> None:
         placed = self._epochs.placed
