@@ -352,11 +352,13 @@ class Agent:
         return await self._status(session)
 
     async def _status(self, session: str) -> dict[str, Any]:
-        hosted = self._tenancy(session).hosted
+        tenancy = self._tenancy(session)
+        hosted = tenancy.hosted
         return {
             "epoch": hosted.epoch,
             "kernels": sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone),
             "gone": sorted(k for k, kernel in hosted.kernels.items() if kernel.gone),
+            "damage": tenancy.savepoints.damage(),
             "writes": hosted.writes,
         }
 

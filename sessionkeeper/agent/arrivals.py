@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from checkpoint import criu
+from checkpoint.errors import Damaged, MemoryLost, NotFound, UnknownFormat
 from checkpoint.reader import Reader
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import RestoreFailed
@@ -21,6 +22,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._images: list[criu.Lazy] = []
         self._under_way: list[Arrival] = []
+        self._lost: MemoryLost | None = None
 
     def bring(
         self,
@@ -65,8 +67,17 @@ class Arrivals:
                 return False
             self._under_way.remove(arrival)
             if arrival.lost is not None:
+                self._lost = arrival.lost
                 raise arrival.lost
         return True
+
+    def damage(self) -> str | None:
+        """Return why memory of a kernel can never come: the checkpoint lacks it."""
+        for lost in (self._lost, *(arrival.lost for arrival in self._under_way)):
+            cause = lost.__cause__ if lost is not None else None
+            if isinstance(cause, (Damaged, NotFound, UnknownFormat)):
+                return str(cause)
+        return None
 
     def no_more(self) -> None:
         """What was brought and not restored will not be."""

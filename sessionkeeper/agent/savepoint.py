@@ -283,6 +283,10 @@ class Savepoints:
         """
         return self._arrivals.over(within)
 
+    def damage(self) -> str | None:
+        """Return what is damaged of the checkpoint that was restored, if a kernel died of that."""
+        return self._arrivals.damage()
+
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
         self._arrivals.no_more()

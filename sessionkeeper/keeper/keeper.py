@@ -292,7 +292,7 @@ class SessionKeeper:
                 elif isinstance(step, steps.GoBack):
                     await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
-                    self._go_back(self._presence.here)
+                    await self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
                 elif isinstance(step, steps.Hibernate):
@@ -413,10 +413,13 @@ class SessionKeeper:
         self._show("hibernated")
         self.status.say("hibernates; what it is is kept, and the next cell brings it back")
 
-    def _go_back(self, here: Incarnation) -> None:
+    async def _go_back(self, here: Incarnation) -> None:
         now = time.monotonic()
         self._recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
+        damage = await self._incarnations.damage(here)
         self._leave()
+        if damage is not None:
+            await self._opening.skip(damage)
 
     async def _end(self) -> None:
         placed = self._epochs.placed

@@ -197,6 +197,12 @@ class Opening:
         self._status.say(text, "error" if self._partly else "warning")
         return True
 
+    async def skip(self, why: str) -> None:
+        """A kernel died of what its checkpoint lacks: go on from the one before, if any."""
+        manifest = self._chain.manifest
+        if manifest is not None and await self._chain.has_older():
+            await self._step_back(manifest, why)
+
     async def _failed_on(self, node: Node, error: GatewayError) -> None:
         manifest = self._chain.manifest
         if error.code not in BAD_CHECKPOINT or manifest is None:

@@ -122,6 +122,7 @@ class ScriptedAgent:
         self.epoch: int | None = None
         self.kernels: set[str] = set()
         self.gone: set[str] = set()
+        self.damage: str | None = None
         self.busy = False
         self.applied: list[int] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -166,6 +167,7 @@ class ScriptedAgent:
             "epoch": self.epoch,
             "kernels": sorted(self.kernels - self.gone),
             "gone": sorted(self.gone),
+            "damage": self.damage,
             "writes": max([0, *self.applied]),
         }
 

@@ -284,3 +284,22 @@ async def test_a_kernel_that_went_before_it_was_heard_comes_back_from_its_checkp
     site.join("a", sessions={})
     await site.until(lambda: agent.epoch == 3)
     await site.runs_on("a")
+
+
+async def test_a_kernel_that_died_of_damage_comes_back_from_the_checkpoint_before(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    before = await site.checkpointed()
+    await site.checkpointed()
+    agent.damage = "Pack 77 is damaged."
+    assert site.keeper.kernels.bring_back("kernel-1")
+    await site.until(lambda: agent.epoch == 2)
+    assert agent.asked("session.open")[-1]["manifest"] == before.number
+    assert "checkpoint 2 was skipped, it cannot be restored: Pack 77 is damaged." in site.said
+    # Of the only one there is, all that can be had is better than nothing.
+    await site.runs_on("a")
+    site.channels.ended += 1
+    assert site.keeper.kernels.bring_back("kernel-1")
+    await site.until(lambda: agent.epoch == 3)
+    assert agent.asked("session.open")[-1]["manifest"] == before.number
