@@ -9,8 +9,9 @@ from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
-from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, load
+from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, UpSettings, load
 from sessionkeeper.up.ready import announce
+from sessionkeeper.up.state import StateDirectory
 
 __all__ = ["agent", "gateway", "ui"]
 
@@ -33,7 +34,11 @@ def agent(arguments: Namespace) -> int:
 
 def ui(arguments: Namespace) -> int:
     """Serve JupyterLab until SIGTERM."""
-    settings = load(UiSettings, vars(arguments), config=config_of(arguments))
+    flags = vars(arguments)
+    if arguments.session is not None:
+        given = {name: value for name, value in flags.items() if value is not None}
+        flags = {**_of_session(arguments), **given}
+    settings = load(UiSettings, flags, config=config_of(arguments))
     _log()
     import uvloop
     from tornado.ioloop import IOLoop
@@ -58,6 +63,21 @@ def ui(arguments: Namespace) -> int:
         )
     )
     return 0
+
+
+def _of_session(arguments: Namespace) -> dict[str, object]:
+    """What a UI server for a session of an `up` on this machine need not be told."""
+    from sessionkeeper.cli.session import have_token
+
+    state = StateDirectory(load(UpSettings, {"state": arguments.up}).state)
+    have_token(state, arguments.session)
+    token = state.session_token_file(arguments.session)
+    return {
+        "state": state.ui / "of" / arguments.session,
+        "gateway_url": state.running()["gateway"],
+        "gateway_token_file": token,
+        "token_file": token,
+    }
 
 
 def config_of(arguments: Namespace) -> Path | None:

@@ -165,6 +165,14 @@ class SessionKeeper:
         self.changed()
         await self._rested.wait()
 
+    async def disown(self) -> None:
+        """End what any node has of it, or is just beginning. After :meth:`run` has ended."""
+        there = [node for node in self._nodes if node.connection is not None]
+        closing = (self._incarnations.close_on(node, self._epochs.epoch) for node in there)
+        self._epochs.place(None)
+        self._presence.end()
+        await asyncio.gather(*closing)
+
     def node_changed(self, node: Node) -> None:
         """A node joined, came back, is suspect, leaves or is lost."""
         hosts = node.connection is not None and self.session in node.hello.get("sessions", {})
