@@ -443,6 +443,8 @@ class SessionKeeper:
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
+            if len(source.hosting) > 1:
+                staging.cancel()  # the deadline is that of all of them
             if not await self._checkpoints.take_last(here.node, here.epoch, variables):
                 self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
