@@ -249,6 +249,8 @@ _AGENT_FLAGS = {
 }
 
 _UI_FLAGS = {
+    "--session": ("NAME", "for this session of an `up` here: finds gateway and tokens by itself"),
+    "--up": ("DIR", "state directory of that `up`"),
     "--state": ("DIR", "directory for notebook sessions and lab settings"),
     "--host": ("ADDRESS", "address to listen on (127.0.0.1)"),
     "--port": ("P", "port to listen on (8888)"),

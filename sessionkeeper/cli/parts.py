@@ -12,8 +12,9 @@ from gateway.errors import OptionRefused
 from gateway.options import Options, read_options
 from sessionkeeper import logs
 from sessionkeeper.errors import UsageError
-from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, load
+from sessionkeeper.settings import AgentSettings, GatewaySettings, UiSettings, UpSettings, load
 from sessionkeeper.up.ready import announce
+from sessionkeeper.up.state import StateDirectory
 
 __all__ = ["agent", "gateway", "ui"]
 
@@ -60,7 +61,11 @@ def agent(arguments: Namespace) -> int:
 
 def ui(arguments: Namespace) -> int:
     """Serve JupyterLab until SIGTERM."""
-    settings = load(UiSettings, vars(arguments), config=config_of(arguments))
+    flags = vars(arguments)
+    if arguments.session is not None:
+        given = {name: value for name, value in flags.items() if value is not None}
+        flags = {**_of_session(arguments), **given}
+    settings = load(UiSettings, flags, config=config_of(arguments))
     secrets = (settings.token, settings.gateway_token)
     logs.set_up("ui", settings.log_format, settings.log_level, secrets)
     import uvloop
@@ -86,6 +91,21 @@ def ui(arguments: Namespace) -> int:
         )
     )
     return 0
+
+
+def _of_session(arguments: Namespace) -> dict[str, object]:
+    """What a UI server for a session of an `up` on this machine need not be told."""
+    from sessionkeeper.cli.session import have_token
+
+    state = StateDirectory(load(UpSettings, {"state": arguments.up}).state)
+    have_token(state, arguments.session)
+    token = state.session_token_file(arguments.session)
+    return {
+        "state": state.ui / "of" / arguments.session,
+        "gateway_url": state.running()["gateway"],
+        "gateway_token_file": token,
+        "token_file": token,
+    }
 
 
 def config_of(arguments: Namespace) -> Path | None:

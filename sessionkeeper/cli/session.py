@@ -19,6 +19,7 @@ from sessionkeeper.up.terminal import Terminal
 __all__ = [
     "create",
     "delete",
+    "have_token",
     "hibernate",
     "list_sessions",
     "open_ui",
@@ -69,7 +70,7 @@ def list_sessions(arguments: Namespace) -> int:
 def open_ui(arguments: Namespace) -> int:
     """Start a UI server for the session, if there is none."""
     state = state_of(arguments)
-    _have_token(state, arguments.name)
+    have_token(state, arguments.name)
     with Terminal().step(f"starting JupyterLab for {arguments.name}"):
         done = control.request(state, "ui", session=arguments.name)
     print(json.dumps(done, indent=1) if arguments.json else done["url"])
@@ -79,7 +80,7 @@ def open_ui(arguments: Namespace) -> int:
 def token(arguments: Namespace) -> int:
     """The session's token."""
     state = state_of(arguments)
-    found, gateway = _have_token(state, arguments.name), state.running()["gateway"]
+    found, gateway = have_token(state, arguments.name), state.running()["gateway"]
     if arguments.json:
         print(json.dumps({"token": found, "gateway": gateway}, indent=1))
         return 0
@@ -112,9 +113,10 @@ def why(arguments: Namespace) -> int:
     """Where it is, and why."""
     done = api.session(state_of(arguments), arguments.name)
     lines = [_where(done)]
-    reasons = done["why"]["reasons"]
-    lines += [f"  {name}: {reason}" for name, reason in sorted(reasons.items())]
-    lines += [f"  {warning}" for warning in done["status"]["warnings"]]
+    if done["why"] is not None:
+        reasons = sorted(done["why"]["reasons"].items())
+        lines += [f"  {name}: {reason}" for name, reason in reasons]
+        lines += [f"  {warning}" for warning in done["status"]["warnings"]]
     return _said(arguments, done, "\n".join(lines))
 
 
@@ -140,6 +142,8 @@ def delete(arguments: Namespace) -> int:
 def _where(done: dict[str, Any]) -> str:
     session, why = done["session"], done["why"]
     name, state = session["name"], session["state"]
+    if state == "stored":
+        return f"{name} is in the store; `sessionkeeper session resume {name}` has it here"
     if session["node"]:
         return f"{name} is {state} on {session['node']}"
     if state == "idle":
@@ -150,8 +154,8 @@ def _where(done: dict[str, Any]) -> str:
     return f"{name} waits for a node{place}"
 
 
-def _have_token(state: StateDirectory, name: str) -> str:
-    """The session's token, a new one if none is known here."""
+def have_token(state: StateDirectory, name: str) -> str:
+    """The session's token, a new one if none is known here; its file is there afterwards."""
     path = state.session_token_file(name)
     if not path.exists():
         state.keep_session_token(name, api.new_token(state, name))

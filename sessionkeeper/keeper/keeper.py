@@ -170,6 +170,14 @@ class SessionKeeper:
         self.changed()
         await self._rested.wait()
 
+    async def disown(self) -> None:
+        """End what any node has of it, or is just beginning. After :meth:`run` has ended."""
+        there = [node for node in self._nodes if node.connection is not None]
+        closing = (self._incarnations.close_on(node, self._epochs.epoch) for node in there)
+        self._epochs.place(None)
+        self._presence.end()
+        await asyncio.gather(*closing)
+
     def node_changed(self, node: Node) -> None:
         """A node joined, came back, is suspect, leaves or is lost."""
         hosts = node.connection is not None and self.session in node.hello.get("sessions", {})
@@ -462,6 +470,8 @@ class SessionKeeper:
         try:
             # The kernels run on meanwhile: what is there already need not be waited for frozen.
             await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
+            if len(source.hosting) > 1:
+                staging.cancel()  # the deadline is that of all of them
             if not await self._checkpoints.take_last(here.node, here.epoch, variables):
                 self._recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"

@@ -158,10 +158,12 @@ class KeptSession:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_CHECKPOINT_SECONDS):
                     await self.keeper.rest(save=save)
-        self._line.forget(self.registration.name)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._line.forget(self.registration.name)
+        if not save:
+            await self.keeper.disown()
         if not self.keeper.placed:
             await let_go(self.keeper.chain.repository)
         self.kernels.close()

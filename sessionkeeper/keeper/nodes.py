@@ -32,6 +32,10 @@ decided.
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
 
+SAVING = 0.5
+"""Seconds that a session's last checkpoint keeps a processor of its node busy, roughly (measured:
+50 MB, two processors)."""
+
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
 
@@ -97,8 +101,12 @@ class Node:
         self.connect(self.connection)
 
     def time_to_stage(self) -> float:
-        """Seconds that may pass, on a node that leaves, before its kernels are frozen."""
-        return max(0.0, STAGING_SHARE * (self.leaves_at - asyncio.get_running_loop().time()))
+        """Seconds that may pass, on a node that leaves, before its kernels are frozen: what the
+        last checkpoints of all its sessions need is left.
+        """
+        left = self.leaves_at - asyncio.get_running_loop().time()
+        others = SAVING * (len(self.hosting) - 1)
+        return max(0.0, min(STAGING_SHARE * left, left - others))
 
     def is_another(self, hello: dict[str, Any]) -> bool:
         """Whether ``hello`` is from another machine, or from this one after it was made anew."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any
 
+from sessionkeeper.errors import Unavailable
 from sessionkeeper.keeper.changes import Changes
 from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, NodeLost
@@ -25,6 +26,7 @@ class Presence:
         self.here: Incarnation | None = None
         self.status = status
         self.changes = Changes()
+        self._over = False
         self._background: set[asyncio.Task[Any]] = set()
         status.listen(lambda _: self.changes.tell())
 
@@ -34,9 +36,11 @@ class Presence:
         return self.here.node if self.here is not None else None
 
     async def up(self) -> Incarnation:
-        """Wait until the session runs somewhere."""
+        """Wait until the session runs somewhere. Raises :class:`Unavailable` when it will not."""
         self.changes.note()
         while self.here is None:
+            if self._over:
+                raise Unavailable(f"session {self.status.session} is not kept here any more")
             await self.changes.watch()
         return self.here
 
@@ -45,6 +49,12 @@ class Presence:
         if self.here is not None:
             with contextlib.suppress(NodeLost):
                 await self.here.ask(method, {"kernel_id": kernel_id})
+
+    def end(self) -> None:
+        """It will run no more, as far as this process is concerned: whoever waits is told."""
+        self._over = True
+        self.status.update(state="idle", node=None)
+        self.changes.tell()
 
     def in_background(self, work: Awaitable[None]) -> None:
         """Do what nobody waits for; what goes wrong in it is said to the user."""

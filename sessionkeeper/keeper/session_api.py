@@ -34,9 +34,7 @@ class SessionsHandler(OperatorHandler):
 
 class SessionHandler(OperatorHandler):
     async def get(self, name: str) -> None:
-        kept = await self.shared.sessions.have(name)
-        status, why = kept.keeper.status.json(), kept.keeper.why()
-        self.finish({"session": report(kept), "status": status, "why": why})
+        self.finish(await self.shared.sessions.told(name))
 
     async def delete(self, name: str) -> None:
         await self.shared.sessions.delete(name)

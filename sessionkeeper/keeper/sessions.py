@@ -12,7 +12,7 @@ import hmac
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from sessionkeeper.registration import Registration, hashed
 
 log = logging.getLogger(__name__)
 
+BEGIN_AGAIN = 5.0
+"""Seconds until a session is begun again that the store kept from being begun."""
+
 
 class Sessions:
     """All sessions. Calls come from the event loop; iterating gives those that are kept here."""
@@ -38,6 +41,8 @@ class Sessions:
         self._elsewhere: dict[str, Registration] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._late: set[str] = set()
+        """Sessions that could not be begun yet, though this gateway is to go on with them."""
         self.addresses = Addresses(
             lambda: ((k.registration.name, one) for k in self for one in k.kernels.records)
         )
@@ -69,6 +74,22 @@ class Sessions:
         for other, error in zip(here, began, strict=True):
             if isinstance(error, BaseException):
                 log.error("session %s was not started: %s", other, error)
+                self._late.add(other)
+                self._in_background(self._begin_later(other))
+
+    async def _begin_later(self, name: str) -> None:
+        """What its nodes still run of it is left alone meanwhile."""
+        try:
+            while True:
+                await asyncio.sleep(BEGIN_AGAIN)
+                try:
+                    await self.have(name)
+                    return
+                except CheckpointError as error:
+                    if not error.retryable:
+                        raise
+        finally:
+            self._late.discard(name)
 
     async def create(self, wanted: Registration) -> tuple[KeptSession, str]:
         """Begin a session; also returns its token, which is told once. Raises ``SessionExists``,
@@ -170,6 +191,21 @@ class Sessions:
 
     # -- what is told of them ------------------------------------------------------------------
 
+    async def told(self, name: str) -> dict[str, Any]:
+        """Return what is told of a session to who only asks: one that the store has stays where it
+        is. Raises ``UnknownSession``, ``SessionDeleted``, and what the store raises.
+        """
+        kept = self._kept.get(name)
+        if kept is not None:
+            status, why = kept.keeper.status.json(), kept.keeper.why()
+            return {"session": report(kept), "status": status, "why": why}
+        registration, _ = await asyncio.to_thread(self._register.open, name)
+        return {
+            "session": {**registration.report(), "state": "stored"},
+            "status": None,
+            "why": None,
+        }
+
     async def listed(self) -> list[dict[str, Any]]:
         """Return what is known of every session, those that only the store has too."""
         try:
@@ -190,17 +226,21 @@ class Sessions:
         if node.connection is None or node.gone.done():
             return
         for name, epoch in node.hello.get("sessions", {}).items():
-            if name not in self._kept and not self._turn(name).locked():
+            known = name in self._kept or name in self._late
+            if not known and not self._turn(name).locked():
                 # Deleted, or another gateway's by now, and not one that is just being begun.
                 call = {"session": name, "epoch": int(epoch)}
-                task = asyncio.ensure_future(node.call("session.close", call))
-                self._tasks.add(task)
-                task.add_done_callback(self._closed)
+                self._in_background(node.call("session.close", call))
 
-    def _closed(self, task: asyncio.Task[Any]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.info("a session that is not known was not closed: %s", error)
+            log.warning("what was done in the background for a session failed: %s", error)
 
 
 def report(kept: KeptSession) -> dict[str, Any]:

@@ -138,7 +138,7 @@ async def test_one_that_no_node_has_room_for_is_told_its_place_and_comes_when_th
 
 
 async def test_a_gateway_that_lost_its_disk_finds_its_sessions_and_their_tokens(fresh):
-    system = fresh("--no-ui", "--nodes", "1")
+    system = fresh("--no-ui", "--nodes", "1", "--runtime", "process")
     said = await system.call("POST", SESSIONS, {"name": "a", "owner": "ann"}, server="gateway")
     a = Session(system, "a", said["token"])
     kernel = await a.kernel()
@@ -252,3 +252,17 @@ async def test_an_idle_session_releases_its_compute_by_itself(fresh):
                 await asyncio.sleep(0.05)
         assert await kernel.ask("mine + 1") == "42"  # over the connection that stayed open
         await kernel.close()
+
+
+async def test_a_session_deleted_while_it_is_brought_up_leaves_nothing_on_a_node(system: System):
+    async with sessions(system, "a") as (a,):
+        starting = asyncio.create_task(asyncio.to_thread(a.ask, "POST", "/api/kernels", {}))
+        async with asyncio.timeout(60):
+            while (await _told(a))["state"] != "starting":
+                await asyncio.sleep(0)
+        await system.call("DELETE", f"{SESSIONS}/a", server="gateway")
+        nodes = (await system.call("GET", "/api/sessionkeeper/nodes", server="gateway"))["nodes"]
+        assert all("a" not in node["sessions"] for node in nodes)
+        places = system.state.nodes.glob("*/agent/sessions/a-*")
+        assert [place.name for place in places] == []
+        assert (await starting)[0] == 503  # who waited for it is told
