@@ -61,6 +61,7 @@ def open_channels(kernel_id: str, position: Position | None, **query: str) -> di
         create_connection=_Upstream,
         compression=None,
         max_size=MAX_MESSAGE + 2**16,
+        max_queue=2,  # messages, which may be large: the gateway keeps the rest for a slow tab
         ping_interval=None,  # its own would give up on a gateway while the browser is slow
         open_timeout=5.0,
         close_timeout=1.0,

@@ -26,6 +26,7 @@ class Cell:
         self.outputs: list[dict[str, Any]] = []
         self.reply: dict[str, Any] | None = None
         self.types: list[str] = []
+        self.comms: list[dict[str, Any]] = []
         self._idle = False
         self._clear_next = False
         self._changed = asyncio.Condition()
@@ -74,8 +75,10 @@ class Cell:
     async def take(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
         self.types.append(kind)
-        if message["channel"] == "shell":
+        if message["channel"] in ("shell", "control"):
             self.reply = content
+        elif kind == "comm_msg":
+            self.comms.append(content["data"])
         elif kind == "status":
             self._idle = self._idle or content["execution_state"] == "idle"
         elif kind == "clear_output":
@@ -131,7 +134,7 @@ class KernelClient:
         )
         self._reader = asyncio.create_task(self._read())
         if not busy:
-            await (await self._send("kernel_info_request", {})).end()
+            await (await self.request("kernel_info_request", {})).end()
         return self
 
     def follow(self, cell: Cell) -> Cell:
@@ -159,7 +162,7 @@ class KernelClient:
             "stop_on_error": True,
         }
         metadata = {"cellId": cell, "deletedCells": []} if cell else {}
-        return await self._send("execute_request", content, metadata)
+        return await self.request("execute_request", content, metadata)
 
     async def run(self, code: str, timeout: float = PATIENCE) -> Cell:
         """Run a cell to its end."""
@@ -178,15 +181,16 @@ class KernelClient:
 
     async def answer(self, text: str) -> None:
         """Answer what a cell asks for."""
-        await self._send("input_reply", {"value": text, "status": "ok"}, channel="stdin")
+        await self.request("input_reply", {"value": text, "status": "ok"}, channel="stdin")
 
-    async def _send(
+    async def request(
         self,
         kind: str,
         content: dict[str, Any],
         metadata: dict[str, Any] | None = None,
         channel: str = "shell",
     ) -> Cell:
+        """Send any request; returns at once."""
         cell = Cell(uuid.uuid4().hex, content.get("code", kind))
         self._cells[cell.msg_id] = cell
         header = {
