@@ -33,7 +33,7 @@ _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its 
 _ACK_AFTER = 0.05
 # Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
 # least: written down, converted and handed to clients (bytes per second).
-_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 100e6
+_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 40e6
 
 
 class KernelChannel:
