@@ -29,7 +29,8 @@ test:
 # Seeds that fail are kept in failed_seeds.txt, and run with the tests from then on.
 test-seeds:
 	@scripts/bootstrap.sh test
-	@SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) nice $(BIN)/python -m pytest -q tests/integration/gateway/test_seeds.py
+	@SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) nice $(BIN)/python -m pytest -q \
+		tests/integration/gateway/test_seeds.py tests/integration/ui/test_ui_seeds.py
 
 lint:
 	@scripts/bootstrap.sh test

@@ -50,7 +50,7 @@ _REPLY_WITHIN = 10.0
 _ACK_AFTER = 0.25
 # Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
 # least: written down, converted and handed to clients (bytes per second).
-_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 100e6
+_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 40e6
 
 
 class KernelChannel:

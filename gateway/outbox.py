@@ -37,7 +37,7 @@ class Pieces:
     """Puts pieces together again, of each kernel for itself."""
 
     def __init__(self) -> None:
-        self._whole: dict[str, tuple[bytearray, int]] = {}
+        self._begun: dict[str, tuple[bytearray, int]] = {}
 
     def take(self, kernel_id: str, body: bytes) -> bytes | memoryview | None:
         """Take a frame or a piece; the frame that is whole now, None if none is.
@@ -46,7 +46,7 @@ class Pieces:
         `BadFrame`.
         """
         if not body or body[0] not in (FIRST, NEXT):
-            self._whole.pop(kernel_id, None)
+            self._begun.pop(kernel_id, None)
             return body
         if body[0] == FIRST:
             if len(body) < _FIRST.size:
@@ -54,22 +54,20 @@ class Pieces:
             _, total = _FIRST.unpack_from(body)
             if not 0 < total <= FRAME_LIMIT:
                 raise BadFrame(f"A link frame of {total} bytes: the limit is {FRAME_LIMIT}.")
-            whole, at, data = bytearray(total), 0, memoryview(body)[_FIRST.size :]
+            whole, data = bytearray(), memoryview(body)[_FIRST.size :]
         else:
-            begun = self._whole.get(kernel_id)
+            begun = self._begun.get(kernel_id)
             if begun is None:
                 return None
-            (whole, at), data = begun, memoryview(body)[1:]
-        end = at + len(data)
-        if end > len(whole):
-            self._whole.pop(kernel_id, None)
-            raise BadFrame(f"The pieces of a link frame have more than its {len(whole)} bytes.")
-        whole[at:end] = data
-        if end == len(whole):
-            self._whole.pop(kernel_id, None)
-            return memoryview(whole)
-        self._whole[kernel_id] = whole, end
-        return None
+            (whole, total), data = begun, memoryview(body)[1:]
+        whole += data
+        if len(whole) < total:
+            self._begun[kernel_id] = whole, total
+            return None
+        self._begun.pop(kernel_id, None)
+        if len(whole) > total:
+            raise BadFrame(f"The pieces of a link frame have more than its {total} bytes.")
+        return memoryview(whole)
 
 
 class Outbox:

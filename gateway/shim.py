@@ -29,7 +29,6 @@ from typing import Any, Callable  # noqa: UP035
 import zmq
 
 from gateway.frames import (
-    CONTROL,
     EVENT,
     IOPUB,
     LOCAL,
@@ -42,6 +41,7 @@ from gateway.frames import (
     kind_of,
 )
 from gateway.shim_agent import AgentSocket, Closed, listen
+from gateway.shim_calls import ShimCalls, answer_error
 from gateway.shim_kernel import Kernel, Message, too_long
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 
@@ -66,22 +66,23 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self._busy: set[str] = set()
-        self._pid: int | None = None
-        self._quiet_at: float | None = None
+        self.busy: set[str] = set()
+        self.pid: int | None = None
+        self.quiet_at: float | None = None
         self._probe_at = 0.0
         self._probed = self._heard = False
         self._connecting = 0
         self._kill_at: float | None = None
         self._moves_until: float | None = None
         self._ending_at: dict[str, float] = {}
-        self._stops: list[tuple[AgentSocket, Any]] = []
-        self._executes: dict[str, tuple[AgentSocket, Any, float]] = {}
+        self.stops: list[tuple[AgentSocket, Any]] = []
+        self.executes: dict[str, tuple[AgentSocket, Any, float]] = {}
         self._epoch_fd = (
             os.open(config["epoch_file"], os.O_RDONLY) if "epoch_file" in config else -1
         )
         self._agent: AgentSocket | None = None
         self._strangers: deque[AgentSocket] = deque()
+        self._calls = ShimCalls(self)
         self._watched: tuple[Any, ...] = ()
         self._poller: Any = None
         self._todo: dict[Any, Callable[[], None]] = {}
@@ -96,7 +97,7 @@ class Shim:
         if config.get("preload"):
             self.kernel.warm(config["preload"])
         if config.get("kernel"):
-            self._start(config["kernel"])
+            self.start(config["kernel"])
 
     @property
     def epoch(self) -> int:
@@ -109,7 +110,7 @@ class Shim:
 
     def run(self) -> int:
         """Until SIGTERM; the exit code."""
-        while not (self.ending and self._pid is None):
+        while not (self.ending and self.pid is None):
             for what in self._wait():
                 what()
             self._reap()
@@ -151,10 +152,10 @@ class Shim:
 
     def _timeout(self) -> int | None:
         now = time.monotonic()
-        at = [t for t in (self._quiet_at, self._kill_at, self._moves_until) if t is not None]
+        at = [t for t in (self.quiet_at, self._kill_at, self._moves_until) if t is not None]
         at += [*self._ending_at.values()][:1]
-        at += [deadline for _, _, deadline in self._executes.values()]
-        if self._pid is not None and not self.ready:
+        at += [deadline for _, _, deadline in self.executes.values()]
+        if self.pid is not None and not self.ready:
             at.append(now + 0.005)
         return max(0, int((min(at) - now) * 1000) + 1) if at else None
 
@@ -164,18 +165,18 @@ class Shim:
         if not self.kernel.waits:
             self.kernel.stand_still(self.link.full and self._moves_until is None)
             self._missing(now)
-        if self._pid is not None and not self.ready:
+        if self.pid is not None and not self.ready:
             self._become_ready(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self.kernel.signal(signal.SIGKILL)
         heard_out = self.ending or not self.link.full
-        if self._quiet_at is not None and now >= self._quiet_at and heard_out:
+        if self.quiet_at is not None and now >= self.quiet_at and heard_out:
             self._exited()
-        for msg_id, (agent, call, deadline) in list(self._executes.items()):
+        for msg_id, (agent, call, deadline) in list(self.executes.items()):
             if now >= deadline:
-                del self._executes[msg_id]
-                _answer_error(agent, call, "timeout", "the kernel did not answer in time")
+                del self.executes[msg_id]
+                answer_error(agent, call, "timeout", "the kernel did not answer in time")
 
     def _drain_wakeups(self) -> None:
         with suppress(BlockingIOError):
@@ -192,13 +193,13 @@ class Shim:
 
     # -- the kernel ---------------------------------------------------------------------------
 
-    def _start(self, spec: dict[str, Any]) -> int:
+    def start(self, spec: dict[str, Any]) -> int:
         self.ready = self._probed = self._heard = False
         self._probe_at = 0.0
         self._connecting = self.epoch
         self.link.pause(STARTING)
-        self._pid = self.kernel.start(spec)
-        return self._pid
+        self.pid = self.kernel.start(spec)
+        return self.pid
 
     def _become_ready(self, now: float) -> None:
         """Requests wait until the kernel answers one of ours and its iopub is heard."""
@@ -216,8 +217,8 @@ class Shim:
 
     def _read_kernel(self, channel: int) -> None:
         for message in self.kernel.messages(channel, 200 if channel == IOPUB else 20):
-            if self._quiet_at is not None:
-                self._quiet_at = time.monotonic() + QUIET
+            if self.quiet_at is not None:
+                self.quiet_at = time.monotonic() + QUIET
             if channel == IOPUB:
                 self._heard = True
             if self.kernel.ours(message):
@@ -239,23 +240,23 @@ class Shim:
         if message.channel != SHELL:
             return
         self._probed = True
-        if self._executes:
+        if self.executes:
             msg_id = json.loads(message.parts[1]).get("msg_id")
-            agent, call, _ = self._executes.pop(msg_id, (None, None, 0))
+            agent, call, _ = self.executes.pop(msg_id, (None, None, 0))
             if agent is not None:
                 agent.send(encode_local({"id": call, "result": json.loads(message.parts[3])}))
 
     def _note_status(self, message: Message) -> None:
         parent = json.loads(message.parts[1]).get("msg_id", "")
         if b'"busy"' in message.parts[3]:
-            self._busy.add(parent)
+            self.busy.add(parent)
         elif b'"idle"' in message.parts[3]:
-            self._busy.discard(parent)
+            self.busy.discard(parent)
             self._ending_at.pop(parent, None)
 
     def _note_reply(self, message: Message) -> None:
         parent = json.loads(message.parts[1]).get("msg_id", "")
-        if parent in self._busy:
+        if parent in self.busy:
             self._ending_at[parent] = time.monotonic() + LOST_AFTER
 
     def _missing(self, now: float) -> None:
@@ -268,7 +269,7 @@ class Shim:
                 self._ending_at[msg_id] = self._ending_at.pop(msg_id) + LOST_AFTER
                 return
             del self._ending_at[msg_id]
-            self._busy.discard(msg_id)
+            self.busy.discard(msg_id)
             self._emit({"event": "output_lost", "msg_id": msg_id})
 
     def _produce(self, message: Message) -> None:
@@ -290,13 +291,13 @@ class Shim:
             if pid == 0:
                 return
             if self.kernel.reaped(pid, status):
-                self._quiet_at = time.monotonic() + QUIET
+                self.quiet_at = time.monotonic() + QUIET
 
     def _exited(self) -> None:
-        self._quiet_at = self._kill_at = self._pid = None
+        self.quiet_at = self._kill_at = self.pid = None
         process = self.kernel.process
         code = process.returncode if process is not None else None
-        self._busy.clear()
+        self.busy.clear()
         self._ending_at.clear()
         if self.kernel.errors is not None:
             self.kernel.read_errors()
@@ -308,24 +309,24 @@ class Shim:
         self.kernel.close()
         self.link.resume(self.epoch, STARTING)
         self._emit({"event": "exited", **ended, "stderr": words})
-        for agent, call, _ in self._executes.values():
-            _answer_error(agent, call, "kernel_ended", "the kernel has ended")
-        self._executes.clear()
-        for agent, call in self._stops:
+        for agent, call, _ in self.executes.values():
+            answer_error(agent, call, "kernel_ended", "the kernel has ended")
+        self.executes.clear()
+        for agent, call in self.stops:
             agent.send(encode_local({"id": call, "result": ended}))
-        self._stops.clear()
+        self.stops.clear()
 
     def _terminate(self, grace: float = 2.0) -> None:
         self.ending = True
-        self._stop(grace)
+        self.stop(grace)
 
-    def _let_move(self) -> None:
+    def let_move(self) -> None:
         """So that it can follow a signal, however much it has printed."""
         self._moves_until = time.monotonic() + MOVES
         self.kernel.stand_still(False)
 
-    def _stop(self, grace: float) -> None:
-        self._let_move()
+    def stop(self, grace: float) -> None:
+        self.let_move()
         self.kernel.signal(signal.SIGTERM)
         self._kill_at = time.monotonic() + grace
 
@@ -361,13 +362,13 @@ class Shim:
         if agent is self._agent:
             self._agent = None
             self.link.disconnected()
-            self._stops = [s for s in self._stops if s[0] is not agent]
+            self.stops = [s for s in self.stops if s[0] is not agent]
         elif agent in self._strangers:
             self._strangers.remove(agent)
 
     def _frame(self, agent: AgentSocket, frame: bytes) -> None:
         if kind_of(frame) == LOCAL:
-            self._call(agent, decode_local(frame))
+            self._calls.answer(agent, decode_local(frame))
             return
         try:
             payload = self.link.receive(frame, self.epoch)
@@ -382,81 +383,6 @@ class Shim:
         # A kernel that has ended applies nothing; the gateway answers for it.
         if channel in self.kernel.sockets and channel != IOPUB and len(parts) >= 4:
             self.kernel.send(channel, parts)
-
-    def _call(self, agent: AgentSocket, call: dict[str, Any]) -> None:
-        number, name = call.get("id"), call.get("call")
-        method = getattr(self, f"_call_{name}", None)
-        if method is None:
-            _answer_error(agent, number, "unknown_call", f"there is no call {name!r}")
-            return
-        try:
-            result = method(agent, number, call)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            _answer_error(agent, number, "failed", f"{name}: {error or type(error).__name__}")
-            return
-        if result is not None:
-            agent.send(encode_local({"id": number, "result": result}))
-
-    def _call_start(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> dict[str, Any]:
-        if self._pid is not None:
-            raise ValueError("a kernel is running already")
-        self.link.next_seq = max(self.link.next_seq, int(call.get("next_seq") or 1))
-        self.link.applied = max(self.link.applied, int(call.get("applied") or 0))
-        self.config["kernel_id"] = call.get("kernel_id", self.config.get("kernel_id"))
-        return {"pid": self._start(call["kernel"])}
-
-    def _call_status(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "alive": self._pid is not None and self._quiet_at is None,
-            "ready": self.ready,
-            "busy": bool(self._busy),
-            "applied": self.link.applied,
-            "produced": self.link.next_seq - 1,
-            "unacked": self.link.unacked_bytes,
-            "epoch": self.epoch,
-            "pid": self._pid,
-            "kernel_id": self.config.get("kernel_id"),
-        }
-
-    def _call_interrupt(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
-        if CONTROL in self.kernel.sockets:
-            self._let_move()
-            self.kernel.interrupt()
-        return {}
-
-    def _call_stop(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
-        if self._pid is None:
-            return {"code": None, "signal": None}
-        self._stops.append((agent, number))
-        self._stop(float(call.get("grace", 2.0)))
-        return None
-
-    def _call_execute(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> None:
-        if not self.ready or self._pid is None:
-            raise ValueError("the kernel is not running")
-        content = {
-            "code": call["code"],
-            "silent": True,
-            "store_history": False,
-            "user_expressions": call.get("user_expressions") or {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        deadline = time.monotonic() + float(call.get("timeout", 60.0))
-        msg_id = self.kernel.request(SHELL, "execute_request", content)
-        self._executes[msg_id] = (agent, number, deadline)
-
-    def _call_pause_input(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
-        self.link.pause()
-        return {"applied": self.link.applied}
-
-    def _call_resume_input(self, agent: AgentSocket, number: Any, call: dict[str, Any]) -> Any:
-        self.link.resume(self.epoch)
-        return {"applied": self.link.applied}
-
-
-def _answer_error(agent: AgentSocket, call: Any, code: str, message: str) -> None:
-    agent.send(encode_local({"id": call, "error": {"code": code, "message": message}}))
 
 
 def main(argv: list[str]) -> int:

@@ -24,11 +24,12 @@ PRELOAD = (
     "sqlite3",
 )
 
-_MODULES = (
+SHIPPED = (
     "frames.py",
     "kernel_boot.py",
     "shim.py",
     "shim_agent.py",
+    "shim_calls.py",
     "shim_kernel.py",
     "shim_link.py",
 )
@@ -49,7 +50,7 @@ def build_shim(path: Path) -> Path:
 
         add("__main__.py", _MAIN)
         add("gateway/__init__.py", "")
-        for module in _MODULES:
+        for module in SHIPPED:
             add(f"gateway/{module}", (source / module).read_text())
     part.chmod(0o755)
     os.replace(part, path)

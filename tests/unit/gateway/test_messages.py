@@ -25,6 +25,7 @@ from gateway.messages import (
     summary_of,
     v1_to_payload,
 )
+from gateway.shim_archive import SHIPPED
 
 HEADER = json.dumps({"msg_id": "m", "msg_type": "stream", "session": "s"}).encode()
 PARTS = [HEADER, b"{}", b"{}", b'{"text": "\xc3\xa9"}']
@@ -128,13 +129,12 @@ def test_errors_of_agents_keep_their_words_and_get_a_status() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["frames", "kernel_boot", "shim", "shim_agent", "shim_kernel", "shim_link"],
+    [module.removesuffix(".py") for module in SHIPPED],
 )
 def test_what_is_shipped_runs_with_old_pythons(name: str) -> None:
     source = (Path(gateway.__file__).parent / f"{name}.py").read_text()
     tree = ast.parse(source, feature_version=(3, 8))
-    shipped = ("frames", "kernel_boot", "shim_agent", "shim_kernel", "shim_link")
-    allowed = {f"gateway.{name}" for name in shipped}
+    allowed = {f"gateway.{module.removesuffix('.py')}" for module in SHIPPED}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gateway"):
             assert node.module in allowed

@@ -25,6 +25,7 @@ from gateway.frames import (
 from gateway.link import GatewayLink
 from gateway.outbox import Outbox, Pieces
 from gateway.shim_agent import AgentSocket
+from gateway.shim_kernel import Message, too_long
 from gateway.shim_link import ShimLink
 
 VECTORS = json.loads((Path(__file__).parents[3] / "docs" / "link-vectors.json").read_text())
@@ -159,3 +160,12 @@ def test_shim_has_no_more_on_the_way_than_its_credit() -> None:
     while shim.next_frame(1) is not None:
         rest += 1
     assert rest == 6
+
+
+@pytest.mark.parametrize(("channel", "kind"), [(3, "stream"), (0, "execute_reply")])
+def test_message_that_nothing_carries_is_replaced_by_words(channel: int, kind: str) -> None:
+    parts = [b'{"msg_id": "a", "msg_type": "%s"}' % kind.encode(), b'{"msg_id": "b"}', b"{}", b"x"]
+    said = too_long(Message(channel, parts), (1 << 30) + 1)
+    assert json.loads(said[0])["msg_type"] == kind
+    assert said[1] == parts[1]
+    assert "1073741825 bytes was left out" in said[3].decode()
