@@ -66,7 +66,8 @@ class Feed:
 
     `write(delivery)` starts to send and returns a future, or None if the message is not for this
     client's protocol. `missed(count)` is told how many messages the journal had no more,
-    `kernel_gone()` is called when the kernel is deleted.
+    `kernel_gone()` is called when the kernel is deleted, `current(cursor)` each time when all that
+    there was has been handed on. `observes`: it gets the replies for other clients as well.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Feed:
         position: int,
         kernel_gone: Callable[[], None],
         missed: Callable[[int], None] | None = None,
+        current: Callable[[int], None] | None = None,
+        observes: bool = False,
     ) -> None:
         self.position = position
         self.sessions = {session} if session else set()
@@ -84,6 +87,8 @@ class Feed:
         self._write = write
         self.kernel_gone = kernel_gone
         self._missed = missed
+        self._current = current
+        self._observes = observes
         self._outstanding = 0
         self._lagging = True
         self._closed = False
@@ -110,6 +115,7 @@ class Feed:
         asked_by = delivery.asked_by
         if (
             asked_by is not None
+            and not self._observes
             and asked_by not in self.sessions
             and self._stream.somebody_is(asked_by)
         ):
@@ -144,3 +150,5 @@ class Feed:
             else:
                 self._pass(Delivery(record.cursor, record.payload))
         self._lagging = False
+        if self._current is not None:
+            self._current(self.position)

@@ -107,8 +107,16 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         else:
             back = self._places.back(self._kernel_id, self._session)
             position = channel.last_cursor if back is None else back
+        observes = self._protocol == RESUMABLE and bool(self.get_query_argument("observe", ""))
         self._feed = Feed(
-            channel, self._deliver, self._session, position, self._kernel_gone, self._missed
+            channel,
+            self._deliver,
+            self._session,
+            position,
+            self._kernel_gone,
+            self._missed,
+            self._current if observes else None,
+            observes,
         )
         channel.attach_client(self._feed)
 
@@ -150,6 +158,9 @@ class ChannelsHandler(ErrorsInWords, WebSocketHandler):
         if self._protocol == RESUMABLE:
             self._notice(event="missed", count=count)
         log.warning("kernel %s: a client missed %d messages", self._kernel_id, count)
+
+    def _current(self, cursor: int) -> None:
+        self._notice(event="current", cursor=cursor)
 
     def _kernel_gone(self) -> None:
         self.close(4404, "The kernel was shut down.")

@@ -142,6 +142,7 @@ def _config(settings: UiSettings) -> Any:
             "tornado_settings": {"websocket_max_message_size": MAX_MESSAGE},
         },
         TokenIdentity={"token": settings.token, "allow_password_change": False},
+        SessionExtension={"outputs_directory": str(state / "outputs")},
         ResumingConnection={"positions_directory": str(state / "positions")},
         GatewayClient={
             "url": settings.gateway_url.rstrip("/"),

@@ -1,9 +1,10 @@
 """A browser tab's kernel WebSocket, which stays open while the gateway comes and goes.
 
 Output: the gateway numbers what it sends (the cursor) and sends again, after a break, what comes
-after the cursor we give. A browser confirms nothing by itself, but answers a ping after the
-messages before it: pings that carry the cursor tell how far the tab is. A tab that connects again
-goes on there, also with another UI server.
+after the cursor we give. JupyterLab with our extension counts along and says, when it connects
+again, what it has. Any other client confirms nothing by itself, but answers a ping after the
+messages before it: pings that carry the cursor tell how far it is, and when it connects again with
+the same session id it goes on there, also with another UI server.
 
 Input: a request is kept, and sent again after a break, until the gateway has said that it is
 in its journal. The gateway knows a request by its `msg_id`, so it is applied once.
@@ -18,9 +19,9 @@ import contextlib
 import json
 import random
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from tornado import web
@@ -29,44 +30,20 @@ from traitlets import Unicode
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
 
 from sessionkeeper.ui import frames
-from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.asked import Asked
 from sessionkeeper.ui.positions import Position, Positions
+from sessionkeeper.ui.recorder import Recorder
+from sessionkeeper.ui.runs import is_answer, tag_request
+from sessionkeeper.ui.upstream import BAD_FRAME, NO_KERNEL, RETRY_SECONDS, open_channels, watch
 
 __all__ = ["ResumingConnection"]
-
-MAX_MESSAGE = 2**30
-
-_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-_PING_SECONDS = 1.5
-_DEAD_SECONDS = 4.0
-"""Silence after which a gateway is given up. With the pause between pings: 5 s at most."""
-
-_JOURNAL_BYTES_PER_SECOND = 50e6
 
 _LINGER_SECONDS = 600.0
 """How long requests of a closed tab wait for a gateway that is away."""
 
 _CONFIRM_SECONDS = 0.03
-
-_NO_KERNEL, _BAD_FRAME = 4404, 4400
-
-
-class _Upstream(ClientConnection):
-    """A connection that remembers when it heard anything, in the event loop's time."""
-
-    heard = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.heard = self.loop.time()
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard = self.loop.time()
-        super().data_received(data)
 
 
 class ResumingConnection(BaseKernelWebsocketConnection):
@@ -75,6 +52,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     positions_directory = Unicode(config=True, help="Where positions of tabs are kept")
 
     _positions: Positions | None = None
+    recorder: Recorder | None = None
+    """Of this server, once it has one."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -89,6 +68,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._question: asyncio.TimerHandle | None = None
         self._delivering = False
         self._gone = False
+        self._told: list[bytes] = []  # what a new tab is told before anything else
+        self._numbered = False  # the tab counts along (labextensions/…/socket.js)
         self._task: asyncio.Task[None] | None = None
 
     # What jupyter_server's handler calls
@@ -105,12 +86,22 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         """The browser is there: carry messages until `disconnect`."""
         self.websocket_handler.set_nodelay(True)
         self._confirm_by_pongs()
-        self._position = self._confirmed = self._kept().get(self.kernel_id, self.session_id)
+        self._position = self._confirmed = self._where()
+        if self.recorder is not None:
+            if self._position is None:
+                arrival = await self.recorder.arrive(self.kernel_id)
+                self._position, self._told = arrival or (None, [])
+                self._confirmed = None if self._told else self._position
+            if self._gone:
+                return  # it did not wait
+            self.recorder.attached(self.kernel_id, self)
         self._task = asyncio.create_task(self._run(), name=f"channels of {self.kernel_id}")
 
     def disconnect(self) -> None:  # type: ignore[override]
         """The browser is gone. What it had asked for is still delivered."""
         self._gone = True
+        if self.recorder is not None:
+            self.recorder.left(self.kernel_id, self)
         if self._task is not None:
             if self._unacked:
                 asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._task.cancel)
@@ -125,15 +116,37 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             except (ValueError, KeyError, TypeError) as error:
                 self.log.warning("Not a kernel message, dropped: %r", error)
                 return
+        incoming_msg = tag_request(incoming_msg)
+        if self.recorder is not None and is_answer(incoming_msg):
+            self.recorder.answered(self.kernel_id)
         self._number += 1
         self._unacked[self._number] = incoming_msg
         self._unsent.set()
+
+    # What the recorder asks
+
+    @property
+    def confirmed(self) -> Position | None:
+        return self._confirmed
+
+    @property
+    def sent(self) -> Position | None:
+        return self._position
 
     # The browser's side
 
     @property
     def _is_legacy(self) -> bool:
         return self.websocket_handler.selected_subprotocol is None
+
+    def _where(self) -> Position | None:
+        """Up to where the tab has got what the kernel said; None for a new one."""
+        numbered = self.websocket_handler.get_query_argument("numbered", None)
+        if numbered is None or self._is_legacy:
+            return self._kept().get(self.kernel_id, self.session_id)
+        self._numbered = True
+        journal, _, cursor = numbered.partition(":")
+        return Position(journal, int(cursor)) if journal and cursor.isdecimal() else None
 
     def _kept(self) -> Positions:
         cls = type(self)
@@ -180,6 +193,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if self._position is None or self._gone:
             return
         message = frames.v1_to_legacy(payload) if self._is_legacy else payload
+        if self._numbered:
+            message = (0 if self._told else cursor).to_bytes(8, "big") + payload
         self._delivering = True
         try:
             written = self.websocket_handler.write_message(message, isinstance(message, bytes))
@@ -195,6 +210,10 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     # The gateway's side
 
     async def _run(self) -> None:
+        if self._position is not None:
+            for message in self._told:
+                await self._deliver(self._position.cursor, message)
+        self._told = []
         failures = 0
         while not (self._gone and not self._unacked):
             try:
@@ -207,15 +226,15 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 self._say_away(failures, f"the gateway refused: {error}")
             except ConnectionClosed as error:
                 code = error.rcvd.code if error.rcvd else None
-                if code == _NO_KERNEL and await self._is_gone():
+                if code == NO_KERNEL and await self._is_gone():
                     return
-                if code == _BAD_FRAME and error.rcvd:
+                if code == BAD_FRAME and error.rcvd:
                     self._end(f"the gateway could not read a request: {error.rcvd.reason}")
                     return
                 self._say_away(failures, str(error))
             except (OSError, ValueError, WebSocketException) as error:
                 self._say_away(failures, str(error) or type(error).__name__)
-            pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+            pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
             failures += 1
 
@@ -239,23 +258,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self.websocket_handler.close(1011, reason[:120])
 
     def _dial(self) -> dial:
-        url, token = gateway_address()
-        query = {"session_id": self.session_id}
-        if self._position is not None:
-            query |= {"cursor": str(self._position.cursor), "journal": self._position.journal}
-        base = "ws" + url.removeprefix("http")
-        return dial(
-            f"{base}/api/kernels/{quote(self.kernel_id)}/channels?{urlencode(query)}",
-            subprotocols=[Subprotocol(frames.SUBPROTOCOL)],
-            additional_headers={"Authorization": f"token {token}"},
-            create_connection=_Upstream,
-            compression=None,
-            max_size=MAX_MESSAGE + 2**16,
-            ping_interval=None,  # its own would give up on a gateway while the browser is slow
-            open_timeout=5.0,
-            close_timeout=1.0,
-            proxy=None,
-        )
+        return open_channels(self.kernel_id, self._position, session_id=self.session_id)
 
     async def _carry(self, upstream: ClientConnection) -> None:
         """Both directions until one fails. Raises what made it fail."""
@@ -263,7 +266,13 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         tasks = [
             asyncio.create_task(self._receive(upstream, welcomed)),
             asyncio.create_task(self._send(upstream, welcomed)),
-            asyncio.create_task(self._watch(upstream)),
+            asyncio.create_task(
+                watch(
+                    upstream,
+                    lambda: self._delivering,
+                    lambda: sum(map(len, self._unacked.values())),
+                )
+            ),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -306,6 +315,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 self.kernel_id,
                 notice.get("missing") or "some",
             )
+        if self._numbered:
+            with contextlib.suppress(WebSocketClosedError):
+                self.websocket_handler.write_message(asdict(self._position))
         self._sent = 0
         welcomed.set()
 
@@ -319,21 +331,3 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                     await upstream.send(frames.message(number, payload))
                 self._sent = number
             await self._unsent.wait()
-
-    async def _watch(self, upstream: ClientConnection) -> None:
-        """Give a connection up on which nothing moves though a ping waits for its answer."""
-        assert isinstance(upstream, _Upstream)
-        loop = asyncio.get_running_loop()
-        waiting, moved = 0, loop.time()
-        while True:
-            await upstream.ping()
-            await asyncio.sleep(_PING_SECONDS)
-            queued = upstream.transport.get_write_buffer_size()
-            if upstream.heard > moved or queued < waiting or self._delivering:
-                moved = max(upstream.heard, loop.time() - _PING_SECONDS)
-            waiting = queued
-            # A large request takes the gateway a while to write down.
-            writing = sum(map(len, self._unacked.values())) / _JOURNAL_BYTES_PER_SECOND
-            if loop.time() - moved > _DEAD_SECONDS - _PING_SECONDS + writing:
-                upstream.transport.abort()
-                raise ConnectionResetError("the gateway has fallen silent")

@@ -25,6 +25,7 @@ from traitlets import Bool, Instance, Type, Unicode, default
 from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.downloads import WorkspaceFilesHandler
 from sessionkeeper.ui.files import Stat, WorkspaceFiles
+from sessionkeeper.ui.recorder import Recorder
 from sessionkeeper.ui.revisions import FileRevisions
 
 __all__ = ["WorkspaceContents"]
@@ -36,6 +37,7 @@ class WorkspaceContents(AsyncContentsManager):
     """The contents API on the workspace. Errors are `tornado.web.HTTPError` with words."""
 
     files = Instance(WorkspaceFiles)
+    recorder = Instance(Recorder, allow_none=True, help="Knows what cells showed meanwhile")
     checkpoints_class = Type(FileRevisions, config=True)
     files_handler_class = Type(WorkspaceFilesHandler, config=True)
     hash_algorithm = Unicode("sha256", config=True, help="hashlib's name of the content hash")
@@ -110,6 +112,7 @@ class WorkspaceContents(AsyncContentsManager):
                     await self._add_notebook(model, raw)
                 elif content:
                     await self._add_bytes(model, raw, format)
+            self._hide_own(model, stat)
         self.emit(data={"action": "get", "path": path})
         return model
 
@@ -133,6 +136,14 @@ class WorkspaceContents(AsyncContentsManager):
             "type": kind,
         }
 
+    def _hide_own(self, model: Model, stat: Stat) -> None:
+        """Outputs that this server wrote are no change that a tab must ask its user about."""
+        before = self.recorder and self.recorder.looks_like(model["path"], stat["mtime"])
+        if before:
+            model["last_modified"] = datetime.fromtimestamp(before[0], UTC)
+            if model["hash"] is not None and model["hash_algorithm"] == "sha256":
+                model["hash"] = before[1]
+
     async def _listing(self, path: str) -> list[Model]:
         return [
             self._model(f"{path}/{entry['name']}".strip("/"), entry)
@@ -153,6 +164,9 @@ class WorkspaceContents(AsyncContentsManager):
         except Exception as error:  # nbformat raises whatever the broken JSON leads it to
             raise web.HTTPError(400, f"Unreadable Notebook: {model['path']} {error!r}") from error
         self.mark_trusted_cells(notebook, model["path"])
+        if self.recorder is not None:
+            await self.recorder.opening(model["path"], notebook)
+            notebook = nbformat.from_dict(notebook)
         model.update(content=notebook, format="json")
         self.validate_notebook_model(model, invalid)
 
@@ -195,6 +209,9 @@ class WorkspaceContents(AsyncContentsManager):
         message = None
         if kind == "directory":
             await self._save_directory(path)
+        elif kind == "notebook" and self.recorder is not None:
+            async with self.recorder.saving(path, model["content"]):
+                message = await self._save_notebook(model, path)
         elif kind == "notebook":
             message = await self._save_notebook(model, path)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized, ws_authenticated
@@ -17,8 +18,11 @@ from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.extension.application import ExtensionApp
 from tornado import web
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from traitlets import Unicode
 
 from sessionkeeper.ui.address import gateway_address
+from sessionkeeper.ui.channels import ResumingConnection
+from sessionkeeper.ui.recorder import Recorder
 from sessionkeeper.ui.status import StatusFeed
 
 __all__ = ["EventsHandler", "SessionExtension", "StatusHandler"]
@@ -70,12 +74,17 @@ class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
 
 
 class SessionExtension(ExtensionApp):
-    """Adds the handlers, and keeps the feed running as long as the server does."""
+    """Adds the handlers; feed and recorder run as long as the server does."""
 
     name = "sessionkeeper"
+    outputs_directory = Unicode(config=True, help="Where it is kept how far notebooks have outputs")
 
     def initialize_settings(self) -> None:
         self.settings[_FEED] = StatusFeed(*gateway_address(), self.log)
+        contents: Any = self.serverapp and self.serverapp.contents_manager
+        directory = Path(self.outputs_directory)
+        self._recorder = Recorder(directory, contents.files, contents.notary)
+        contents.recorder = ResumingConnection.recorder = self._recorder
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(
@@ -87,9 +96,11 @@ class SessionExtension(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self.settings[_FEED].start()
+        self._recorder.start()
 
     async def stop_extension(self) -> None:
         await self.settings[_FEED].stop()
+        await self._recorder.stop()
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

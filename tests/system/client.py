@@ -26,6 +26,7 @@ class Cell:
         self.outputs: list[dict[str, Any]] = []
         self.reply: dict[str, Any] | None = None
         self.types: list[str] = []
+        self.comms: list[dict[str, Any]] = []
         self._idle = False
         self._clear_next = False
         self._changed = asyncio.Condition()
@@ -74,8 +75,10 @@ class Cell:
     async def take(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
         self.types.append(kind)
-        if message["channel"] == "shell":
+        if message["channel"] in ("shell", "control"):
             self.reply = content
+        elif kind == "comm_msg":
+            self.comms.append(content["data"])
         elif kind == "status":
             self._idle = self._idle or content["execution_state"] == "idle"
         elif kind == "clear_output":
@@ -131,7 +134,7 @@ class KernelClient:
         )
         self._reader = asyncio.create_task(self._read())
         if not busy:
-            await (await self._send("kernel_info_request", {})).end()
+            await (await self.request("kernel_info_request", {})).end()
         return self
 
     def follow(self, cell: Cell) -> Cell:
@@ -148,17 +151,18 @@ class KernelClient:
         """Whether the one WebSocket is still open."""
         return self._socket.state is State.OPEN
 
-    async def send(self, code: str) -> Cell:
-        """Run a cell; returns at once."""
+    async def send(self, code: str, *, cell: str = "", allow_stdin: bool = False) -> Cell:
+        """Run a cell, of the id `cell` in a notebook; returns at once."""
         content = {
             "code": code,
             "silent": False,
             "store_history": True,
             "user_expressions": {},
-            "allow_stdin": False,
+            "allow_stdin": allow_stdin,
             "stop_on_error": True,
         }
-        return await self._send("execute_request", content)
+        metadata = {"cellId": cell, "deletedCells": []} if cell else {}
+        return await self.request("execute_request", content, metadata)
 
     async def run(self, code: str, timeout: float = PATIENCE) -> Cell:
         """Run a cell to its end."""
@@ -175,7 +179,18 @@ class KernelClient:
         """Wait until the server says that the kernel is dead."""
         await asyncio.wait_for(self._dead.wait(), PATIENCE)
 
-    async def _send(self, kind: str, content: dict[str, Any]) -> Cell:
+    async def answer(self, text: str) -> None:
+        """Answer what a cell asks for."""
+        await self.request("input_reply", {"value": text, "status": "ok"}, channel="stdin")
+
+    async def request(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        channel: str = "shell",
+    ) -> Cell:
+        """Send any request; returns at once."""
         cell = Cell(uuid.uuid4().hex, content.get("code", kind))
         self._cells[cell.msg_id] = cell
         header = {
@@ -186,8 +201,13 @@ class KernelClient:
             "version": "5.3",
             "date": "",
         }
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-        await self._socket.send(json.dumps({"channel": "shell", **message}))
+        message = {
+            "header": header,
+            "parent_header": {},
+            "metadata": metadata or {},
+            "content": content,
+        }
+        await self._socket.send(json.dumps({"channel": channel, **message}))
         return cell
 
     async def _read(self) -> None:

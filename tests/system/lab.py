@@ -96,6 +96,15 @@ class Lab:
         await self.page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         return Notebook(self, path)
 
+    async def second(self, context: BrowserContext, path: str) -> Notebook:
+        """The notebook in one more page."""
+        page = await context.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        lab = Lab(self.system, page)
+        await page.goto(f"{self.system.url()}/lab/workspaces/second/tree/{path}?reset")
+        await lab.ready()
+        return Notebook(lab, path)
+
     async def keep(self, place: Path, name: str) -> None:
         """Keep what is to be seen."""
         place.mkdir(parents=True, exist_ok=True)
@@ -120,6 +129,23 @@ class Notebook:
         """Run a cell; returns at once."""
         await self.cells.nth(number).locator(".cm-content").click()
         await self.lab.page.keyboard.press("Control+Enter")
+
+    async def running(self, number: int) -> None:
+        """Wait until a cell is shown as running."""
+        await expect(self.cells.nth(number).locator(".jp-InputPrompt")).to_have_text("[*]:")
+
+    async def answer(self, number: int, text: str) -> None:
+        """Type what a cell asks for."""
+        await self.cells.nth(number).locator("input.jp-Stdin-input").fill(text)
+        await self.lab.page.keyboard.press("Enter")
+
+    async def save(self) -> None:
+        """Save it as people do."""
+        await self.cells.nth(0).locator(".jp-InputPrompt").click()
+        async with self.lab.page.expect_response(
+            lambda answer: answer.request.method == "PUT" and self.path in answer.url
+        ):
+            await self.lab.page.keyboard.press("Control+s")
 
     async def end(self, number: int) -> str:
         """Wait for the end of a cell; what it shows."""

@@ -19,14 +19,20 @@
   };
 
   const extension = async () => {
-    const [apputils, statusbar, widgets, local] = await Promise.all([
+    const [apputils, notebook, statusbar, widgets, status, outputs, socket] = await Promise.all([
       shared('@jupyterlab/apputils'),
+      shared('@jupyterlab/notebook'),
       shared('@jupyterlab/statusbar'),
       shared('@lumino/widgets'),
-      import(new URL('plugin.js', base))
+      import(new URL('plugin.js', base)),
+      import(new URL('outputs.js', base)),
+      import(new URL('socket.js', base))
     ]);
-    const plugin = local.createPlugin({ apputils, statusbar, widgets, base });
-    return () => ({ __esModule: true, default: plugin });
+    const plugins = [
+      status.createPlugin({ apputils, statusbar, widgets, base }),
+      outputs.createPlugin({ notebook, numberedSocket: socket.numberedSocket })
+    ];
+    return () => ({ __esModule: true, default: plugins });
   };
 
   window._JUPYTERLAB = window._JUPYTERLAB || {};
