@@ -20,6 +20,7 @@ from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
+from gateway.large import LargeOutputs
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
     execution_state,
@@ -30,6 +31,7 @@ from gateway.messages import (
 )
 from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
+from gateway.owed import Owed
 from gateway.requests import Request, Requests
 from gateway.resuming import roll_back
 from gateway.rollback import Mode
@@ -44,8 +46,6 @@ _REQUESTS_RESUMED = RESUMED.labels("request")
 # What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
 _ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
-# A kernel may end a request without the reply that it owes: after so many seconds it is given one.
-_REPLY_WITHIN = 10.0
 # Outputs are acknowledged when the link says so, or after so many seconds.
 _ACK_AFTER = 0.25
 # Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
@@ -75,9 +75,10 @@ class KernelChannel:
         self._refusal = ""
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._large: asyncio.Task[None] | None = None
-        self._unheard = False
-        self._owed: dict[str, asyncio.TimerHandle] = {}
+        self._owed = Owed(self._no_reply)
+        self._large = LargeOutputs(
+            journal.outputs, lambda: self.link, self._take_large, self._is_full, self._flush
+        )
         self._room = Room(self.journal.outputs, self.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
@@ -149,12 +150,12 @@ class KernelChannel:
         connections end with the server's, and they come back.
         """
         self.detach_node()
-        for timer in (self._ack_timer, self._retry, self._unanswered, *self._owed.values()):
+        for timer in (self._ack_timer, self._retry, self._unanswered):
             if timer is not None:
                 timer.cancel()
         self._room.close()
-        if self._large is not None:
-            self._large.cancel()
+        self._owed.close()
+        self._large.close()
         for feed in list(self.feeds):
             self.detach_client(feed)
             if deleted:
@@ -194,8 +195,7 @@ class KernelChannel:
                 f"Kernel {self.kernel_id} is in epoch {self.link.epoch}; "
                 f"a node of epoch {epoch} spoke and was not heard."
             )
-        if self._large is not None:
-            self._unheard = True  # it comes again
+        if self._large.refused():
             return
         try:
             event = self.link.receive(frame)
@@ -203,7 +203,7 @@ class KernelChannel:
                 _OUTPUTS_AGAIN.inc(self.link.known_again)
                 self.link.known_again = 0
             if isinstance(event, Output) and len(event.payload) > LARGE:
-                self._large = asyncio.create_task(self._take_large(event, self.link.epoch))
+                self._large.begin(event)
                 return
             if isinstance(event, Output):
                 self._output(event)
@@ -223,24 +223,9 @@ class KernelChannel:
             return
         self._flush()
 
-    async def _take_large(self, output: Output, epoch: int | None) -> None:
-        """An output whose writing takes long: everything but this kernel goes on meanwhile."""
-        try:
-            prepared = await asyncio.to_thread(self.journal.outputs.prepare, output.payload)
-            if self.link.epoch != epoch:
-                prepared.unlink()  # of a node that is not to be heard any more
-                self._unheard = True
-            else:
-                self._output(output, prepared)
-                self._acknowledge()
-        except JournalFull as error:
-            self._is_full(error)
-        finally:
-            self._large = None
-        if self._unheard:
-            self._unheard = False
-            self.link.ask_again()
-        self._flush()
+    def _take_large(self, output: Output, prepared: Path) -> None:
+        self._output(output, prepared)
+        self._acknowledge()
 
     def _is_full(self, error: JournalFull) -> None:
         log.error("kernel %s: %s Trying again in a second.", self.kernel_id, error)
@@ -365,23 +350,19 @@ class KernelChannel:
             self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
 
     def _expect_reply(self, request: Request) -> None:
-        """The kernel said that the request has ended. Some then never reply: to what they do not
-        know, or when they are interrupted at the wrong moment.
-        """
-        if request.msg_id in self._owed or request.msg_id in self.muted:
-            return
         epoch = self.link.epoch
 
-        def give_up() -> None:
-            del self._owed[request.msg_id]
+        def still() -> bool:
             here = epoch is not None and self.link.epoch == epoch and not self.link.silent
-            if here and not request.finished and request.msg_id not in self.muted:
-                reason = f"The kernel ended this {request.msg_type} without a reply."
-                self.abort(request, "NoReply", reason)
-                self.observer.request_done(self.kernel_id, request.msg_type)
+            return here and request.msg_id not in self.muted
 
-        later = asyncio.get_running_loop().call_later
-        self._owed[request.msg_id] = later(_REPLY_WITHIN, give_up)
+        if request.msg_id not in self.muted:
+            self._owed.expect(request, still)
+
+    def _no_reply(self, request: Request) -> None:
+        reason = f"The kernel ended this {request.msg_type} without a reply."
+        self.abort(request, "NoReply", reason)
+        self.observer.request_done(self.kernel_id, request.msg_type)
 
     def say(
         self,

@@ -48,7 +48,7 @@ async def scene(tmp_path: Path) -> Scene:
 
 async def written(scene: Scene) -> None:
     async with asyncio.timeout(10):
-        while scene.channel._large is not None:
+        while scene.channel._large._writing is not None:
             await asyncio.sleep(0.001)
     scene.settle()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_shown_once import Scene
 
-from gateway import channel as channels
+from gateway import owed
 from gateway.channel import KernelChannel
 from gateway.frames import IOPUB, SHELL, encode_payload
 from gateway.journal import Journal
@@ -65,15 +65,15 @@ async def test_request_while_no_node_is_there_is_delivered_when_one_is(tmp_path:
 async def test_kernel_that_ends_a_request_without_a_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
-    monkeypatch.setattr(channels, "_REPLY_WITHIN", 0.01)
+    monkeypatch.setattr(owed, "WITHIN", 0.01)
     scene = Scene(tmp_path)
     submit(scene.channel, "a", kind="unheard_of_request")
     scene.settle()
     if restarted:
-        monkeypatch.setattr(channels, "_REPLY_WITHIN", 60.0)
+        monkeypatch.setattr(owed, "WITHIN", 60.0)
     says_idle(scene, "a")
     if restarted:
-        monkeypatch.setattr(channels, "_REPLY_WITHIN", 0.01)
+        monkeypatch.setattr(owed, "WITHIN", 0.01)
         reopen(scene)
         scene.attach()
     async with asyncio.timeout(5):
@@ -88,7 +88,7 @@ async def test_kernel_that_ends_a_request_without_a_reply(
 async def test_reply_after_idle_is_not_taken_for_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "_REPLY_WITHIN", 0.05)
+    monkeypatch.setattr(owed, "WITHIN", 0.05)
     scene = Scene(tmp_path)
     scene.ask("a")
     says_idle(scene, "a")

@@ -1,0 +1,73 @@
+"""An output whose writing takes long: everything but its kernel goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.errors import JournalFull
+from gateway.frames import LinkError
+from gateway.journal import OutputLog
+from gateway.link import GatewayLink, Output
+
+log = logging.getLogger(__name__)
+
+
+class LargeOutputs:
+    """Those of one kernel, one at a time. Frames that come meanwhile are `refused`: the link has
+    them sent again.
+
+    `take(output, prepared)` is called when all but a little is written, `full(error)` when it
+    cannot be, `done()` after either.
+    """
+
+    def __init__(
+        self,
+        outputs: OutputLog,
+        link: Callable[[], GatewayLink],
+        take: Callable[[Output, Path], None],
+        full: Callable[[JournalFull], None],
+        done: Callable[[], None],
+    ) -> None:
+        self._outputs = outputs
+        self._link = link
+        self._take = take
+        self._full = full
+        self._done = done
+        self._writing: asyncio.Task[None] | None = None
+        self._again = False
+
+    def refused(self) -> bool:
+        """Whether a frame must not be listened to now."""
+        self._again = self._again or self._writing is not None
+        return self._writing is not None
+
+    def begin(self, output: Output) -> None:
+        """Write it."""
+        self._writing = asyncio.create_task(self._write(output, self._link().epoch))
+
+    def close(self) -> None:
+        """Give up what is being written."""
+        if self._writing is not None:
+            self._writing.cancel()
+
+    async def _write(self, output: Output, epoch: int | None) -> None:
+        try:
+            prepared = await asyncio.to_thread(self._outputs.prepare, output.payload)
+            if self._link().epoch == epoch:
+                self._take(output, prepared)
+            else:  # of a node that is not to be heard any more
+                prepared.unlink()
+                self._again = True
+        except JournalFull as error:
+            self._full(error)
+        except LinkError as error:
+            log.warning("an output of %d bytes was not taken: %s", len(output.payload), error)
+        finally:
+            self._writing = None
+        if self._again:
+            self._again = False
+            self._link().ask_again()
+        self._done()
