@@ -82,9 +82,11 @@ async def start_kernel(
     """Start a kernel of `{name, env, path, kernel_id}`, and run the operator's notebook in it; its
     id. Nothing is left of a kernel that did not start.
     """
+    name = spec_of(wish, compute.kernelspecs(), options)
+    uri = options.seed_uri
+    seed = await asyncio.to_thread(read_seed, uri) if uri is not None else None
     if options.max_kernels is not None and len(kernels.records) >= options.max_kernels:
         raise TooManyKernels(options.max_kernels)
-    name = spec_of(wish, compute.kernelspecs(), options)
     record = kernels.create(
         name,
         environment_of(wish, options),
@@ -95,10 +97,8 @@ async def start_kernel(
     try:
         async with kernels.lock(record.id):
             await compute.start(record, next_seq=1, applied=0)
-        if options.seed_uri is not None:
-            seed = await asyncio.to_thread(read_seed, options.seed_uri)
-            if name == (options.force_kernel_name or seed.kernelspec):
-                await run_seed(seed, kernels, record.id)
+        if seed is not None and name == (options.force_kernel_name or seed.kernelspec):
+            await run_seed(seed, kernels, record.id)
     except SeedFailed:
         await compute.stop(record.id, final=True)
         kernels.remove(record.id)

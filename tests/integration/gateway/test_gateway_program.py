@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -13,9 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from certificates import Authority
+from gateway_rig import header
 from system.running import free_port
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from websockets.asyncio.client import connect
 
 PROGRAM = (sys.executable, "-m", "sessionkeeper", "gateway")
+AGENT = (sys.executable, "-m", "sessionkeeper", "agent", "--node", "far", "--runtime", "process")
 
 
 def command(state: Path) -> list[str]:
@@ -45,6 +52,29 @@ def running(state: Path, *flags: str, **environ: str) -> Iterator[subprocess.Pop
         with os.fdopen(readable) as ready:
             assert ready.readline(), (state / "log").read_text()
         yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def agent(state: Path, url: str, **environ: str) -> Iterator[None]:
+    """A node, once the gateway has accepted it."""
+    readable, writable = os.pipe()
+    (state / "agents").write_text("the-agents-token")
+    place = ("--data", str(state / "node"), "--token-file", str(state / "agents"))
+    with open(state / "agent.log", "wb") as log:
+        process = subprocess.Popen(
+            [*AGENT, *place, "--gateway-url", url, "--ready-fd", str(writable)],
+            env={**os.environ, **environ},
+            pass_fds=(writable,),
+            stderr=log,
+        )
+    os.close(writable)
+    try:
+        with os.fdopen(readable) as ready:
+            assert ready.readline(), (state / "agent.log").read_text()
+        yield
     finally:
         process.terminate()
         process.wait()
@@ -91,3 +121,38 @@ def test_what_cannot_hold_ends_the_start_with_words(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert "hint: docs/gateway.md" in done.stderr
+
+
+async def test_an_agent_without_a_certificate_runs_and_saves_kernels_over_tls(
+    tmp_path: Path,
+) -> None:
+    ours, port = Authority(tmp_path, "ours"), free_port()
+    (certificate, key), (mine, my_key) = ours.issue("gateway"), ours.issue("client")
+    said = {
+        "KG_CERTFILE": certificate,
+        "KG_KEYFILE": key,
+        "KG_CLIENT_CA": ours.file,
+        "KG_PORT": str(port),
+        "KG_AUTH_TOKEN": "operators",
+    }
+    place, trust = f"https://127.0.0.1:{port}", {"SSL_CERT_FILE": ours.file}
+    token = {"Authorization": "token operators"}
+    with running(tmp_path, **said), agent(tmp_path, place, **trust):
+        request = HTTPRequest(f"{place}/api/kernels", "POST", token, body="{}")
+        request.ca_certs, request.client_cert, request.client_key = ours.file, mine, my_key
+        kernel = json.loads((await AsyncHTTPClient().fetch(request)).body)["id"]
+        context = ssl.create_default_context(cafile=ours.file)
+        context.load_cert_chain(mine, my_key)
+        how: dict[str, Any] = {"additional_headers": token, "ssl": context, "proxy": None}
+        api = place.replace("https", "wss") + "/api"
+        message = {"header": header("execute_request", "s"), "content": {"code": "x = 1"}}
+        message |= {"parent_header": {}, "metadata": {}, "channel": "shell", "buffers": []}
+        async with (
+            asyncio.timeout(60),
+            connect(f"{api}/kernels/{kernel}/channels", **how) as channels,
+            connect(f"{api}/sessionkeeper/events", **how) as events,
+        ):
+            await channels.send(json.dumps(message))
+            async for status in events:  # the packs of a checkpoint go up over the same port
+                if json.loads(status)["checkpoint"] is not None:
+                    break
