@@ -229,6 +229,8 @@ class Agent:
 
         def gone(kernel_id: str) -> None:
             facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
+            if session in self._tenancies:
+                facts |= self._tenancies[session].savepoints.arrivals.fate()
             self._tell({"event": "kernel_gone", **facts})
 
         return gone
@@ -353,14 +355,7 @@ class Agent:
 
     async def _status(self, session: str) -> dict[str, Any]:
         tenancy = self._tenancy(session)
-        hosted = tenancy.hosted
-        return {
-            "epoch": hosted.epoch,
-            "kernels": sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone),
-            "gone": sorted(k for k, kernel in hosted.kernels.items() if kernel.gone),
-            "damage": tenancy.savepoints.damage(),
-            "writes": hosted.writes,
-        }
+        return {**tenancy.hosted.status(), "damage": tenancy.savepoints.arrivals.damage()}
 
     async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)

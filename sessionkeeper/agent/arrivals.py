@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from checkpoint import criu
 from checkpoint.errors import Damaged, MemoryLost, NotFound, UnknownFormat
@@ -71,13 +72,21 @@ class Arrivals:
                 raise arrival.lost
         return True
 
+    def fate(self) -> dict[str, Any]:
+        """Return ``why`` a kernel is dead whose memory did not come, and whether that ``passes``;
+        empty if there is none.
+        """
+        lost = self._found_lost()
+        return {} if lost is None else {"why": str(lost), "passes": self.damage() is None}
+
     def damage(self) -> str | None:
         """Return why memory of a kernel can never come: the checkpoint lacks it."""
-        for lost in (self._lost, *(arrival.lost for arrival in self._under_way)):
-            cause = lost.__cause__ if lost is not None else None
-            if isinstance(cause, (Damaged, NotFound, UnknownFormat)):
-                return str(cause)
-        return None
+        lost = self._found_lost()
+        cause = lost.__cause__ if lost is not None else None
+        return str(cause) if isinstance(cause, (Damaged, NotFound, UnknownFormat)) else None
+
+    def _found_lost(self) -> MemoryLost | None:
+        return next((one.lost for one in self._under_way if one.lost is not None), self._lost)
 
     def no_more(self) -> None:
         """What was brought and not restored will not be."""

@@ -83,7 +83,7 @@ class Savepoints:
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
         self._packs: tuple[PackRef, ...] = ()
-        self._arrivals = Arrivals()
+        self.arrivals = Arrivals()
         self._hurried = threading.Event()
         images.mkdir(parents=True, exist_ok=True)
 
@@ -267,7 +267,7 @@ class Savepoints:
         """
         image.refer_to(self._place.root)
         if isinstance(image, criu.Lazy):
-            if self._arrivals.restore(self._place, slot, image, epoch):
+            if self.arrivals.restore(self._place, slot, image, epoch):
                 return
             root, directory = image.loaded.root, image.directory
             with Reader(self._store, self._keys, self._packs) as reader:
@@ -281,15 +281,11 @@ class Savepoints:
         Before that they must not be dumped. Raises ``MemoryLost`` for one that is dead because its
         memory did not come.
         """
-        return self._arrivals.over(within)
-
-    def damage(self) -> str | None:
-        """Return what is damaged of the checkpoint that was restored, if a kernel died of that."""
-        return self._arrivals.damage()
+        return self.arrivals.over(within)
 
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
-        self._arrivals.no_more()
+        self.arrivals.no_more()
         self._begins_with = manifest.packs if manifest is not None else ()
         self._begin_writer()
         if restored is not None:
@@ -307,7 +303,7 @@ class Savepoints:
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""
-        self._arrivals.close()
+        self.arrivals.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None and not self._writer.cancelled():
             with suppress(Exception):
@@ -342,7 +338,7 @@ class Savepoints:
             before = parent.kernels.get(kernel_id) if parent is not None else None
             if lazy_above is not None:
                 own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
-                image = self._arrivals.bring(own, root, directory, before, lazy_above)
+                image = self.arrivals.bring(own, root, directory, before, lazy_above)
             elif before is not None:
                 image = criu.materialize_delta(reader, root, directory, before)
             else:

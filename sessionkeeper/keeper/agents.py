@@ -58,7 +58,8 @@ class NodeAgents(Agents):
             if kept is not None and kernel_id in kept.kernels:
                 channel = kept.kernels.channel(kernel_id)
                 if channel.attached == event["epoch"]:
-                    channel.exited(KernelExit(None, signal.SIGKILL))
+                    why, passes = str(event.get("why") or ""), bool(event.get("passes"))
+                    channel.exited(KernelExit(None, signal.SIGKILL, why=why, passes=passes))
 
     def frame(self, connection: AgentConnection, address: str, frame: bytes | memoryview) -> None:
         node = self._by_connection[connection]

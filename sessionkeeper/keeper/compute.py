@@ -207,9 +207,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
-        if ended.signal and self._keeper.kernels.bring_back(kernel_id):
+        if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
-            if ended.signal == signal.SIGKILL:
+            if ended.signal == signal.SIGKILL and not ended.why:
                 text += " Most likely it was out of memory."
             self._keeper.status.say(text, "error", kernel=kernel_id)
             return text

@@ -113,7 +113,7 @@ class SessionKernels:
             here.kernels.discard(kernel_id)
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
 
-    def bring_back(self, kernel_id: str) -> bool:
+    def bring_back(self, kernel_id: str, *, passes: bool = False) -> bool:
         """The kernel's process was killed: have the session go back to its newest checkpoint.
 
         False: there is none with this kernel, or it was brought back a moment ago and died again.
@@ -122,7 +122,7 @@ class SessionKernels:
         manifest = self._checkpoints.chain.manifest
         applied = self._channels.position(kernel_id).applied
         last, asked = self._brought_back.get(kernel_id, (-SOON_AGAIN, 0))
-        again = now - last < SOON_AGAIN and applied <= asked
+        again = not passes and now - last < SOON_AGAIN and applied <= asked
         if here is not None and self.to_go_back(here):
             again = False  # it is only said twice
         if here is None or manifest is None or kernel_id not in manifest.processes or again:

@@ -55,7 +55,7 @@ async def test_kernel_is_ended_at_once_when_its_memory_is_lost(tmp_path: Path) -
         assert await asyncio.to_thread(node.place_now.arrival.wait, 20)
         assert "did not arrive" in str(node.place_now.arrival.lost)
         assert one._tenancy is not None
-        assert "missing from the store" in (one._tenancy.savepoints.damage() or "")
+        assert "missing from the store" in (one._tenancy.savepoints.arrivals.damage() or "")
         assert node.processes() == []
 
 

@@ -303,3 +303,15 @@ async def test_a_kernel_that_died_of_damage_comes_back_from_the_checkpoint_befor
     assert site.keeper.kernels.bring_back("kernel-1")
     await site.until(lambda: agent.epoch == 3)
     assert agent.asked("session.open")[-1]["manifest"] == before.number
+
+
+async def test_a_kernel_whose_memory_did_not_come_is_brought_back_as_often_as_that_is(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    await site.checkpointed()
+    for epoch in (2, 3, 4):
+        assert site.keeper.kernels.bring_back("kernel-1", passes=True)
+        await site.until(lambda epoch=epoch: agent.epoch == epoch)
+        await site.runs_on("a")
+    assert not site.keeper.kernels.bring_back("kernel-1")  # it would die of the same
