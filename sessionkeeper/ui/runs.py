@@ -31,7 +31,7 @@ CELL, NOTEBOOK = "sessionkeeper_cell", "sessionkeeper_notebook"
 """Fields of a header: the cell's id, and whether a notebook (not a console) sent the request."""
 
 RUN_BYTES = 16_000_000
-"""So much is kept of what one run shows; beyond it the middle is left out, and that is said there."""
+"""So much is kept of what one run shows. Beyond it the middle is left out, and that is said."""
 
 KEPT_BYTES = 4_000_000
 """So much of runs that are in the file already is kept, for what may still change them."""
