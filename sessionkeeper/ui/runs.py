@@ -31,8 +31,7 @@ CELL, NOTEBOOK = "sessionkeeper_cell", "sessionkeeper_notebook"
 """Fields of a header: the cell's id, and whether a notebook (not a console) sent the request."""
 
 RUN_BYTES = 16_000_000
-"""About as much is kept of what one run shows; beyond it, its middle is left out, and that is said
-in its place."""
+"""So much is kept of what one run shows. Beyond it the middle is left out, and that is said."""
 
 KEPT_BYTES = 4_000_000
 """So much of runs that are in the file already is kept, for what may still change them."""
@@ -369,8 +368,7 @@ class Runs:
 def messages(run: Run) -> Iterator[bytes]:
     """A run so far, as a kernel would say it, for a client that was not there.
 
-    In `v1.kernel.websocket.jupyter.org`. The text of a stream is in one piece, displays are as they
-    are now.
+    A stream's text is in one piece, displays are as they are now.
     """
     yield _said(run, "status", {"execution_state": "busy"})
     if run.begun:
