@@ -292,6 +292,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if notice.get("event") != "welcome":
             return
         self._position = Position(notice["journal"], notice["cursor"])
+        if self._confirmed is None:
+            # Where a new tab begins: cut off before it has answered anything, it goes on there.
+            self._is_safe(notice["cursor"])
         if notice.get("missing") or notice.get("reset"):
             self.log.warning(
                 "Kernel %s: %s messages are no longer in the gateway's journal",
