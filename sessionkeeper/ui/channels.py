@@ -317,6 +317,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             again = {**self._asked.again(), **self._unacked}
             self._unacked = OrderedDict(sorted(again.items()))
         self._position = Position(notice["journal"], notice["cursor"])
+        if self._confirmed is None:
+            # Where a new tab begins: cut off before it has answered anything, it goes on there.
+            self._is_safe(notice["cursor"])
         if notice.get("missing") or notice.get("reset"):
             self.log.warning(
                 "Kernel %s: %s messages are no longer in the gateway's journal",

@@ -50,8 +50,8 @@ class SteadyTab(Tab):
             try:
                 await asyncio.wait_for(self.open(), 2)
                 await self.closed.wait()
-            except (OSError, TimeoutError, HTTPClientError):
-                pass
+            except (OSError, TimeoutError, HTTPClientError, AttributeError):
+                pass  # the last one: closed before `open` could look at it
             await asyncio.sleep(0.02)
 
     def _take(self, message: object) -> None:
