@@ -25,6 +25,7 @@ from typing import Any
 
 from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from tornado import web
+from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 from traitlets import Unicode
 from websockets.asyncio.client import ClientConnection
@@ -32,6 +33,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from gateway import trace
+from gateway.writer import FrameWriter
 from sessionkeeper.ui import frames
 from sessionkeeper.ui.asked import Asked
 from sessionkeeper.ui.positions import Position, Positions
@@ -45,6 +47,9 @@ _LINGER_SECONDS = 600.0
 """How long requests of a closed tab wait for a gateway that is away."""
 
 _CONFIRM_SECONDS = 0.03
+
+_ON_ITS_WAY = 1 << 20
+"""Bytes that are written to a browser before it is waited for."""
 
 
 class ResumingConnection(BaseKernelWebsocketConnection):
@@ -68,6 +73,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._pinged: int | None = None
         self._question: asyncio.TimerHandle | None = None
         self._delivering = False
+        self._writer: FrameWriter | None = None
+        self._on_its_way = 0  # bytes, at most
         self._gone = False
         self._told: list[bytes] = []  # what a new tab is told before anything else
         self._numbered = False  # the tab counts along (labextensions/…/socket.js)
@@ -86,6 +93,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     async def connect(self) -> None:
         """The browser is there: carry messages until `disconnect`."""
         self.websocket_handler.set_nodelay(True)
+        connection = self.websocket_handler.ws_connection
+        if connection is not None and connection.stream is not None:
+            self._writer = FrameWriter(connection.stream)
         self._confirm_by_pongs()
         self._position = self._confirmed = self._where()
         if self.recorder is not None:
@@ -188,26 +198,31 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._question = None
         if self._position is not None and not self._gone:
             self._pinged = self._position.cursor
+            self._flush()  # the answer is to be about what was written
             with contextlib.suppress(WebSocketClosedError):
                 self.websocket_handler.ping(b"%d" % self._pinged)
 
     async def _deliver(self, cursor: int, payload: bytes) -> None:
         """Write to the browser, at its pace."""
-        if self._position is None or self._gone:
+        if self._position is None or self._gone or self._writer is None:
             return
         if trace.enabled():
             trace.websocket_frame("ui.to_browser", self.kernel_id, payload, cursor=cursor)
         message = frames.v1_to_legacy(payload) if self._is_legacy else payload
         if self._numbered:
             message = (0 if self._told else cursor).to_bytes(8, "big") + payload
+        written = self._writer.write(message)
+        # It is on its way, also if the gateway's connection ends while we wait.
+        self._position = Position(self._position.journal, cursor)
+        self._ping_soon()
+        self._on_its_way += len(message)
+        if self._on_its_way < _ON_ITS_WAY:
+            return
         self._delivering = True
         try:
-            written = self.websocket_handler.write_message(message, isinstance(message, bytes))
-            # It is on its way, also if the gateway's connection ends while we wait.
-            self._position = Position(self._position.journal, cursor)
             await written
-            self._ping_soon()
-        except WebSocketClosedError:
+            self._on_its_way = 0
+        except StreamClosedError:
             self._gone = True
         finally:
             self._delivering = False
@@ -256,10 +271,15 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             return True
         return False
 
+    def _flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
     def _end(self, reason: str) -> None:
         """Close the browser's side; JupyterLab then asks what became of the kernel."""
         self.log.warning("Kernel %s: %s", self.kernel_id, reason)
         self._unacked.clear()
+        self._flush()
         self.websocket_handler.close(1011, reason[:120])
 
     def _dial(self) -> dial:
@@ -328,6 +348,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             )
         if self._numbered:
             with contextlib.suppress(WebSocketClosedError):
+                self._flush()
                 self.websocket_handler.write_message(asdict(self._position))
         self._sent = 0
         welcomed.set()

@@ -16,6 +16,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 from ui_gateway import Gateway, header, until, v1, v1_parts
 
+from gateway import journal
 from gateway.frames import IOPUB
 from sessionkeeper.ui.positions import Positions
 
@@ -157,6 +158,27 @@ async def test_request_of_a_tab_that_closed_is_delivered_when_the_gateway_is_bac
     tab.close()
     await gateway.start()
     await until(lambda: asked in gateway.compute.applied)
+
+
+async def test_request_that_the_next_gateway_has_never_seen_is_asked_again(ui, gateway):
+    kernel = await gateway.start_kernel()
+    tab = await Tab(ui, kernel).open()
+    await tab.ask("before")
+    await until(lambda: len(tab.got) == 4)
+    channel = gateway.kernels.channel(kernel)
+    saved = channel.journal.snapshot()  # as it is in the newest checkpoint
+    files = {path: path.read_bytes()[:size] for path, size in saved.files}
+    channel.detach_node()
+    await tab.ask("after")
+    await until(lambda: channel.journal.inputs.last == 2)
+    await gateway.stop()  # and its machine is lost
+    for path, content in files.items():
+        path.write_bytes(content)
+    journal.begin(channel.journal.directory, saved.origin)
+    await gateway.start()
+    await until(lambda: tab.texts() == ["before", "after"])
+    assert len(gateway.compute.applied) == 2
+    tab.close()
 
 
 @pytest.mark.parametrize("how", ["close", "cut"])
