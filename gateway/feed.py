@@ -7,6 +7,7 @@ drains: nothing is dropped, and a slow client costs 4 MB of memory.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future as ConcurrentFuture
 from functools import cached_property
@@ -16,6 +17,8 @@ from gateway.frames import decode_payload
 from gateway.journal import OutputRecord
 from gateway.messages import is_reply, payload_to_legacy, read_header, v1_pieces
 from gateway.metrics import RESUMED
+
+log = logging.getLogger(__name__)
 
 # Bytes on their way to one client before its feed turns to the journal.
 WINDOW = 4 << 20
@@ -117,15 +120,11 @@ class Feed:
 
     def _pass(self, delivery: Delivery) -> None:
         self.position = delivery.cursor
-        asked_by = delivery.asked_by
-        if (
-            asked_by is not None
-            and not self._observes
-            and asked_by not in self.sessions
-            and self._stream.somebody_is(asked_by)
-        ):
+        try:
+            sent = self._send(delivery)
+        except Exception:  # whatever a kernel said: the other clients, and its node, go on
+            log.exception("message %d cannot be put as its client wants it", delivery.cursor)
             return
-        sent = self._write(delivery)
         if sent is None:
             return
         future, size = sent
@@ -139,6 +138,17 @@ class Feed:
                 self._catch_up()
 
         future.add_done_callback(written)
+
+    def _send(self, delivery: Delivery) -> tuple[Any, int] | None:
+        asked_by = delivery.asked_by
+        if (
+            asked_by is not None
+            and not self._observes
+            and asked_by not in self.sessions
+            and self._stream.somebody_is(asked_by)
+        ):
+            return None
+        return self._write(delivery)
 
     def _catch_up(self) -> None:
         if self._closed:

@@ -113,3 +113,22 @@ async def test_tab_that_never_reads_is_left_behind_and_told(
     assert tab.missed > 0
     assert len(tab.got) + tab.missed == scene.channel.last_cursor
     assert tab.got[-1] == scene.channel.last_cursor
+
+
+async def test_what_cannot_be_put_for_one_client_hurts_nobody_else(scene: Scene) -> None:
+    """An error while a message is made ready would end the connection of the kernel's node."""
+
+    def fails(delivery: Delivery) -> tuple[asyncio.Future[None], int] | None:
+        if b"bad" in bytes(delivery.payload):
+            raise ValueError("not in this protocol")
+        got.append(delivery.cursor)
+        return None
+
+    got: list[int] = []
+    scene.channel.attach_client(Feed(scene.channel, fails, "tab", 0, lambda: None))
+    scene.prints("a", "good")
+    scene.prints("a", "bad")
+    scene.prints("a", "good")
+    last = scene.channel.last_cursor
+    assert got == [last - 2, last]
+    assert [content["text"] for _, _, content in scene.shown] == ["good", "bad", "good"]
