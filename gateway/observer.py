@@ -9,15 +9,20 @@ from gateway.rollback import Rollback
 
 @dataclass(frozen=True)
 class KernelExit:
-    """How a kernel process ended; `stderr` are its last words."""
+    """How a kernel process ended; `stderr` are its last words, `why` what its node knows of the
+    reason, and `passes` whether that is over when it is brought back.
+    """
 
     code: int | None
     signal: int | None
     stderr: str = ""
+    why: str = ""
+    passes: bool = False
 
     def __str__(self) -> str:
         how = f"was killed by signal {self.signal}" if self.signal else f"exited ({self.code})"
-        return f"The kernel {how}."
+        why = f": {self.why.removesuffix('.')}" if self.why else ""
+        return f"The kernel {how}{why}."
 
 
 class Observer:

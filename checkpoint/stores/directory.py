@@ -47,6 +47,7 @@ class LocalDirectory:
         try:
             fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
+            self._be_there()
             raise NotFound(key) from None
         except OSError as error:
             raise self._translated(error) from error
@@ -83,7 +84,10 @@ class LocalDirectory:
                 subdirectories.remove(".tmp")
             base = Path(directory).relative_to(self.path).as_posix()
             keys += files if base == "." else [f"{base}/{name}" for name in files]
-        return iter(sorted(key for key in keys if key.startswith(prefix)))
+        found = sorted(key for key in keys if key.startswith(prefix))
+        if not found:
+            self._be_there()
+        return iter(found)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -109,6 +113,11 @@ class LocalDirectory:
                 finally:
                     os.close(fd)
         return gone
+
+    def _be_there(self) -> None:
+        """A disk that is not mounted has no objects, which says nothing about those there are."""
+        if not self._temporary.is_dir():
+            raise StoreUnavailable(f"The store is not there: {self._temporary} is missing.")
 
     def _path(self, key: str) -> Path:
         return self.path / check_key(key)

@@ -207,6 +207,8 @@ class Agent:
 
         def gone(kernel_id: str) -> None:
             facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
+            if session in self._tenancies:
+                facts |= self._tenancies[session].savepoints.arrivals.fate()
             if self._link is not None:
                 with contextlib.suppress(AgentGone):
                     self._link.send_event({"event": "kernel_gone", **facts})
@@ -305,9 +307,8 @@ class Agent:
         return await self._status(session)
 
     async def _status(self, session: str) -> dict[str, Any]:
-        hosted = self._tenancy(session).hosted
-        kernels = sorted(k for k, kernel in hosted.kernels.items() if not kernel.gone)
-        return {"epoch": hosted.epoch, "kernels": kernels, "writes": hosted.writes}
+        tenancy = self._tenancy(session)
+        return {**tenancy.hosted.status(), "damage": tenancy.savepoints.arrivals.damage()}
 
     async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
         tenancy = self._tenancy(session)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from checkpoint import criu
+from checkpoint.errors import Damaged, MemoryLost, NotFound, UnknownFormat
 from checkpoint.reader import Reader
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import RestoreFailed
@@ -21,6 +23,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._images: list[criu.Lazy] = []
         self._under_way: list[Arrival] = []
+        self._lost: MemoryLost | None = None
 
     def bring(
         self,
@@ -65,8 +68,25 @@ class Arrivals:
                 return False
             self._under_way.remove(arrival)
             if arrival.lost is not None:
+                self._lost = arrival.lost
                 raise arrival.lost
         return True
+
+    def fate(self) -> dict[str, Any]:
+        """Return ``why`` a kernel is dead whose memory did not come, and whether that ``passes``;
+        empty if there is none.
+        """
+        lost = self._found_lost()
+        return {} if lost is None else {"why": str(lost), "passes": self.damage() is None}
+
+    def damage(self) -> str | None:
+        """Return why memory of a kernel can never come: the checkpoint lacks it."""
+        lost = self._found_lost()
+        cause = lost.__cause__ if lost is not None else None
+        return str(cause) if isinstance(cause, (Damaged, NotFound, UnknownFormat)) else None
+
+    def _found_lost(self) -> MemoryLost | None:
+        return next((one.lost for one in self._under_way if one.lost is not None), self._lost)
 
     def no_more(self) -> None:
         """What was brought and not restored will not be."""

@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from gateway.errors import GatewayError
 from sessionkeeper.agent import beside, variables
+from sessionkeeper.agent.errors import DumpFailed
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession
 from sessionkeeper.agent.savepoint import Cut, Savepoints
+
+ANSWER = 1.0
+"""Seconds for a shim to say whether its kernel is there. It answers at once, if it is heard."""
 
 
 class Cuts:
@@ -43,6 +48,7 @@ class Cuts:
             began = time.monotonic()
             async with self._hosted.changing:
                 kernels = self.running()
+                await _be_alive(kernels)
                 dumped = await beside.dump(kernels, stands, self._hosted.place, until)
                 took = time.monotonic() - began
                 cut = await asyncio.to_thread(self._savepoints.cut, kernels, self._meta, final)
@@ -78,3 +84,20 @@ class Cuts:
             if not (final and done):
                 await variables.release(kernels)
         return replace(cut, pause=time.monotonic() - began)
+
+
+async def _be_alive(kernels: list[HostedKernel]) -> None:
+    """A kernel that has just been killed is not told of yet: its image would be that of a shim
+    alone, and the session would go back to that. Raises :class:`DumpFailed`.
+    """
+
+    async def has_ended(kernel: HostedKernel) -> bool:
+        if kernel.relay is None:
+            return False
+        try:
+            return not (await kernel.relay.call("status", wait=ANSWER))["alive"]
+        except GatewayError:
+            return False  # it has said more than the gateway takes: nobody knows
+
+    if any(await asyncio.gather(*map(has_ended, kernels))):
+        raise DumpFailed("a kernel has just ended", hint="it is tried again")

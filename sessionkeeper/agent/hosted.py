@@ -232,6 +232,17 @@ class HostedSession:
             if kernel.gone:
                 self.gone(kernel.kernel_id)
 
+    def status(self) -> dict[str, Any]:
+        """Return what a gateway needs to go on with it: which ``kernels`` are there, which are
+        ``gone`` with their shim.
+        """
+        return {
+            "epoch": self.epoch,
+            "kernels": sorted(k for k, kernel in self.kernels.items() if not kernel.gone),
+            "gone": sorted(k for k, kernel in self.kernels.items() if kernel.gone),
+            "writes": self.writes,
+        }
+
     def slots(self) -> list[Slot]:
         return [kernel.slot for kernel in self.kernels.values()]
 

@@ -76,13 +76,14 @@ class Savepoints:
         self._room = Room(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
+        self._begins_with: tuple[PackRef, ...] = ()
         self._known: dict[str, Future[criu.Image]] = {}
         self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
         self._round = 0
         self._packs: tuple[PackRef, ...] = ()
-        self._arrivals = Arrivals()
+        self.arrivals = Arrivals()
         self._hurried = threading.Event()
         images.mkdir(parents=True, exist_ok=True)
 
@@ -266,7 +267,7 @@ class Savepoints:
         """
         image.refer_to(self._place.root)
         if isinstance(image, criu.Lazy):
-            if self._arrivals.restore(self._place, slot, image, epoch):
+            if self.arrivals.restore(self._place, slot, image, epoch):
                 return
             root, directory = image.loaded.root, image.directory
             with Reader(self._store, self._keys, self._packs) as reader:
@@ -280,13 +281,13 @@ class Savepoints:
         Before that they must not be dumped. Raises ``MemoryLost`` for one that is dead because its
         memory did not come.
         """
-        return self._arrivals.over(within)
+        return self.arrivals.over(within)
 
     def go_on_from(self, manifest: Manifest | None, restored: Staged | None) -> None:
         """What is stored already need not be stored again. Reads the images in the background."""
-        self._arrivals.no_more()
-        packs = manifest.packs if manifest is not None else ()
-        self._writer = self._pool.submit(Writer, self._store, self._keys, packs)
+        self.arrivals.no_more()
+        self._begins_with = manifest.packs if manifest is not None else ()
+        self._begin_writer()
         if restored is not None:
             self._known = {
                 kernel_id: self._pool.submit(materialized.image)
@@ -302,7 +303,7 @@ class Savepoints:
 
     def close(self) -> None:
         """Give up what is under way and free the memory."""
-        self._arrivals.close()
+        self.arrivals.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._writer is not None and not self._writer.cancelled():
             with suppress(Exception):
@@ -337,7 +338,7 @@ class Savepoints:
             before = parent.kernels.get(kernel_id) if parent is not None else None
             if lazy_above is not None:
                 own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
-                image = self._arrivals.bring(own, root, directory, before, lazy_above)
+                image = self.arrivals.bring(own, root, directory, before, lazy_above)
             elif before is not None:
                 image = criu.materialize_delta(reader, root, directory, before)
             else:
@@ -345,14 +346,22 @@ class Savepoints:
             kernels[kernel_id] = image
         return Staged(manifest.number, kernels)
 
+    def _begin_writer(self) -> Future[Writer]:
+        begun = self._pool.submit(Writer, self._store, self._keys, self._begins_with)
+        self._writer = begun
+        return begun
+
     def _open_writer(self) -> Writer:
-        if self._writer is None:
-            self._writer = self._pool.submit(Writer, self._store, self._keys, ())
-        return self._writer.result()
+        begun = self._writer or self._begin_writer()
+        if begun.exception() is not None:  # the store did not answer then; it may by now
+            begun = self._begin_writer()
+        return begun.result()
 
     def _before(self, kernel_id: str) -> criu.Image | None:
         known = self._known.get(kernel_id)
-        return known.result() if known is not None else None
+        if known is None or known.exception() is not None:
+            return None  # all of it is compared with what the store has, which is only slower
+        return known.result()
 
     def _discard_round(self) -> None:
         shutil.rmtree(self._images / f"{self._round}", ignore_errors=True)

@@ -15,7 +15,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from checkpoint.blobs import BlobStore
-from checkpoint.errors import CheckpointError
+from checkpoint.errors import CheckpointError, StoreUnavailable
 from checkpoint.manifest import Manifest, Part, encode_body
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.cuts import Cuts
@@ -224,6 +224,8 @@ class Tenancy:
                 await asyncio.to_thread(load, manifest, hosted.kernel_id, given)
                 why = await beside.load(hosted, exchange, exchange.seen_given / GIVEN, moved)
                 await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
+        except StoreUnavailable:
+            raise  # that passes: all is tried again
         except CheckpointError as error:
             await variables.release([hosted])
             return {"state": "started", "why": f"its variables are lost: {error}"}
@@ -255,17 +257,22 @@ class Tenancy:
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
 
     async def checkpoint(
-        self, final: bool, within: float = 0.0, wanted: beside.Wanted = "no"
+        self,
+        final: bool,
+        within: float = 0.0,
+        wanted: beside.Wanted = "no",
+        arrive: float | None = None,
     ) -> dict[str, Any]:
         """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
         kernels is not in it.
 
         Where that can be done between two cells only, a running one has ``within`` seconds to end,
-        and the memory of a kernel that was restored lazily as long to arrive; raises
-        :class:`KernelBusy` when that is not enough. ``wanted``: variables beside process images.
+        and the memory of a kernel that was restored lazily ``arrive`` (or as long) to be there;
+        raises :class:`KernelBusy` when that is not enough. ``wanted``: variables beside images.
         """
+        arrive = within if arrive is None else arrive
         async with self._saving:
-            if not await asyncio.to_thread(self.savepoints.arrived, within):
+            if not await asyncio.to_thread(self.savepoints.arrived, arrive):
                 raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
             await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
             if self.hosted.place.engine == "criu":
@@ -394,11 +401,13 @@ def _restorable(
 
 
 async def _each(work: Mapping[str, Awaitable[None]], partly: bool = False) -> dict[str, Exception]:
-    """Await all of it; then raise what failed first, or with ``partly`` return what failed."""
+    """Await all of it; then raise what failed first, or with ``partly`` return what failed, for
+    good.
+    """
     results = await asyncio.gather(*work.values(), return_exceptions=True)
     failed = {}
     for name, result in zip(work, results, strict=True):
-        if isinstance(result, Exception) and partly:
+        if isinstance(result, Exception) and partly and not isinstance(result, StoreUnavailable):
             failed[name] = result
         elif isinstance(result, BaseException):
             raise result

@@ -45,7 +45,8 @@ class NodeAgents(Agents):
         elif event.get("event") == "kernel_gone" and event["kernel_id"] in self._kernels:
             channel = self._kernels.channel(event["kernel_id"])
             if channel.attached == event["epoch"]:
-                channel.exited(KernelExit(None, signal.SIGKILL))
+                why, passes = str(event.get("why") or ""), bool(event.get("passes"))
+                channel.exited(KernelExit(None, signal.SIGKILL, why=why, passes=passes))
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes) -> None:
         node = self._by_connection[connection]

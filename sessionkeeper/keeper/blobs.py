@@ -98,7 +98,8 @@ class BlobHandler(RequestHandler):
     def prepare(self) -> None:
         grant = self._grants.find(self.request.headers.get("Authorization", ""))
         if grant is None:
-            raise HTTPError(403, reason="Token of no session that runs")
+            # Not for good: a gateway that was started again has not taken the session up yet.
+            raise HTTPError(401, reason="Token of no session that runs")
         self._grant = grant
 
     async def get(self, key: str) -> None:

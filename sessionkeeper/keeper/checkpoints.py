@@ -44,6 +44,9 @@ TO_STORE = 1.0
 PAUSE_BEFORE_LAST = 1.0
 """Seconds before a last checkpoint that failed is tried again."""
 
+ARRIVAL = 30.0
+"""Seconds that a last checkpoint waits for memory which is on its way, where no node leaves."""
+
 FIRST_COST = 0.3
 """Seconds a checkpoint is expected to stop the kernels, before one was taken."""
 
@@ -106,6 +109,9 @@ class Channels(Protocol):
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         """Nothing up to the input ``upto`` will be answered any more: tell those who wait."""
 
+    def gone(self, kernel_id: str) -> None:
+        """The node says that a kernel went without a word."""
+
     def activity(self) -> Activity:
         """Return what has happened in the kernels."""
         ...
@@ -128,11 +134,22 @@ class Checkpoints:
         self._retry_at = 0.0
         self._retry_delay = RETRY_AFTER[0]
         self._told_ignored = False
+        self._given_up = 0
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
         self._covered = self._channels.activity().ended
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
+
+    def give_up(self, epoch: int) -> None:
+        """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
+        being saved of it just now has that kernel dead, or not at all, and is none.
+        """
+        self._given_up = epoch
+
+    def is_given_up(self, epoch: int) -> bool:
+        """Whether that was said of the incarnation of this ``epoch``."""
+        return epoch <= self._given_up
 
     def covers(self, ended: int) -> bool:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
@@ -194,9 +211,13 @@ class Checkpoints:
                 "epoch": epoch,
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
+                "arrive": self._arrival(node) if final else 0.0,
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
+            if self.is_given_up(epoch):
+                log.info("a kernel was killed while it was saved: that is no checkpoint")
+                return False
             body = decode_body(base64.b64decode(taken["body"]))
             body = replace(body, meta={**body.meta, "kernels": self._channels.records()})
             # Also if the node is lost meanwhile: what is going back to must be known before that.
@@ -204,7 +225,9 @@ class Checkpoints:
         except StaleWriter:
             raise
         except (GatewayError, CheckpointError) as error:
-            if error.code == BUSY and not final:
+            if self.is_given_up(epoch):
+                log.info("a kernel was killed while it was saved: %s", error)
+            elif error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
                 self._failed(error)
@@ -236,7 +259,7 @@ class Checkpoints:
         later: the kernels run on.
         """
         while not await self.take(node, epoch, final=True, variables=variables):
-            if self.patience(node) < PAUSE_BEFORE_LAST:
+            if self.is_given_up(epoch) or self.patience(node) < PAUSE_BEFORE_LAST:
                 return False
             await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))
         return True
@@ -260,13 +283,17 @@ class Checkpoints:
         left = node.leaves_at - asyncio.get_running_loop().time()
         return max(0.0, left - TO_STORE - 2 * self._cost)
 
+    def _arrival(self, node: Node) -> float:
+        return self.patience(node) if node.draining else ARRIVAL
+
     def _failed(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + self._retry_delay
         self._retry_delay = min(self._retry_delay * 2, RETRY_AFTER[1])
         manifest = self.chain.manifest
         newest = f"checkpoint {manifest.number}" if manifest else "none yet"
         hint = str(getattr(error, "hint", ""))
-        text = f"a checkpoint could not be made: {error} Newest: {newest}. {hint}"
+        why = str(error).removesuffix(".")
+        text = f"a checkpoint could not be made: {why}. Newest: {newest}. {hint}"
         self._status.warn("checkpoint", text.strip())
 
 

@@ -97,6 +97,10 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.channel(kernel_id).release(position.applied, position.produced)
 
+    def gone(self, kernel_id: str) -> None:
+        if kernel_id in self._kernels and self._kernels.record(kernel_id).state != "ended":
+            self._kernels.channel(kernel_id).exited(KernelExit(None, signal.SIGKILL))
+
     def activity(self) -> Activity:
         busy = any(
             self._kernels.channel(kernel_id).execution_state == "busy"
@@ -159,9 +163,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
-        if ended.signal and self._keeper.kernels.bring_back(kernel_id):
+        if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
-            if ended.signal == signal.SIGKILL:
+            if ended.signal == signal.SIGKILL and not ended.why:
                 text += " Most likely it was out of memory."
             self._keeper.status.say(text, "error", kernel=kernel_id)
             return text

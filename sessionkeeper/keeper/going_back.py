@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 120.0
 """Seconds until who asks is told that there is no node to save what is now."""
 
-_HELD = "going-back"
-"""The name of the checkpoint that somebody goes back to, until it is the newest."""
+_HELD = "sessionkeeper-goes-back-here"
+"""The name of the checkpoint that somebody goes back to, until it is the newest. No user's."""
 
 
 class NotSaved(SessionkeeperError):
@@ -113,8 +113,12 @@ class GoingBack:
             raise Unavailable(f"the session does not run, so it cannot be saved: {why}") from None
         finally:
             self._asked, self._wish = False, None
-            with contextlib.suppress(CheckpointError):
-                await asyncio.to_thread(tags.untag, self._chain.repository, _HELD)
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        """Nobody goes back to a checkpoint any more: its name is none."""
+        with contextlib.suppress(CheckpointError):
+            await asyncio.to_thread(tags.untag, self._chain.repository, _HELD)
 
     @property
     def wanted(self) -> bool:

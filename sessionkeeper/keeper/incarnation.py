@@ -103,7 +103,29 @@ class Incarnations:
         except BaseException:
             self._grants.revoke(token)
             raise
-        return self._begin(Incarnation(self.session, node, epoch, token, set(there["kernels"])))
+        hosted = {*there["kernels"], *there["gone"]}
+        return self._begin(Incarnation(self.session, node, epoch, token, hosted))
+
+    async def gone(self, incarnation: Incarnation) -> list[str]:
+        """Ask which kernels went without a word, as nobody may have listened then. Raises
+        ``NodeLost``, and ``GatewayError`` in the node's words.
+        """
+        found: list[str] = (await self._status(incarnation))["gone"]
+        return found
+
+    async def damage(self, incarnation: Incarnation) -> str | None:
+        """Ask what is damaged of the checkpoint that was restored, if a kernel died of that; None
+        if nobody says so.
+        """
+        with contextlib.suppress(GatewayError, NodeLost):
+            found: str | None = (await self._status(incarnation))["damage"]
+            return found
+        return None
+
+    async def _status(self, incarnation: Incarnation) -> dict[str, Any]:
+        call = {"session": self.session}
+        there: dict[str, Any] = await incarnation.node.call("session.status", call, SHORT_TIMEOUT)
+        return there
 
     def attach(self, incarnation: Incarnation) -> None:
         """Connect the kernels' channels to the node's connection, the one it has now."""

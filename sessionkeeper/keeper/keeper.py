@@ -36,6 +36,7 @@ from sessionkeeper.placement import choose
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 1.0
+PAUSE_WITHOUT_STORE = 2.0
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -67,7 +68,9 @@ class SessionKeeper:
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
-        self.kernels = SessionKernels(self._presence, self._incarnations, channels, self.chain)
+        self.kernels = SessionKernels(
+            self._presence, self._incarnations, channels, self._checkpoints
+        )
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
@@ -160,6 +163,7 @@ class SessionKeeper:
             self.status.say(f"checkpoint {one.number} was skipped: {one.reason}", "warning")
         if self.chain.manifest is not None:
             self._checkpoints.show(self.chain.manifest)
+        await self.going_back.tidy()
         self.going_back.apply()
         self.fence.start()
         self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
@@ -238,7 +242,7 @@ class SessionKeeper:
                 elif isinstance(step, steps.GoBack):
                     await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
-                    self._go_back(self._presence.here)
+                    await self._go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._move(self._presence.here, self._nodes.get(step.target))
                 else:
@@ -293,6 +297,7 @@ class SessionKeeper:
         self._checkpoints.begin()
         self.kernels.only_wanted(here)
         self._incarnations.attach(here)
+        self._presence.in_background(self.kernels.look_for_gone(here))
         node = here.node
         self.status.update(
             node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine
@@ -300,6 +305,10 @@ class SessionKeeper:
         self._show("running")
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
+        if self._opening.store_is_away:
+            await self._changes.idle(PAUSE_WITHOUT_STORE)
+            self._opening.failed.clear()
+            return
         if await self._opening.go_down():
             return
         self._show("failed")
@@ -330,9 +339,12 @@ class SessionKeeper:
         finally:
             self._rested.set()
 
-    def _go_back(self, here: Incarnation) -> None:
+    async def _go_back(self, here: Incarnation) -> None:
         self._recovery = Recovery(here.node.name, planned=False, began=time.monotonic())
+        damage = await self._incarnations.damage(here)
         self._leave()
+        if damage is not None:
+            await self._opening.skip(damage)
 
     def _end(self) -> None:
         placed = self._epochs.placed

@@ -25,6 +25,9 @@ FILES = "files_not_written"
 BAD_CHECKPOINT = {"damaged", "not_found", "unknown_format", "wrong_key"}
 """What an agent says when it is the checkpoint, not the node, that cannot be restored."""
 
+STORE_AWAY = {"store_unavailable", "transfer_broken", "store_not_writable", "store_error"}
+"""What an agent says when it could not read the checkpoint, which tells nothing about it."""
+
 
 class Opening:
     """Tries to open a session, and remembers what did not work until something did."""
@@ -101,6 +104,7 @@ class Opening:
             self._chain.manifest = newest
             raise
         self._forget()
+        self._status.warn("store", None)
         self._instead = self._told_instead(node, why, newest) if why and newest else ""
         self._status.kernels = opened[1]["kernels"]  # before it is said that the session runs
         return opened
@@ -153,6 +157,11 @@ class Opening:
         text = recovery.told(node.name, manifest)
         self._status.say(text, "info" if recovery.planned and recovery.saved else "warning")
 
+    @property
+    def store_is_away(self) -> bool:
+        """Some node could not read the checkpoint, so nobody knows whether it could restore it."""
+        return not STORE_AWAY.isdisjoint(self.failed.values())
+
     async def go_down(self) -> bool:
         """No node could open the session: try it with less. False: there is nothing less.
 
@@ -186,10 +195,19 @@ class Opening:
         self._status.say(text, "error" if self._partly else "warning")
         return True
 
+    async def skip(self, why: str) -> None:
+        """A kernel died of what its checkpoint lacks: go on from the one before, if any."""
+        manifest = self._chain.manifest
+        if manifest is not None and await self._chain.has_older():
+            await self._step_back(manifest, why)
+
     async def _failed_on(self, node: Node, error: GatewayError) -> None:
         manifest = self._chain.manifest
         if error.code not in BAD_CHECKPOINT or manifest is None:
             self.failed[node.name] = error.code
+            if error.code in STORE_AWAY:
+                self._status.warn("store", f"the session waits for its store: {error}")
+                return
             self._status.say(f"{node.name} could not take the session: {error}", "warning")
             return
         await self._step_back(manifest, str(error))

@@ -6,9 +6,8 @@ import contextlib
 import time
 from typing import Any
 
-from gateway.errors import RemoteError
-from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Channels
+from gateway.errors import GatewayError, RemoteError
+from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import NodeLost
 from sessionkeeper.keeper.presence import Presence
@@ -22,13 +21,16 @@ class SessionKernels:
     """The kernels of one session. Calls may come from anywhere in the event loop."""
 
     def __init__(
-        self, presence: Presence, incarnations: Incarnations, channels: Channels, chain: Chain
+        self,
+        presence: Presence,
+        incarnations: Incarnations,
+        channels: Channels,
+        checkpoints: Checkpoints,
     ) -> None:
         self._presence = presence
         self._incarnations = incarnations
         self._channels = channels
-        self._chain = chain
-        self._restart: Incarnation | None = None
+        self._checkpoints = checkpoints
         self._brought_back: dict[str, tuple[float, int]] = {}
 
     async def start(self, kernel: dict[str, Any]) -> None:
@@ -89,6 +91,13 @@ class SessionKernels:
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
         here.kernels &= wanted
 
+    async def look_for_gone(self, here: Incarnation) -> None:
+        """Deal with kernels that went before their channels were attached to ``here``."""
+        with contextlib.suppress(NodeLost, GatewayError):  # the next connection tells
+            for kernel_id in await self._incarnations.gone(here):
+                if here is self._presence.here and not self.to_go_back(here):
+                    self._channels.gone(kernel_id)
+
     def ended(self, kernel_id: str) -> None:
         """The kernel's process has ended by itself."""
         here = self._presence.here
@@ -96,22 +105,25 @@ class SessionKernels:
             here.kernels.discard(kernel_id)
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
 
-    def bring_back(self, kernel_id: str) -> bool:
+    def bring_back(self, kernel_id: str, *, passes: bool = False) -> bool:
         """The kernel's process was killed: have the session go back to its newest checkpoint.
 
         False: there is none with this kernel, or it was brought back a moment ago and died again.
         """
-        here, manifest, now = self._presence.here, self._chain.manifest, time.monotonic()
+        here, now = self._presence.here, time.monotonic()
+        manifest = self._checkpoints.chain.manifest
         applied = self._channels.position(kernel_id).applied
         last, asked = self._brought_back.get(kernel_id, (-SOON_AGAIN, 0))
-        again = now - last < SOON_AGAIN and applied <= asked
+        again = not passes and now - last < SOON_AGAIN and applied <= asked
+        if here is not None and self.to_go_back(here):
+            again = False  # it is only said twice
         if here is None or manifest is None or kernel_id not in manifest.processes or again:
             return False
         self._brought_back[kernel_id] = now, applied
-        self._restart = here
+        self._checkpoints.give_up(here.epoch)
         self._presence.changes.note()
         return True
 
     def to_go_back(self, here: Incarnation) -> bool:
         """Whether this incarnation is to be given up for the checkpoint before it."""
-        return self._restart is here
+        return self._checkpoints.is_given_up(here.epoch)

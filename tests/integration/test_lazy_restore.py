@@ -15,7 +15,7 @@ from system.folder import Folder
 from system.running import System
 
 from checkpoint import criu
-from sessionkeeper.agent.errors import KernelBusy
+from sessionkeeper.agent.errors import DumpFailed, KernelBusy
 from sessionkeeper.nodes import cgroups
 
 pytestmark = [pytest.mark.container, pytest.mark.needs("lazy")]
@@ -54,7 +54,35 @@ async def test_kernel_is_ended_at_once_when_its_memory_is_lost(tmp_path: Path) -
         assert node.place_now is not None
         assert await asyncio.to_thread(node.place_now.arrival.wait, 20)
         assert "did not arrive" in str(node.place_now.arrival.lost)
+        assert one._tenancy is not None
+        assert "missing from the store" in (one._tenancy.savepoints.arrivals.damage() or "")
         assert node.processes() == []
+
+
+@node_like
+async def test_kernel_that_has_just_been_killed_is_not_saved(tmp_path: Path) -> None:
+    async with saved(tmp_path) as (node, one, digest):
+        await one.begin()
+        node.gate.open.set()
+        await one.checkpoint()
+        [kernel] = [pid for pid in node.processes() if not _is_first(pid)]
+        descriptor = os.pidfd_open(kernel)
+        os.kill(kernel, signal.SIGKILL)
+        await _readable(descriptor)
+        os.close(descriptor)
+        with pytest.raises(DumpFailed, match="just ended"):
+            await one.checkpoint()
+        await one.kill()
+        await one.begin()
+        node.gate.open.set()
+        assert await one.run("", DIGEST) == digest
+
+
+def _is_first(pid: int) -> bool:
+    """Whether a process is the first one in its container: the shim."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [ids] = [line for line in status.splitlines() if line.startswith("NSpid:")]
+    return ids.split()[-1] == "1"
 
 
 @node_like

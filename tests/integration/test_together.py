@@ -120,6 +120,18 @@ async def test_a_kernel_that_goes_with_its_shim_comes_back_from_the_checkpoint(
         assert await kernel.ask("mine") == "1"
 
 
+async def test_a_kernel_that_is_killed_while_it_is_saved_comes_back(system: System, folder: Folder):
+    async with system.kernel(path=folder.name) as kernel:
+        await system.cell(kernel, "import os; mine = 1")
+        before = (await system.running())["epoch"]
+        # Kernels run while this is read: the one that is then dumped is dead.
+        await kernel.ask("written = open('large', 'wb').write(os.urandom(300_000_000))")
+        await system.until(lambda status: status["checkpointing"])
+        await kernel.send("os.kill(os.getpid(), 9)")
+        await system.recovered(before)
+        assert await kernel.ask("mine") == "1"
+
+
 async def test_a_kernel_may_be_killed_twice_in_a_minute(system: System, folder: Folder):
     async with system.kernel(path=folder.name) as kernel:
         await system.cell(kernel, "import os; mine = 1")

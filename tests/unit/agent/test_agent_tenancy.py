@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from checkpoint.blobs import Memory
 from checkpoint.errors import StoreUnavailable
 from checkpoint.keys import SessionKeys
+from checkpoint.manifest import Body, Manifest, decode_body
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
@@ -56,6 +58,10 @@ class Stay:
     async def content(self, path: str) -> bytes:
         content: bytes = await self.tenancy.in_workspace("read", path, 0, 1000)
         return content
+
+    async def checkpoint(self) -> Body:
+        taken = await self.tenancy.checkpoint(final=False)
+        return decode_body(base64.b64decode(taken["body"]))
 
 
 @pytest.fixture
@@ -120,3 +126,16 @@ async def test_a_store_that_is_down_is_no_refusal_when_the_session_opens(stay: S
     stay.store.down = True
     with pytest.raises(StoreUnavailable):
         await stay.open(write)
+
+
+async def test_a_store_that_was_down_when_the_session_came_back_does_not_end_its_checkpoints(
+    stay: Stay,
+) -> None:
+    await stay.open(stay.store.record(1, "write", "x", data=b"kept"))
+    first = await stay.checkpoint()
+    stay.store.down = True
+    stay.tenancy.savepoints.go_on_from(Manifest(1, 1, None, 0.0, first), None)
+    with pytest.raises(StoreUnavailable):
+        await stay.checkpoint()
+    stay.store.down = False
+    assert (await stay.checkpoint()).packs == first.packs

@@ -285,6 +285,26 @@ def test_paused_store_is_asked_nothing_until_it_goes_on_or_is_ended() -> None:
     assert list(memory.list("")) == ["a", "b"]
 
 
+def test_directory_that_is_away_is_not_one_without_objects(tmp_path: Path) -> None:
+    """A disk that is not mounted: its place is missing, or empty."""
+    place, away = tmp_path / "store", tmp_path / "away"
+    store = LocalDirectory(place)
+    store.put("sessions/one/a", b"1")
+    place.rename(away)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            store.get("sessions/one/a")
+        with pytest.raises(StoreUnavailable):
+            store.list("sessions/")
+        place.mkdir(exist_ok=True)
+    place.rmdir()
+    away.rename(place)
+    assert list(store.list("sessions/")) == ["sessions/one/a"]
+    assert list(store.list("sessions/two/")) == []
+    with pytest.raises(NotFound):
+        store.get("sessions/one/b")
+
+
 def test_what_a_crash_left_is_swept_away_and_what_is_being_written_stays(tmp_path: Path) -> None:
     store = LocalDirectory(tmp_path)
     left = tmp_path / ".tmp/left"

@@ -46,6 +46,7 @@ class Channels:
         self.told: dict[str, str] = {}
         self.ended = 0
         self.changed: Callable[[], None] = lambda: None
+        self.gone: Callable[[str], object] = lambda kernel_id: None
 
     def called(self, kernel_id: str) -> str:
         return f"the kernel {kernel_id}"
@@ -102,6 +103,8 @@ class ScriptedAgent:
         self.name = name
         self.epoch: int | None = None
         self.kernels: set[str] = set()
+        self.gone: set[str] = set()
+        self.damage: str | None = None
         self.busy = False
         self.applied: list[int] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -130,18 +133,25 @@ class ScriptedAgent:
 
     def _session_open(self, epoch: int, kernels: list[dict[str, Any]], **_: Any) -> dict[str, Any]:
         self.epoch, self.kernels = epoch, {k["kernel_id"] for k in kernels}
+        self.gone.clear()
         outcome = {k: {"state": "restored", "why": None} for k in self.kernels}
         return {"kernels": outcome, "refused": [], "seconds": {}}
 
     def _session_take_up(self, epoch: int, **_: Any) -> dict[str, Any]:
         if self.epoch != epoch:
             raise remote("not_hosted")
-        return {"epoch": epoch, "kernels": sorted(self.kernels), "writes": max([0, *self.applied])}
+        return self._session_status()
 
     def _session_status(self, **_: Any) -> dict[str, Any]:
         if self.epoch is None:
             raise remote("not_hosted")
-        return {}
+        return {
+            "epoch": self.epoch,
+            "kernels": sorted(self.kernels - self.gone),
+            "gone": sorted(self.gone),
+            "damage": self.damage,
+            "writes": max([0, *self.applied]),
+        }
 
     def _session_checkpoint(self, epoch: int, wanted: str = "no", **_: Any) -> dict[str, Any]:
         if self.epoch != epoch:
@@ -201,6 +211,7 @@ class Site:
         self.keeper = SessionKeeper(
             self.repository, self.nodes, self.channels, self.journal, self.grants, state, self.run
         )
+        self.channels.gone = self.keeper.kernels.bring_back
         self.keeper.status.listen(lambda _: self.happened.set())
         self.channels.attached.clear()
         self.task: asyncio.Task[None] | None = None

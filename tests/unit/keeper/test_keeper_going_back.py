@@ -15,6 +15,7 @@ from checkpoint.blobs import Buffer, Memory
 from checkpoint.deletion import delete
 from checkpoint.errors import Damaged, StoreUnavailable, UnknownCheckpoint, UnknownTag
 from sessionkeeper.keeper.chain import WENT_BACK
+from sessionkeeper.keeper.checkpoints import ARRIVAL
 from sessionkeeper.keeper.going_back import NotSaved
 
 
@@ -59,6 +60,37 @@ async def test_it_can_be_done_again_and_to_a_tag(site: Site) -> None:
         await site.keeper.going_back.ask(first.tag)
         await site.runs_on("a")
     assert site.channels.generations["kernel-1"] == 4
+
+
+async def test_going_back_takes_no_tag_of_the_users(site: Site) -> None:
+    await ready(site)
+    tags.tag(site.repository, "going-back", 2)
+    await site.keeper.going_back.ask("1")
+    assert tags.resolve(site.repository, "going-back").number == 2
+
+
+async def test_gateway_killed_before_it_went_back_leaves_no_tag(site: Site) -> None:
+    await ready(site)
+    agent, asked = site.agents["a"], asyncio.Event()
+
+    async def never(params: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    agent.next["session.checkpoint"] = [never]
+    asking = asyncio.create_task(site.keeper.going_back.ask("1"))
+    await asked.wait()
+    assert len(tags.names(site.repository.blobs)) == 1
+    await site.restart()
+    assert tags.names(site.repository.blobs) == []
+    asking.cancel()
+
+
+async def test_what_is_now_is_saved_when_all_memory_has_arrived(site: Site) -> None:
+    await ready(site)
+    await site.keeper.going_back.ask("1")
+    last = site.agents["a"].asked("session.checkpoint")[-1]
+    assert (last["final"], last["within"], last["arrive"]) == (True, 0.0, ARRIVAL)
 
 
 async def test_files_saved_before_are_not_saved_again_and_those_after_are(site: Site) -> None:

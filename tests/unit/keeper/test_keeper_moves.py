@@ -12,6 +12,7 @@ from keeper_rig import SESSION, Site, fails, remote
 
 from checkpoint.errors import StoreUnavailable
 from checkpoint.manifest import Manifest
+from sessionkeeper.keeper import keeper
 
 
 async def test_session_waits_for_a_node_and_says_why(site: Site) -> None:
@@ -151,6 +152,28 @@ async def test_when_no_node_can_restore_any_kernel_all_start_anew_and_that_is_sa
     last = target.asked("session.open")[-1]
     assert (last["restore_kernels"], last["manifest"]) == (False, 1)
     assert "no node could restore the kernels of checkpoint 1: they start anew" in site.said
+
+
+async def test_a_store_that_is_away_costs_no_kernel_however_long(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "PAUSE_WITHOUT_STORE", 0.01)
+    site.join("a")
+    await site.runs_on("a")
+    newest = await site.checkpointed()
+    for name in ("b", "c"):
+        site.join(name)
+        away = fails(remote("store_unavailable", "no answer"))
+        site.agents[name].next["session.open"] = [away] * 5
+    site.lose("a")
+    await site.until(lambda: site.keeper.status.node in {"b", "c"})
+    opened = [call for one in "bc" for call in site.agents[one].asked("session.open")]
+    assert len(opened) > 8
+    for call in opened:
+        assert (call["manifest"], call["restore_kernels"]) == (newest.number, True)
+        assert not call["partly"]
+    assert site.said.count("the session waits for its store: no answer") == 1
+    assert "store" not in site.keeper.status.warnings
 
 
 async def test_files_that_no_node_can_write_are_those_of_an_older_checkpoint(site: Site) -> None:

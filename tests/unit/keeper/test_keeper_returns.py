@@ -235,3 +235,83 @@ async def test_a_node_lost_and_back_before_anybody_looked_is_another_one(
     assert agent.asked("session.close") == ([{"session": SESSION, "epoch": 1}] if sessions else [])
     assert site.keeper.node is site.nodes.get("a")
     assert "a is lost" in site.said
+
+
+async def test_a_checkpoint_during_which_a_kernel_was_killed_is_none(site: Site) -> None:
+    agent = await opened_on(site, "a")
+    good = await site.checkpointed()
+
+    async def killed_meanwhile(params: dict[str, Any]) -> Any:
+        assert site.keeper.kernels.bring_back("kernel-1")
+        return agent._session_checkpoint(params["epoch"])
+
+    agent.next["session.checkpoint"] = [killed_meanwhile]
+    site.channels.ended += 1
+    saving = asyncio.create_task(site.keeper.checkpointed())
+    await site.until(lambda: agent.epoch == 2)
+    await site.runs_on("a")
+    assert agent.asked("session.open")[-1]["manifest"] == good.number
+    assert site.repository.numbers() == [good.number]
+    await saving
+
+
+async def test_a_kernel_that_went_while_the_gateway_was_down_comes_back_from_its_checkpoint(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    good = await site.checkpointed()
+    agent.gone.add("kernel-1")
+    await site.restart()
+    site.join("a")
+    await site.until(lambda: agent.epoch == 2)
+    assert agent.asked("session.open")[-1]["manifest"] == good.number
+    assert agent.asked("kernel.start") == []
+
+
+async def test_a_kernel_that_went_before_it_was_heard_comes_back_from_its_checkpoint(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    await site.checkpointed()
+
+    async def goes_at_once(params: dict[str, Any]) -> Any:
+        opened = agent._session_open(**params)
+        agent.gone.add("kernel-1")
+        return opened
+
+    agent.next["session.open"] = [goes_at_once]
+    site.lose("a")
+    site.join("a", sessions={})
+    await site.until(lambda: agent.epoch == 3)
+    await site.runs_on("a")
+
+
+async def test_a_kernel_that_died_of_damage_comes_back_from_the_checkpoint_before(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    before = await site.checkpointed()
+    await site.checkpointed()
+    agent.damage = "Pack 77 is damaged."
+    assert site.keeper.kernels.bring_back("kernel-1")
+    await site.until(lambda: agent.epoch == 2)
+    assert agent.asked("session.open")[-1]["manifest"] == before.number
+    assert "checkpoint 2 was skipped, it cannot be restored: Pack 77 is damaged." in site.said
+    # Of the only one there is, all that can be had is better than nothing.
+    await site.runs_on("a")
+    site.channels.ended += 1
+    assert site.keeper.kernels.bring_back("kernel-1")
+    await site.until(lambda: agent.epoch == 3)
+    assert agent.asked("session.open")[-1]["manifest"] == before.number
+
+
+async def test_a_kernel_whose_memory_did_not_come_is_brought_back_as_often_as_that_is(
+    site: Site,
+) -> None:
+    agent = await opened_on(site, "a")
+    await site.checkpointed()
+    for epoch in (2, 3, 4):
+        assert site.keeper.kernels.bring_back("kernel-1", passes=True)
+        await site.until(lambda epoch=epoch: agent.epoch == epoch)
+        await site.runs_on("a")
+    assert not site.keeper.kernels.bring_back("kernel-1")  # it would die of the same
