@@ -2,7 +2,8 @@
 reaches is read once. What is damaged is named, with the checkpoints it touches; nothing is changed
 (`checkpoint.repair` does that).
 
-Packs are read in ranges, a few at once: at most about 64 MiB are in memory, whatever there is.
+Packs are read in ranges, a few at once: at most about 64 MiB are in memory, whatever there is, and
+for each pack some 300 bytes and one bit per checkpoint.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def check(repository: Repository, progress: Progress = lambda what, done, total:
     """Check the whole pool of a session. Raises what the store raises, but for damage: that is in
     the report. (A damaged session key is raised by `Repository.existing`.)"""
     report = Report()
-    named: dict[PackRef, set[tuple[str, int]]] = {}
+    named: dict[PackRef, int] = {}
     roots: dict[tuple[str, int], set[bytes]] = {}
     for name in forks(repository):
         _try(report, marker_key(repository.pool, name), partial(check_marker, repository, name))
@@ -87,7 +88,7 @@ def _sessions(repository: Repository, report: Report) -> Iterable[Repository]:
 def _check_chain(
     session: Repository,
     report: Report,
-    named: dict[PackRef, set[tuple[str, int]]],
+    named: dict[PackRef, int],
     roots: dict[tuple[str, int], set[bytes]],
     progress: Progress,
 ) -> None:
@@ -95,8 +96,9 @@ def _check_chain(
         which = (session.session_id, manifest.number)
         report.checkpoints += which not in roots
         roots[which] = set(manifest.body.roots())
+        bit = 1 << list(roots).index(which)
         for ref in manifest.packs:
-            named.setdefault(ref, set()).add(which)
+            named[ref] = named.get(ref, 0) | bit
 
     numbers = session.numbers()
     what = f"checkpoints of {session.session_id}"
@@ -164,11 +166,12 @@ def _still(repository: Repository, those: Iterable[tuple[str, int]]) -> set[tupl
 def _check_packs(
     repository: Repository,
     report: Report,
-    named: dict[PackRef, set[tuple[str, int]]],
+    named: dict[PackRef, int],
     roots: dict[tuple[str, int], set[bytes]],
     progress: Progress,
 ) -> None:
     total = sum(ref.size for ref in named)
+    checkpoints = list(roots)
 
     def check_one(ref: PackRef) -> _Checked:
         errors: list[CheckpointError] = []
@@ -191,12 +194,13 @@ def _check_packs(
     with ThreadPoolExecutor(_READERS, "fsck") as pool:
         refs = sorted(named)
         for ref, (intact, errors, lost) in zip(refs, pool.map(check_one, refs), strict=True):
-            for which in named[ref]:
+            those = {which for at, which in enumerate(checkpoints) if named[ref] >> at & 1}
+            for which in those:
                 roots[which] -= intact
             report.packs += 1
             report.size += ref.size
-            named[ref] = _still(repository, named[ref]) if errors else named[ref]
-            if errors and named[ref]:
+            those = _still(repository, those) if errors else those
+            if errors and those:
                 report.lost[ref] = lost
                 report.findings.append(
                     Finding(
@@ -204,7 +208,7 @@ def _check_packs(
                         f"Pack {ref.id.hex()}",
                         " ".join(map(str, errors[:3]))
                         + (f" And {len(errors) - 3} more." if len(errors) > 3 else ""),
-                        frozenset(named[ref]),
+                        frozenset(those),
                     )
                 )
             progress("bytes of packs", report.size, total)

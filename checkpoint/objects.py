@@ -7,7 +7,7 @@ of level n - 1 follow, whose contents make up this one. A small object is one ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from checkpoint.blobs import Buffer
 from checkpoint.chunks import ID_BYTES
@@ -25,6 +25,82 @@ class StoredObject(NamedTuple):
 
     id: bytes
     chunks: tuple[bytes, ...]
+
+
+class Chunks(Protocol):
+    """Where the chunks of an object come from, in order: a `Reader`."""
+
+    def read(self, names: Iterable[bytes]) -> Iterator[bytes]: ...
+    def size(self, name: bytes) -> int: ...
+
+
+class ObjectWriter:
+    """Stores an object of which there is never more in memory than `PIECE` bytes and a list or two
+    of chunk ids. The chunks are those of `store_object`.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._piece = bytearray()
+        self._names: list[list[bytes]] = [[]]  # by level
+
+    def write(self, data: Buffer) -> None:
+        """Append to the object. Raises what the store raises."""
+        self._piece += data
+        while len(self._piece) > PIECE:
+            self._add(0, bytes(memoryview(self._piece)[:PIECE]))
+            del self._piece[:PIECE]
+
+    def close(self) -> bytes:
+        """Its root chunk. Raises what the store raises."""
+        self._add(0, bytes(self._piece))
+        level = 0
+        while level + 1 < len(self._names) or len(self._names[level]) > 1:
+            self._close_group(level)
+            level += 1
+        return self._names[level][0]
+
+    def _add(self, level: int, content: bytes) -> None:
+        if level == len(self._names):
+            self._names.append([])
+        if len(self._names[level]) == _FANOUT:
+            self._close_group(level)
+        self._names[level].append(self._writer.add(bytes([level]) + content))
+
+    def _close_group(self, level: int) -> None:
+        names, self._names[level] = self._names[level], []
+        self._add(level + 1, b"".join(names))
+
+
+def stream_objects(chunks: Chunks, roots: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """Several objects, in order: the content of each in pieces, to be used before the next one.
+
+    Raises `Damaged`, also in the middle of it, and what the store raises.
+    """
+    for data in chunks.read(roots):
+        yield _Unfolding(chunks).of(data)
+
+
+class _Unfolding:
+    """Reads one object, however it claims to be made."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        self._sizes = [0] * 256
+
+    def of(self, data: bytes) -> Iterator[bytes]:
+        level = data[0] if data else 0
+        if not level:
+            yield data[1:]
+            return
+        names = split_ids(data[1:])
+        self._sizes[level] += sum(map(self._chunks.size, names))
+        if self._sizes[level] > MAX_OBJECT:
+            raise Damaged("An object of the checkpoint", f"it has more than {MAX_OBJECT} bytes")
+        for part in self._chunks.read(names):
+            if part[:1] != bytes([level - 1]):
+                raise Damaged("An object of the checkpoint", "its parts are not of one level")
+            yield from self.of(part)
 
 
 def store_object(writer: Writer, data: Buffer) -> StoredObject:

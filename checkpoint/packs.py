@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -26,6 +24,9 @@ from checkpoint.keys import NONCE_BYTES, SEAL_OVERHEAD, SessionKeys
 PACK_ID_BYTES = 16
 # Sealed bytes after which a pack is closed; it ends up larger by one chunk and the index at most.
 PACK_TARGET = 8 << 20
+# Chunks after which it is closed too: in memory a small one takes ten times what it has in a pack.
+# Enough for 1 MiB of the smallest, so that such packs do not count as small ones (`Writer`).
+PACK_CHUNKS = 32 << 10
 
 _STRETCH = 4 << 20
 _MAGIC = b"SKPK"
@@ -33,7 +34,6 @@ _VERSION = 1
 _FOOTER = struct.Struct("<4sIII")
 _ENTRY = struct.Struct(f"<{ID_BYTES}sII")
 _CONTEXT = b"pack index 1"
-_WORD = 0xFFFF_FFFF
 
 
 class PackRef(NamedTuple):
@@ -116,14 +116,18 @@ def decode_index(keys: SessionKeys, ref: PackRef, tail: bytes) -> list[Entry]:
     return entries
 
 
-def read_index(store: BlobStore, keys: SessionKeys, ref: PackRef) -> list[Entry]:
-    """The entries of a pack in the store. Raises `Damaged` when it is missing or not intact."""
+def read_tail(store: BlobStore, ref: PackRef) -> bytes:
+    """Index and footer of a pack in the store. Raises `Damaged` when it is missing."""
     length = tail_size(ref)
     try:
-        tail = store.get(ref.key, max(0, ref.size - length), length)
+        return store.get(ref.key, max(0, ref.size - length), length)
     except NotFound:
         raise Damaged(f"Pack {ref.id.hex()}", "it is missing from the store") from None
-    return decode_index(keys, ref, tail)
+
+
+def read_index(store: BlobStore, keys: SessionKeys, ref: PackRef) -> list[Entry]:
+    """The entries of a pack in the store. Raises `Damaged` when it is missing or not intact."""
+    return decode_index(keys, ref, read_tail(store, ref))
 
 
 def verify_pack(
@@ -202,68 +206,3 @@ def _stretches(entries: list[Entry]) -> Iterator[list[Entry]]:
             stretch, size = [], 0
     if stretch:
         yield stretch
-
-
-class PackIndex:
-    """Which chunks the known packs hold; kept between the checkpoints of a node's life.
-
-    One whole number per chunk says where it is: a session of 100 GB has 400,000 of them, and an
-    object with fields takes three times the memory.
-    """
-
-    def __init__(self, store: BlobStore, keys: SessionKeys) -> None:
-        self.store = store
-        self.keys = keys
-        self.where: dict[bytes, int] = {}
-        """For `id in where`; `locate` reads the numbers."""
-        self._packs: dict[PackRef, int] = {}
-        self._refs: dict[int, PackRef] = {}
-        self._next = 0
-        self._lock = threading.Lock()
-
-    @property
-    def packs(self) -> frozenset[PackRef]:
-        """The known packs."""
-        return frozenset(self._packs)
-
-    def load(self, refs: Iterable[PackRef]) -> None:
-        """Learn what these packs hold, reading the indices not yet known. Raises `Damaged`."""
-        new = [ref for ref in refs if ref not in self._packs]
-        if len(new) == 1:
-            self._read(new[0])
-        elif new:
-            with ThreadPoolExecutor(min(8, len(new)), "pack-index") as pool:
-                for _ in pool.map(self._read, new):
-                    """What one of them raises is raised here."""
-
-    def _read(self, ref: PackRef) -> None:
-        self.add(ref, read_index(self.store, self.keys, ref))
-
-    def add(self, ref: PackRef, entries: list[Entry]) -> None:
-        with self._lock:
-            number = self._packs.get(ref)
-            if number is None:
-                number = self._packs[ref] = self._next
-                self._refs[number] = ref
-                self._next += 1
-            for name, offset, length, plain in entries:
-                self.where[name] = number << 96 | offset << 64 | length << 32 | plain
-
-    def forget(self, refs: Iterable[PackRef]) -> None:
-        """Know nothing of these packs any more."""
-        with self._lock:
-            gone = {self._packs.pop(ref) for ref in refs if ref in self._packs}
-            if not gone:
-                return
-            for name in [name for name, at in self.where.items() if at >> 96 in gone]:
-                del self.where[name]
-            for number in gone:
-                del self._refs[number]
-
-    def locate(self, name: bytes) -> Location:
-        """Where a chunk is. Raises `Damaged` when no known pack holds it."""
-        at = self.where.get(name)
-        if at is None:
-            raise Damaged(f"Chunk {name.hex()}", "no pack of the checkpoint holds it")
-        offset, length, plain = at >> 64 & _WORD, at >> 32 & _WORD, at & _WORD
-        return Location(self._refs[at >> 96], offset, length, plain)

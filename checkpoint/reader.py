@@ -12,7 +12,8 @@ from checkpoint.blobs import BlobStore
 from checkpoint.chunks import unseal
 from checkpoint.errors import Damaged
 from checkpoint.keys import SessionKeys
-from checkpoint.packs import PackIndex, PackRef
+from checkpoint.pack_index import PackIndex
+from checkpoint.packs import PackRef
 from checkpoint.runs import Run, plan, read_sealed
 
 _WINDOW_BYTES = 8 << 20

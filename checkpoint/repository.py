@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import re
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from checkpoint.writer import Writer
 DELETED = "deleted"
 """In `meta` of the last checkpoint of a session that was deleted (`checkpoint.deletion`)."""
 
+_LOADERS = 8
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NUMBER = re.compile(r"manifests/(\d{8,})")
 
@@ -239,7 +241,7 @@ class Repository:
     def load_all(
         self, numbers: list[int]
     ) -> Iterator[tuple[int, Manifest | Damaged | UnknownFormat | NotFound]]:
-        """The manifests of these numbers, several at once, or why one cannot be read."""
+        """The manifests of these numbers, a few at once, or why one cannot be read."""
 
         def load(number: int) -> Manifest | Damaged | UnknownFormat | NotFound:
             try:
@@ -247,8 +249,14 @@ class Repository:
             except (Damaged, UnknownFormat, NotFound) as error:
                 return error
 
-        with ThreadPoolExecutor(8, "manifests") as pool:
-            yield from zip(numbers, pool.map(load, numbers), strict=True)
+        # A manifest names all packs; only as many are in memory as there are threads.
+        with ThreadPoolExecutor(_LOADERS, "manifests") as pool:
+            ahead = deque(pool.submit(load, number) for number in numbers[:_LOADERS])
+            for at, number in enumerate(numbers, _LOADERS):
+                found = ahead.popleft().result()
+                if at < len(numbers):
+                    ahead.append(pool.submit(load, numbers[at]))
+                yield number, found
 
     def verify(self, manifest: Manifest) -> None:
         """Read every byte of the manifest's packs. Raises `Damaged`, naming what is not intact."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import Damaged, NotFound
-from checkpoint.packs import Location, PackIndex, PackRef
+from checkpoint.pack_index import PackIndex
+from checkpoint.packs import Location, PackRef
 
 RUN_BYTES = 4 << 20
 GAP_BYTES = 64 << 10  # reading over a gap of this size costs less than another request
@@ -24,6 +25,11 @@ def plan(index: PackIndex, names: Iterable[bytes]) -> Iterator[Run]:
     """The runs that together hold the chunks `names` (distinct ids). Raises `Damaged`."""
     located = [(name, index.locate(name)) for name in names]
     located.sort(key=lambda item: item[1])
+    return plan_located(located)
+
+
+def plan_located(located: Iterable[tuple[bytes, Location]]) -> Iterator[Run]:
+    """The runs of these chunks, which are in the order of packs and offsets."""
     chunks: list[tuple[bytes, Location]] = []
     start = end = 0
     for name, location in located:

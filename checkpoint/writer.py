@@ -11,16 +11,25 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from typing import Self
 
 from checkpoint.blobs import BlobStore, Buffer
 from checkpoint.chunks import MAX_CHUNK, chunk_id, seal, unseal
 from checkpoint.errors import AlreadyExists
 from checkpoint.keys import SessionKeys
-from checkpoint.packs import PACK_TARGET, PackIndex, PackRef, encode_pack
-from checkpoint.runs import plan, read_sealed
+from checkpoint.pack_index import Numbers, PackIndex
+from checkpoint.packs import (
+    PACK_CHUNKS,
+    PACK_TARGET,
+    Location,
+    PackRef,
+    encode_pack,
+    read_index,
+)
+from checkpoint.runs import plan_located, read_sealed
 
 _UPLOADS = 3
 _SEAL_INLINE = 8 << 10  # below this, handing it to a thread costs more than sealing it
@@ -28,6 +37,7 @@ _SLACK = 8 << 20  # waste up to this is not worth rewriting anything for
 _REWRITE_BYTES = 64 << 20  # of live chunks, at most, per checkpoint
 _SMALL_PACK = 1 << 20
 _MANY_SMALL = 64
+_rounds = count()
 
 
 Sealed = bytes | Future[bytes]
@@ -35,7 +45,8 @@ Sealed = bytes | Future[bytes]
 
 
 class Writer:
-    """Adds chunks to a session. Thread-safe; holds at most about 64 MiB of what is on its way.
+    """Adds chunks to a session. Thread-safe; holds at most about 64 MiB of what is on its way, and
+    of what the session holds one bit per chunk (`checkpoint.pack_index` is on disk).
 
     An error gives up the checkpoint under way; the next `add` begins a new one, which uses the
     packs already stored. After an error of `add` or `keep` call `abort`: where that was forgotten,
@@ -58,6 +69,9 @@ class Writer:
         self.index = PackIndex(store, keys)
         self.index.load(packs)
         self.written_bytes = 0  # of packs, since this writer was made
+        self.round = 0
+        """Another number, in this process, once chunks may have been forgotten: what `holds` said
+        is true as long as this is the same."""
         self._store = store
         self._sealers = ThreadPoolExecutor(threads, "chunk-sealer")
         self._uploaders = ThreadPoolExecutor(_UPLOADS, "pack-upload")
@@ -67,8 +81,9 @@ class Writer:
         self._begin()
 
     def _begin(self) -> None:
-        self._live: set[bytes] = set()
-        self._fresh: set[bytes] = set()  # added in this checkpoint
+        self.round = next(_rounds)
+        self._live = Numbers()
+        self._fresh: set[bytes] = set()  # on their way
         self._open = _OpenPack()
         self._uploads: list[Future[None]] = []
         self._failure: BaseException | None = None
@@ -87,8 +102,16 @@ class Writer:
 
     def holds(self, names: Iterable[bytes]) -> bool:
         """Whether all these chunks are stored or on their way, so that they may be kept."""
-        where, fresh = self.index.where, self._fresh
-        return all(name in where or name in fresh for name in names)
+        try:
+            for _ in self.index.numbers(self._stored(names)):
+                pass
+        except KeyError:
+            return False
+        return True
+
+    def _stored(self, names: Iterable[bytes]) -> Iterator[bytes]:
+        fresh = self._fresh
+        return (name for name in names if name not in fresh)
 
     def add(self, data: Buffer, sealed: Callable[[], None] | None = None) -> bytes:
         """Store at most `MAX_CHUNK` bytes as a chunk; its id.
@@ -101,12 +124,15 @@ class Writer:
         name = chunk_id(self.keys, data)
         with self._lock:
             self._give_up_on_failure()
-            self._live.add(name)
             under_way: Sealed = b""
-            if name not in self.index.where and name not in self._fresh:
-                self._fresh.add(name)
-                under_way = self._sealed(name, data)
-                self._append(name, under_way, len(data))
+            if name not in self._fresh:
+                number = self.index.number(name)
+                if number is not None:
+                    self._live.update((number,))
+                else:
+                    self._fresh.add(name)
+                    under_way = self._sealed(name, data)
+                    self._append(name, under_way, len(data))
         if sealed is not None and isinstance(under_way, Future):
             under_way.add_done_callback(lambda _: sealed())
         elif sealed is not None:
@@ -118,13 +144,13 @@ class Writer:
 
         Raises `ValueError` for a chunk that it does not hold (see `holds`).
         """
-        names = list(names)
-        if not self.holds(names):
-            missing = next(name for name in names if not self.holds([name]))
-            raise ValueError(f"chunk {missing.hex()} is not in this session's packs")
         with self._lock:
             self._give_up_on_failure()
-            self._live.update(names)
+            try:
+                self._live.update(self.index.numbers(self._stored(names)))
+            except KeyError as error:
+                missing = error.args[0].hex()
+                raise ValueError(f"chunk {missing} is not in this session's packs") from None
 
     def finish(self) -> tuple[PackRef, ...]:
         """Wait until every chunk is durable; the packs that hold the chunks of this checkpoint.
@@ -164,7 +190,7 @@ class Writer:
 
     def _append(self, name: bytes, sealed: Sealed, plain: int) -> None:
         self._open.append(name, sealed, plain)
-        if self._open.size() >= PACK_TARGET:
+        if self._open.size() >= PACK_TARGET or len(self._open.chunks) >= PACK_CHUNKS:
             self._close_pack()
 
     def _close_pack(self) -> None:
@@ -172,9 +198,12 @@ class Writer:
             return
         chunks, self._open = self._open.chunks, _OpenPack()
         self._room.acquire()
-        self._uploads.append(self._uploaders.submit(self._upload, chunks))
+        upload = self._uploaders.submit(self._upload, chunks, self._live, self._fresh)
+        self._uploads.append(upload)
 
-    def _upload(self, chunks: list[tuple[bytes, Sealed, int]]) -> None:
+    def _upload(
+        self, chunks: list[tuple[bytes, Sealed, int]], live: Numbers, fresh: set[bytes]
+    ) -> None:
         try:
             sealed = [
                 (name, one if isinstance(one, bytes) else one.result(), plain)
@@ -186,6 +215,9 @@ class Writer:
             with contextlib.suppress(AlreadyExists):  # an earlier attempt did arrive
                 self._store.create(ref.key, data)
             self.index.add(ref, entries)
+            names = [entry.id for entry in entries]
+            live.update(self.index.numbers(names))
+            fresh.difference_update(names)
             self.written_bytes += ref.size
         except BaseException as error:
             self._failure = error
@@ -211,27 +243,33 @@ class Writer:
     def _live_bytes(self) -> dict[PackRef, int]:
         """Sealed bytes of this checkpoint's chunks per pack; packs without any are left out."""
         live: dict[PackRef, int] = {}
-        locate = self.index.locate
-        for name in self._live:
-            location = locate(name)
-            live[location.pack] = live.get(location.pack, 0) + location.length
+        for number, pack, length in self.index.rows():
+            if number in self._live:
+                live[pack] = live.get(pack, 0) + length
         return dict(sorted(live.items()))
 
     def _rewrite(self) -> None:
-        replaced = choose_rewrites(self._live_bytes())
-        if not replaced:
-            return
-        names = [name for name in self._live if self.index.locate(name).pack in replaced]
-        for run in plan(self.index, names):
+        for ref in sorted(choose_rewrites(self._live_bytes())):
+            self._rewrite_pack(ref)
+        with self._lock:
+            self._close_pack()
+        self._settle()
+
+    def _rewrite_pack(self, ref: PackRef) -> None:
+        located = []
+        for name, *where in read_index(self._store, self.keys, ref):
+            number = self.index.number(name)
+            if number is not None and number in self._live:
+                location = Location(ref, *where)
+                if self.index.locate(name) == location:  # else another pack has it
+                    located.append((name, location))
+        for run in plan_located(located):
             for name, location, sealed in read_sealed(self._store, run):
-                what = f"Chunk {name.hex()} in pack {location.pack.id.hex()}"
+                what = f"Chunk {name.hex()} in pack {ref.id.hex()}"
                 unseal(self.keys, name, sealed, what)  # never carry damage on
                 with self._lock:
                     self._raise_failure()
                     self._append(name, bytes(sealed), location.plain)
-        with self._lock:
-            self._close_pack()
-        self._settle()
 
 
 def choose_rewrites(live: dict[PackRef, int]) -> set[PackRef]:

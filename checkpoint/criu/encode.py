@@ -203,7 +203,7 @@ def _give_up_sparse(writer: Writer, chunks: list[bytes], dumped: dict[str, _Dump
     for table in dumped.values():
         used += np.bincount(table.chunk[table.chunk != ZERO], minlength=len(chunks))
     index = writer.index
-    size = [index.locate(name).plain // PAGE if name in index.where else 0 for name in chunks]
+    size = [(index.plain(name) or 0) // PAGE for name in chunks]
     sparse = used * 2 < np.array(size, dtype=np.int64)
     if not sparse.any():
         return

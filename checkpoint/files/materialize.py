@@ -2,31 +2,52 @@
 
 Every step is taken relative to an open directory: a tree may be nested deeper than a path can say.
 What fails for one entry is a problem of that entry, and the rest is restored.
+
+First all files are made, level by level, so that many directories are read from the store at once;
+then a walk sets what directories have, the deepest first, and notes what is there now. What has to
+be known between is on disk (`checkpoint.scratch`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 
 from checkpoint.errors import Damaged, FilesNotWritten, FileTreeError
 from checkpoint.files.key import key_of, settled
-from checkpoint.files.scanned import Directory, Leaf, Skipped, Tree
-from checkpoint.files.tree import MODE_OF_KIND, Entry, Kind, decode_directory
-from checkpoint.files.view import segments_of
-from checkpoint.objects import load_object, load_stored
+from checkpoint.files.listing import NOTHING, Listing, Pieces, piece_of
+from checkpoint.files.places import Places
+from checkpoint.files.remembered import FirstNames, Remembered
+from checkpoint.files.scanned import Named, Skipped, Tree
+from checkpoint.files.tree import (
+    MODE_OF_KIND,
+    Entry,
+    Kind,
+    Segment,
+    encode_head,
+    encode_tail,
+    entries_in,
+    with_link,
+)
+from checkpoint.files.view import entries_of, segments_of
+from checkpoint.objects import stream_objects
 from checkpoint.reader import Reader
+from checkpoint.scratch import Scratch
 
 _BATCH_FILES = 256
-_MAX_PATH = 4000  # bytes of a path that one system call takes (PATH_MAX, less a little)
+_BATCH_DIRECTORIES = 4096
+_BATCH_SEGMENTS = 4096
+_QUEUE_IN_MEMORY = 4 << 20
+_QUEUED = struct.Struct("<I32s")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NOTHING_CAN_BE_WRITTEN = {
     errno.ENOSPC,
@@ -49,7 +70,7 @@ class Restored:
     """
 
     tree: Tree
-    problems: list[Skipped]
+    problems: Named[Skipped]
 
 
 def materialize(
@@ -64,7 +85,8 @@ def materialize(
     an entry is then not there at all (of a directory its own path stands for all below it), or an
     attribute is not set. Raises `FileTreeError` when `root` is not an empty directory, or the tree
     has no directory `below`, `FilesNotWritten` when nothing can be written there (any more),
-    `Damaged`, and what the store raises.
+    `Damaged`, and what the store raises. Memory does not grow with the tree; `StoreFull` is raised
+    when this machine's disk for temporary files is full.
     """
     path = os.fsencode(root)
     try:
@@ -73,120 +95,84 @@ def materialize(
             raise FileTreeError(f"{os.fsdecode(path)} is not empty.")
         if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        with _Places(path) as places:
+        with Places(path) as places:
             return _Materializer(reader, places).run(root_id, below)
     except OSError as error:
         raise FilesNotWritten(error.strerror or str(error)) from error
 
 
-class _Places:
-    """Directories below a root by their path in it, of any length. Nobody else changes them."""
-
-    def __init__(self, root: bytes) -> None:
-        self._root = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
-        self._path, self._fd = b"", os.dup(self._root)
-
-    def __enter__(self) -> _Places:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-        os.close(self._root)
-
-    def at(self, path: bytes) -> int:
-        """The directory, open until the next call."""
-        if path != self._path:
-            opened = self.open(path)
-            os.close(self._fd)
-            self._path, self._fd = path, opened
-        return self._fd
-
-    def open(self, path: bytes) -> int:
-        """The directory, for the caller to close."""
-        fd = os.dup(self._root)
-        while path:
-            cut = len(path) if len(path) <= _MAX_PATH else path.rindex(b"/", 0, _MAX_PATH)
-            try:
-                below = os.open(path[:cut], _DIRECTORY, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd, path = below, path[cut + 1 :]
-        return fd
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Made:
     """A file that was made: its name in a directory, and what it is in the tree."""
 
     place: bytes
     name: bytes
-    directory: Directory
-    leaf: Leaf
+    entry: Entry
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class _Open:
+    """A directory of the walk at the end: where it is, and what is still to come of it."""
+
+    place: bytes
+    entry: Entry
+    left: Iterator[tuple[bytes, Entry]]
 
 
 class _Materializer:
-    def __init__(self, reader: Reader, places: _Places) -> None:
+    def __init__(self, reader: Reader, places: Places) -> None:
         self._reader = reader
+        self._tree = Remembered(reader)
         self._places = places
-        self._problems: list[Skipped] = []
-        self._links: dict[int, list[_Made]] = {}
+        self._problems = Named[Skipped]()
+        self._links = FirstNames()
+        self._failed: dict[int, bytes] = {}  # links, and the name whose content was not written
         self._files: list[_Made] = []
-        self._directories: list[tuple[bytes, Entry, Directory]] = []
 
     def run(self, root_id: bytes, below: bytes) -> Restored:
-        top = decode_directory(load_object(self._reader, root_id)).get(b"")
+        top = dict(entries_of(self._reader, root_id)).get(b"")
         if top is None or top.kind is not Kind.DIRECTORY:
             raise Damaged("The root of the file tree", "it is not a directory")
         for name in filter(None, below.split(b"/")):
-            found = decode_directory(load_object(self._reader, top.content or b"")).get(name)
+            inside = entries_of(self._reader, top.content or b"")
+            found = next((entry for one, entry in inside if one == name), None)
             if found is None or found.kind is not Kind.DIRECTORY:
                 raise FileTreeError(f"The tree has no directory {os.fsdecode(below)}.")
             top = found
-        root = Directory(top.with_content(None), {})
-        self._directories.append((b"", top, root))
-        level = [(b"", top.content or b"", root)]
-        while level:
-            level = self._level(level)
+        self._make(top)
         self._write_files()
-        now = time.time_ns()
-        while self._directories:
-            self._finish_directory(*self._directories.pop(), now)
-        return Restored(Tree(root, []), self._problems)
+        return Restored(Tree(self._walk(top)), self._problems)
 
-    def _level(
-        self, level: list[tuple[bytes, bytes, Directory]]
-    ) -> list[tuple[bytes, bytes, Directory]]:
-        """Fill these directories (path, object, where to note it); those in them are returned."""
-        below = []
-        loaded = load_stored(self._reader, [content for _, content, _ in level])
-        for (place, _, directory), (data, stored) in zip(level, loaded, strict=True):
-            directory.stored = stored
-            for name, entry in decode_directory(data).items():
-                if entry.kind is not Kind.DIRECTORY:
-                    self._leaf(place, name, entry, directory)
-                    continue
-                with self._problem(place, name, directory):
-                    os.mkdir(name, 0o700, dir_fd=self._places.at(place))
-                    child = Directory(entry.with_content(None), {})
-                    directory.children[name] = child
-                    inner = _joined(place, name)
-                    below.append((inner, entry.content or b"", child))
-                    self._directories.append((inner, entry, child))
-        return below
+    def _make(self, top: Entry) -> None:
+        """Make all that is in the tree, level by level."""
+        queue = Scratch("The list of directories", _QUEUE_IN_MEMORY)
+        _put(queue, b"", top)
+        at = 0
+        while at < queue.size:
+            batch, at = _take(queue, at)
+            objects = stream_objects(self._tree, [content for _, content in batch])
+            for (place, _), pieces in zip(batch, objects, strict=True):
+                for name, entry in entries_in(pieces):
+                    if entry.kind is not Kind.DIRECTORY:
+                        self._leaf(place, name, entry)
+                        continue
+                    with self._problem(place, name):
+                        os.mkdir(name, 0o700, dir_fd=self._places.at(place))
+                        _put(queue, _joined(place, name), entry)
 
-    def _leaf(self, place: bytes, name: bytes, entry: Entry, directory: Directory) -> None:
-        made = self._links.get(entry.link, []) if entry.link else []
-        if entry.link:
-            # Link numbers are inode numbers of a node: what has any is stored anew from here.
-            directory.stored = None
-        if made:
-            first = made[0]
-            with self._problem(place, name, directory):
-                source = self._places.open(first.place)
+    def _leaf(self, place: bytes, name: bytes, entry: Entry) -> None:
+        if entry.link in self._failed:
+            self._is_link_to_nothing(place, name, entry)
+            return
+        first = self._links.get(entry.link) if entry.link else None
+        if first is not None:
+            with self._problem(place, name):
+                source = self._places.open(first[0])
                 try:
                     target = self._places.at(place)
                     os.link(
-                        first.name,
+                        first[1],
                         name,
                         src_dir_fd=source,
                         dst_dir_fd=target,
@@ -194,19 +180,15 @@ class _Materializer:
                     )
                 finally:
                     os.close(source)
-                directory.children[name] = first.leaf
-                made.append(_Made(place, name, directory, first.leaf))
             return
-        new = _Made(place, name, directory, Leaf(entry, None))
-        with self._problem(place, name, directory):
+        with self._problem(place, name):
             if entry.kind is Kind.FILE:
                 os.close(os.open(name, _CREATE, 0o600, dir_fd=self._places.at(place)))
-                self._files.append(new)
+                self._files.append(_Made(place, name, entry))
             else:
                 self._special(place, name, entry)
-            directory.children[name] = new.leaf
             if entry.link:
-                self._links[entry.link] = [new]
+                self._links.put(entry.link, place, name)
         if len(self._files) >= _BATCH_FILES:
             self._write_files()
 
@@ -227,61 +209,109 @@ class _Materializer:
 
     def _write_files(self) -> None:
         batch, self._files = self._files, []
-        where: dict[bytes, list[tuple[int, int, int]]] = {}
         opened: list[tuple[int, _Made]] = []
-        failed: dict[int, OSError] = {}
-        guard = threading.Lock()
         try:
             for made in batch:
-                leaf = made.leaf
-                with self._problem(made.place, made.name, made.directory, made):
+                with self._problem(made.place, made.name, made):
                     fd = os.open(made.name, _OPEN, dir_fd=self._places.at(made.place))
                     opened.append((fd, made))
-                    os.ftruncate(fd, leaf.entry.size)  # what is not written stays a hole
-                    if leaf.entry.content is not None:
-                        segments, leaf.listed = segments_of(self._reader, leaf.entry)
-                        leaf.entry = replace(leaf.entry, segments=segments)
-                    for offset, length, chunk in leaf.entry.segments:
-                        where.setdefault(chunk, []).append((fd, offset, length))
-
-            def write(chunk: bytes, data: bytes) -> None:
-                for fd, offset, length in where[chunk]:
-                    if len(data) != length:
-                        raise Damaged(f"Chunk {chunk.hex()}", "its length is not the file's")
-                    try:
-                        _write_at(fd, data, offset)
-                    except OSError as error:
-                        if error.errno in _NOTHING_CAN_BE_WRITTEN:
-                            raise
-                        with guard:
-                            failed[fd] = error
-
-            self._reader.each(where, write)
+                    os.ftruncate(fd, made.entry.size)  # what is not written stays a hole
+            small = [(fd, made) for fd, made in opened if made.entry.content is None]
+            self._write(
+                (made, fd, segment) for fd, made in small for segment in made.entry.segments
+            )
             for fd, made in opened:
-                if made.directory.children.get(made.name) is not made.leaf:
+                if made.entry.content is None:
                     continue
-                with self._problem(made.place, made.name, made.directory, made):
-                    if fd in failed:
-                        raise failed[fd]
-                    self._finish(fd, made.place, made.name, made.leaf.entry)
+                segments = segments_of(self._tree, made.entry)
+                while not made.failed and (some := list(islice(segments, _BATCH_SEGMENTS))):
+                    self._write((made, fd, segment) for segment in some)
+            for fd, made in opened:
+                if not made.failed:
+                    with self._problem(made.place, made.name, made):
+                        self._finish(fd, made.place, made.name, made.entry)
         finally:
             for fd, _ in opened:
                 os.close(fd)
 
-    def _finish_directory(self, place: bytes, entry: Entry, directory: Directory, now: int) -> None:
-        fd = self._places.at(place)
-        above, _, name = place.rpartition(b"/")
-        for leaf_name, leaf in directory.children.items():
-            if isinstance(leaf, Directory):
-                # What is stored of a directory says what is stored of those in it.
-                directory.stored = directory.stored if leaf.stored else None
-                continue
-            status = os.stat(leaf_name, dir_fd=fd, follow_symlinks=False)
-            if leaf.entry.link:
-                leaf.entry = replace(leaf.entry, link=status.st_ino)
-            leaf.key = settled(key_of(status), now)
-        with self._problem(above, name):
-            self._finish(fd, above, name, entry)
+    def _write(self, segments: Iterable[tuple[_Made, int, Segment]]) -> None:
+        where: dict[bytes, list[tuple[_Made, int, Segment]]] = {}
+        for item in segments:
+            where.setdefault(item[2].chunk, []).append(item)
+        errors: dict[int, tuple[_Made, OSError]] = {}
+        guard = threading.Lock()
+
+        def write(chunk: bytes, data: bytes) -> None:
+            for made, fd, segment in where[chunk]:
+                if len(data) != segment.length:
+                    raise Damaged(f"Chunk {chunk.hex()}", "its length is not the file's")
+                try:
+                    _write_at(fd, data, segment.offset)
+                except OSError as error:
+                    if error.errno in _NOTHING_CAN_BE_WRITTEN:
+                        raise
+                    with guard:
+                        errors[fd] = made, error
+
+        self._reader.each(where, write)
+        for made, error in errors.values():
+            with self._problem(made.place, made.name, made):
+                raise error
+
+    def _walk(self, top: Entry) -> Listing:
+        """Set what directories have, and list what is there."""
+        listing, now = Listing(), time.time_ns()
+        listing.enter(encode_head(b"", top))
+        above = [_Open(b"", top, entries_of(self._tree, top.content or b""))]
+        while above:
+            inner = above[-1]
+            for name, entry in inner.left:
+                if entry.kind is not Kind.DIRECTORY:
+                    self._list(listing, inner.place, name, entry, now)
+                elif self._status(inner.place, name) is not None:
+                    listing.enter(encode_head(name, entry))
+                    place = _joined(inner.place, name)
+                    content = entries_of(self._tree, entry.content or b"")
+                    above.append(_Open(place, entry, content))
+                    break
+            else:
+                above.pop()
+                listing.leave()
+                place, _, name = inner.place.rpartition(b"/")
+                with self._problem(place, name):
+                    self._finish(self._places.at(inner.place), place, name, inner.entry)
+        return listing
+
+    def _list(self, listing: Listing, place: bytes, name: bytes, entry: Entry, now: int) -> None:
+        status = self._status(place, name)
+        if status is None:
+            return
+        if entry.link in self._failed:  # it was made before the content could not be written
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._places.at(place))
+            self._is_link_to_nothing(place, name, entry)
+            return
+        head, pieces = encode_head(name, entry), NOTHING
+        if entry.kind is Kind.FILE:
+            pieces = self._pieces(listing, entry)
+        else:
+            head += encode_tail(entry)
+        # Link numbers are inode numbers of a node.
+        head = with_link(head, status.st_ino) if entry.link else head
+        listing.leaf(settled(key_of(status), now), head, pieces)
+
+    def _pieces(self, listing: Listing, entry: Entry) -> Pieces:
+        gathered = listing.gather()
+        for segment in segments_of(self._tree, entry):
+            gathered.add(piece_of(segment))
+        return gathered.pieces()
+
+    def _status(self, place: bytes, name: bytes) -> os.stat_result | None:
+        """None of what is not there: that is a problem which is noted already."""
+        try:
+            return os.stat(name, dir_fd=self._places.at(place), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
 
     def _finish(self, fd: int, place: bytes, name: bytes, entry: Entry) -> None:
         """Owner, attributes, mode and time, in the order in which none undoes another."""
@@ -297,42 +327,43 @@ class _Materializer:
                 os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
             except OSError as error:  # ENOSPC here is one attribute that is too large
                 why = f"attribute {os.fsdecode(key)}: {error.strerror or error}"
-                self._problems.append(Skipped(_joined(place, name), why))
+                self._problems.note(Skipped(_joined(place, name), why))
 
     @contextmanager
-    def _problem(
-        self,
-        place: bytes,
-        name: bytes,
-        directory: Directory | None = None,
-        made: _Made | None = None,
-    ) -> Iterator[None]:
+    def _problem(self, place: bytes, name: bytes, made: _Made | None = None) -> Iterator[None]:
         """Make a failure inside a problem of the entry `name` in `place`, unless it means that
-        nothing can be written. With `directory`, the entry is not in it then; with `made`, what is
-        there of the file is removed, under all its names.
+        nothing can be written. With `made`, what is there of the file is removed.
         """
         try:
             yield
         except OSError as error:
             if error.errno in _NOTHING_CAN_BE_WRITTEN:
                 raise
-            self._problems.append(Skipped(_joined(place, name), error.strerror or str(error)))
-            if directory is not None:
-                directory.children.pop(name, None)
-                directory.stored = None
+            self._problems.note(Skipped(_joined(place, name), error.strerror or str(error)))
             if made is not None:
-                self._remove(made)
+                made.failed = True
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=self._places.at(place))
+                if made.entry.link:
+                    self._failed[made.entry.link] = _joined(place, name)
 
-    def _remove(self, made: _Made) -> None:
-        """A file that is not what it was is not to be there."""
-        for one in self._links.pop(made.leaf.entry.link, [made]):
-            with suppress(OSError):
-                os.unlink(one.name, dir_fd=self._places.at(one.place))
-            one.directory.children.pop(one.name, None)
-            one.directory.stored = None
-            if one is not made:
-                why = f"it is a link to {os.fsdecode(_joined(made.place, made.name))}"
-                self._problems.append(Skipped(_joined(one.place, one.name), why))
+    def _is_link_to_nothing(self, place: bytes, name: bytes, entry: Entry) -> None:
+        why = f"it is a link to {os.fsdecode(self._failed[entry.link])}"
+        self._problems.note(Skipped(_joined(place, name), why))
+
+
+def _put(queue: Scratch, place: bytes, directory: Entry) -> None:
+    queue.append(_QUEUED.pack(len(place), directory.content or b"") + place)
+
+
+def _take(queue: Scratch, at: int) -> tuple[list[tuple[bytes, bytes]], int]:
+    """Directories (path, object) from `at` on, and where the next ones are."""
+    batch: list[tuple[bytes, bytes]] = []
+    while at < queue.size and len(batch) < _BATCH_DIRECTORIES:
+        length, content = _QUEUED.unpack(queue.read(at, _QUEUED.size))
+        batch.append((queue.read(at + _QUEUED.size, length), content))
+        at += _QUEUED.size + length
+    return batch, at
 
 
 def _joined(place: bytes, name: bytes) -> bytes:

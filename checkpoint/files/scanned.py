@@ -1,23 +1,40 @@
-"""A scanned tree in memory: what is stored of it already, and what is not yet."""
+"""A scanned tree: what is stored of it already, and what is not yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
-from checkpoint.files.key import Key
-from checkpoint.files.pending import Pending
+from checkpoint.files.listing import (
+    DIRECTORY,
+    END,
+    LEAF,
+    PIECE,
+    SEGMENT,
+    UNSTORED,
+    Listing,
+    Pieces,
+    Record,
+    chunk_of,
+    place_of,
+)
 from checkpoint.files.tree import (
     INLINE_SEGMENTS,
-    Entry,
+    VERSION,
     Kind,
-    Segment,
-    encode_directory,
-    encode_segments,
+    segments_elsewhere,
+    segments_here,
 )
-from checkpoint.objects import StoredObject, store_object
+from checkpoint.objects import ObjectWriter
+from checkpoint.scratch import Scratch
 from checkpoint.writer import Writer
+
+MOST_NAMED = 10_000
+COPIED_IN_MEMORY = 64 << 20
+"""Bytes of changed files that a scan copies into memory; more go to disk."""
+
+T = TypeVar("T")
 
 
 class Skipped(NamedTuple):
@@ -27,71 +44,22 @@ class Skipped(NamedTuple):
     reason: str
 
 
-@dataclass(eq=False, slots=True)
-class Leaf:
-    """Anything but a directory.
-
-    `key` is None when it must be read again; `pending` is not stored yet. `listed` are the chunks
-    of the list of segments where that is not in the entry.
+class Named(list[T]):
+    """What is to be told, up to `MOST_NAMED`; of what comes after those there is the number `more`
+    alone: every file of a tree may be among it.
     """
 
-    entry: Entry
-    key: Key | None
-    pending: tuple[Pending, ...] = ()
-    listed: tuple[bytes, ...] = ()
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        super().__init__()
+        self.more = 0
+        for item in items:
+            self.note(item)
 
-    def chunks(self) -> Iterator[bytes]:
-        """All chunks it needs."""
-        for segment in self.entry.segments:
-            yield segment.chunk
-        yield from self.listed
-
-    def store(self, writer: Writer) -> None:
-        """Store what is pending and the list of segments."""
-        if self.entry.kind is not Kind.FILE:
-            return
-        if self.pending:
-            added = [Segment(p.offset, p.length, writer.add(p.read())) for p in self.pending]
-            segments = tuple(sorted((*self.entry.segments, *added)))
-            self.entry = replace(self.entry, segments=segments, content=None)
-            self.pending, self.listed = (), ()
-        segments = self.entry.segments
-        if len(segments) > INLINE_SEGMENTS and not (self.listed and writer.holds(self.listed)):
-            stored = store_object(writer, encode_segments(segments))
-            self.entry = self.entry.with_content(stored.id)
-            self.listed = stored.chunks
-
-
-@dataclass(eq=False, slots=True)
-class Directory:
-    """A directory and what is in it, sorted by name. `stored` is its object once it is."""
-
-    entry: Entry
-    children: dict[bytes, Leaf | Directory]
-    stored: StoredObject | None = None
-
-    def leaves(self) -> Iterator[Leaf]:
-        """All that is below it."""
-        for child in self.children.values():
-            yield from (child,) if isinstance(child, Leaf) else child.leaves()
-
-    def store(self, writer: Writer) -> None:
-        for child in self.children.values():
-            child.store(writer)
-            if isinstance(child, Leaf):
-                writer.keep(child.chunks())
-        if self.stored is not None and writer.holds(self.stored.chunks):
-            writer.keep(self.stored.chunks)
-            return
-        entries = ((name, _stored_entry(child)) for name, child in self.children.items())
-        self.stored = store_object(writer, encode_directory(entries))
-
-
-def _stored_entry(node: Leaf | Directory) -> Entry:
-    if isinstance(node, Leaf):
-        return node.entry
-    assert node.stored is not None
-    return node.entry.with_content(node.stored.id)
+    def note(self, item: T) -> None:
+        if len(self) < MOST_NAMED:
+            self.append(item)
+        else:
+            self.more += 1
 
 
 @dataclass(eq=False)
@@ -101,20 +69,109 @@ class Tree:
     `skipped` is what could not be saved, `ignored` what `.sessionkeeperignore` leaves out (of a
     directory its own path alone), `torn` are files that changed whenever they were read: their
     content may be of several moments. `read_bytes` were read from changed files, `copied_bytes` of
-    them kept.
+    them kept. `round` is `Writer.round` when the writer was seen to hold all that is not in
+    `copies`; None when it has to be asked.
     """
 
-    root: Directory
-    skipped: list[Skipped]
-    ignored: list[bytes] = field(default_factory=list)
-    torn: list[bytes] = field(default_factory=list)
+    listing: Listing
+    skipped: Named[Skipped] = field(default_factory=Named)
+    ignored: Named[bytes] = field(default_factory=Named)
+    torn: Named[bytes] = field(default_factory=Named)
     read_bytes: int = 0
     copied_bytes: int = 0
+    copies: Scratch | None = None
+    round: int | None = None
 
     def store(self, writer: Writer) -> bytes:
         """Make the tree part of the writer's checkpoint:
 
         its root chunk. Raises what the writer does.
         """
-        self.root.store(writer)
-        return store_object(writer, encode_directory([(b"", _stored_entry(self.root))])).id
+        stored = Listing() if self.listing.unstored else None
+        root = _Storing(writer, self.copies, stored).run(self.listing)
+        if stored is not None:
+            self.listing, self.copies = stored, None
+        return root
+
+
+class _Storing:
+    """Stores a listing, and writes it once more into `stored`, where it has what is not stored."""
+
+    def __init__(self, writer: Writer, copies: Scratch | None, stored: Listing | None) -> None:
+        self._writer = writer
+        self._copies = copies
+        self._stored = stored
+        self._kept: list[bytes] = []
+
+    def run(self, listing: Listing) -> bytes:
+        root = self._object()
+        above: list[tuple[bytes, ObjectWriter]] = []
+        inner = root
+        for record in listing.records():
+            if record.what == DIRECTORY:
+                above.append((record.head, inner))
+                inner = self._object()
+                if self._stored is not None:
+                    self._stored.enter(record.head)
+            elif record.what == END:
+                content = inner.close()
+                head, inner = above.pop()
+                inner.write(head + content)
+                if self._stored is not None:
+                    self._stored.leave()
+            else:
+                inner.write(record.head + self._tail(record))
+        self._keep(0)
+        return root.close()
+
+    def _object(self) -> ObjectWriter:
+        made = ObjectWriter(self._writer)
+        made.write(bytes([VERSION]))
+        return made
+
+    def _tail(self, record: Record) -> bytes:
+        pieces = record.pieces
+        if record.what == UNSTORED:
+            pieces = self._store(pieces)
+        else:
+            for block in pieces.blocks():
+                self._kept += [
+                    block[at + SEGMENT - 32 : at + SEGMENT] for at in range(0, len(block), PIECE)
+                ]
+                self._keep(1000)
+        if self._stored is not None:
+            same = record.what != UNSTORED
+            self._stored.copy(record if same else Record(LEAF, record.key, record.head, pieces))
+        if record.head[0] != Kind.FILE:
+            return b""
+        if pieces.number <= INLINE_SEGMENTS:
+            return segments_here(pieces.number, b"".join(map(_segments_of, pieces.blocks())))
+        listed = ObjectWriter(self._writer)
+        for block in pieces.blocks():
+            listed.write(_segments_of(block))
+        return segments_elsewhere(listed.close())
+
+    def _store(self, pieces: Pieces) -> Pieces:
+        assert self._stored is not None
+        assert self._copies is not None
+        gathered = self._stored.gather()
+        for piece in pieces.each():
+            place = place_of(piece)
+            if place is None:
+                self._kept.append(chunk_of(piece))
+                gathered.add(piece)
+                continue
+            length = int.from_bytes(piece[8:12], "little")
+            data = self._copies.read(place, length)
+            gathered.add(piece[:12] + self._writer.add(data) + bytes(PIECE - SEGMENT))
+        self._keep(1000)
+        return gathered.pieces()
+
+    def _keep(self, least: int) -> None:
+        if len(self._kept) > least:
+            self._writer.keep(self._kept)
+            self._kept = []
+
+
+def _segments_of(block: bytes) -> bytes:
+    return b"".join([block[at : at + SEGMENT] for at in range(0, len(block), PIECE)])

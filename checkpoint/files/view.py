@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 
 from checkpoint.errors import FileTreeError
-from checkpoint.files.tree import Entry, Kind, Segment, decode_directory, decode_segments
-from checkpoint.objects import load_object, load_stored
+from checkpoint.files.tree import Entry, Kind, Segment, entries_in, segments_in
+from checkpoint.objects import Chunks, stream_objects
 from checkpoint.reader import Reader
 
-_CACHED = 1000
+_CACHED = 20_000  # entries of all directories that are remembered
 _MAX_LINKS = 40
 
 
@@ -19,20 +20,24 @@ class TreeView:
 
     Paths are relative to the root, `bytes` or `str` (file system encoding), with or without a
     leading `/`. Every method raises `FileTreeError`, `Damaged`, and what the store raises.
-    Thread-safe.
+    Thread-safe. What it remembers is bounded, and no file or directory is in memory as a whole but
+    the one that is listed.
     """
 
     def __init__(self, reader: Reader, root: bytes) -> None:
         self._reader = reader
-        self._root = self._directory(root)[b""]
+        self._root = dict(entries_of(reader, root))[b""]
         self._cache: dict[bytes, dict[bytes, Entry]] = {}
+        self._cached = 0
 
     def list(self, path: bytes | str) -> Mapping[bytes, Entry]:
         """The entries of a directory by name, sorted. Links to directories are followed."""
         entry = self._find(path, follow=True)
         if entry.kind is not Kind.DIRECTORY:
             raise FileTreeError(f"{_shown(path)} is not a directory.")
-        return self._entries(entry)
+        assert entry.content is not None
+        known = self._cache.get(entry.content)
+        return known if known is not None else dict(entries_of(self._reader, entry.content))
 
     def stat(self, path: bytes | str, *, follow: bool = False) -> Entry:
         """What is at `path`; with `follow`, what a symbolic link there leads to."""
@@ -47,7 +52,7 @@ class TreeView:
         content = bytearray(max(0, end - start))
         wanted = [
             segment
-            for segment in segments_of(self._reader, entry)[0]
+            for segment in segments_of(self._reader, entry)
             if segment.offset < end and segment.offset + segment.length > start
         ]
         names = [segment.chunk for segment in wanted]
@@ -69,7 +74,7 @@ class TreeView:
             if name == b"..":
                 trail = trail[:-1] or trail
                 continue
-            entry = self._entries(trail[-1]).get(name)
+            entry = self._look_up(trail[-1], name)
             if entry is None:
                 raise FileTreeError(f"{_shown(path)} does not exist.")
             if entry.kind is Kind.SYMLINK and (rest or follow):
@@ -84,26 +89,38 @@ class TreeView:
                 trail.append(entry)
         return trail[-1]
 
-    def _entries(self, directory: Entry) -> dict[bytes, Entry]:
+    def _look_up(self, directory: Entry, name: bytes) -> Entry | None:
         assert directory.content is not None
-        entries = self._cache.get(directory.content)
-        if entries is None:
-            entries = self._directory(directory.content)
-            if len(self._cache) >= _CACHED:
-                self._cache.clear()
-            self._cache[directory.content] = entries
-        return entries
+        known = self._cache.get(directory.content)
+        if known is None:
+            entries = entries_of(self._reader, directory.content)
+            known = dict(islice(entries, _CACHED))
+            after = next(entries, None)
+            if after is not None:  # too many to be remembered
+                rest = (entry for found, entry in chain((after,), entries) if found == name)
+                return known.get(name) or next(rest, None)
+            if self._cached + len(known) > _CACHED:
+                self._cache, self._cached = {}, 0
+            self._cache[directory.content] = known
+            self._cached += len(known) + 1
+        return known.get(name)
 
-    def _directory(self, root: bytes) -> dict[bytes, Entry]:
-        return decode_directory(load_object(self._reader, root))
+
+def entries_of(chunks: Chunks, content: bytes) -> Iterator[tuple[bytes, Entry]]:
+    """What is in a directory, sorted by name. Raises `Damaged`, also in the middle, and what the
+    store raises.
+    """
+    for pieces in stream_objects(chunks, [content]):
+        yield from entries_in(pieces)
 
 
-def segments_of(reader: Reader, entry: Entry) -> tuple[tuple[Segment, ...], tuple[bytes, ...]]:
-    """The segments of a file, and the chunks of their list when it is not in the entry."""
+def segments_of(chunks: Chunks, entry: Entry) -> Iterator[Segment]:
+    """The segments of a file. Raises as `entries_of`."""
     if entry.content is None:
-        return entry.segments, ()
-    [(data, stored)] = load_stored(reader, [entry.content])
-    return tuple(decode_segments(data, entry.size)), stored.chunks
+        yield from entry.segments
+        return
+    for pieces in stream_objects(chunks, [entry.content]):
+        yield from segments_in(pieces, entry.size)
 
 
 def _shown(path: bytes | str) -> str:

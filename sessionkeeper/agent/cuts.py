@@ -73,6 +73,7 @@ class Cuts:
             async with self._hosted.changing:
                 there = self.running()
                 kernels = [kernel for kernel in kernels if kernel in there]
+                await asyncio.to_thread(variables.clear, place.tree, self._hosted.kernels)
                 namespaces = await variables.dump(
                     kernels, stands, place.tree, place.seen(place.home), until
                 )

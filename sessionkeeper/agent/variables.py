@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ async def dump(
             directory = tree / DIRECTORY / kernel.kernel_id
             details[kernel.kernel_id] = await _dump(kernel, stand, directory, workspace, until)
     return details
+
+
+def clear(tree: Path, kernels: Container[str]) -> None:
+    """Remove what is below ``tree`` of kernels that are not among ``kernels`` (ids) any more: it
+    would be in each later checkpoint.
+    """
+    with contextlib.suppress(OSError):  # most often there is no such directory
+        for entry in sorted((tree / DIRECTORY).iterdir()):
+            if entry.name.partition(".")[0] in kernels:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 async def _dump(

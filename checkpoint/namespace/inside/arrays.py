@@ -102,12 +102,14 @@ def _memmap(pickler: Any, array: Any) -> Any:
 
 
 def _block_manager(pickler: Any, manager: Any) -> Any:
-    """Arrays inside frames are saved as copies, as pandas means them.
+    """Arrays inside frames are saved as copies, where pandas means them so.
 
     Copy-on-write notes who shares memory outside the arrays, and a restored frame has no such
-    notes.
+    notes. Without it (pandas 2) a column is a view of its frame, as arrays are of each other.
     """
     numpy = sys.modules["numpy"]
+    if not _copies_on_write(sys.modules["pandas"]):
+        return NotImplemented
     seen = [block.values for block in manager.blocks]
     while seen:
         values = seen.pop()
@@ -116,3 +118,9 @@ def _block_manager(pickler: Any, manager: Any) -> Any:
         elif (type(values).__module__ or "").startswith("pandas."):
             seen += [part for part in gc.get_referents(values) if not isinstance(part, type)]
     return NotImplemented
+
+
+def _copies_on_write(pandas: Any) -> bool:
+    if int(pandas.__version__.partition(".")[0]) >= 3:
+        return True
+    return bool(pandas.get_option("mode.copy_on_write") is True)

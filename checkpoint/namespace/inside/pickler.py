@@ -119,6 +119,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.notes.append(f"a {name} inside is lost: {why}")
             return rebuild.Lost, (name, why)
 
+    def _refuse_cycle(self, obj: Any) -> None:
+        """An object that is put into a set or a dict before it has its attributes has no hash then.
+
+        A container that was begun before the object gets it afterwards.
+        """
+        inside = reducers.containers_of(obj)
+        if inside:
+            begun = self.memo.copy()
+            if any(id(container) not in begun for container in inside):
+                raise Unsaved("it hashes by attributes, and is in a set or dict that it refers to")
+
     def _reduce(self, obj: Any) -> Any:
         kind = type(obj)
         try:
@@ -127,6 +138,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             rule = self._rules[kind] = reducers.reducer_for(kind)
         if kind in stalls.kinds:
             raise Unsaved(stalls.WHY)
+        if reducers.hashes_itself(kind):
+            self._refuse_cycle(obj)
         reduced = NotImplemented if rule is None else rule(self, obj)
         if reduced is NotImplemented and kind is not types.FunctionType:
             if issubclass(kind, type):
@@ -155,7 +168,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _is_plain(kind: type) -> bool:
     """Whether ``kind`` leaves all of its pickling to `object`."""
     return (
-        getattr(kind, "__reduce_ex__", None) is object.__reduce_ex__
+        not reducers.hashes_itself(kind)
+        and getattr(kind, "__reduce_ex__", None) is object.__reduce_ex__
         and getattr(kind, "__reduce__", None) is object.__reduce__
         and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
         and not hasattr(kind, "__getnewargs__")

@@ -117,6 +117,11 @@ def make_class(meta: Any, name: str, bases: tuple[type, ...], namespace: dict[st
             type.__setattr__(base, "__init_subclass__", hook)
 
 
+def ctypes_class(name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+    """A structure or union with its fields; the classes of such classes have no names."""
+    return make_class(type(bases[0]), name, bases, namespace)
+
+
 def cell() -> Any:
     """An empty closure cell; :func:`fill_cell` gives it its content, and it can be shared."""
     return types.CellType()

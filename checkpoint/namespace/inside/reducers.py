@@ -12,6 +12,7 @@ import functools
 import gc
 import io
 import logging
+import operator
 import sys
 import threading
 import types
@@ -53,6 +54,7 @@ _LOST = {
     "mmap.mmap": "a mapping of memory cannot be saved",
     "_contextvars.ContextVar": "a context variable belongs to this process",
     "_contextvars.Context": "a context belongs to this process",
+    "unittest.mock.NonCallableMock": "a mock has a class of its own, which cannot be made again",
 }
 
 
@@ -78,6 +80,8 @@ def reducer_for(kind: type) -> Reducer | None:
     if issubclass(kind, logging.Logger):
         return _logger
     module = text_of(kind, "__module__")
+    if module == "_ctypes" and kind.__name__ in _CTYPES:
+        return _CTYPES[kind.__name__]
     if module == "sessionkeeper_replay" and kind.__name__ in _REPLAY:
         return _REPLAY[kind.__name__]
     if module == "matplotlib.cbook" and kind.__name__ == "CallbackRegistry":
@@ -129,6 +133,33 @@ def _function(pickler: Any, func: Any) -> Any:
     return (*made, state, None, None, rebuild.set_function)
 
 
+_FAR = 200  # objects
+
+
+def hashes_itself(kind: type) -> bool:
+    """Whether objects of ``kind`` are hashed by Python code, as those of a dataclass are."""
+    return type(getattr(kind, "__hash__", None)) is types.FunctionType
+
+
+def containers_of(obj: Any) -> list[Any]:
+    """The sets and dicts that ``obj`` is a member or a key of, among what it refers to nearby."""
+    found, seen = [], {id(obj)}
+    todo: list[Any] = [getattr(obj, "__dict__", None)]
+    todo += [part for part in gc.get_referents(obj) if part is not type(obj)]
+    while todo and len(seen) < _FAR:
+        one = todo.pop()
+        if type(one) in _WITHOUT_PARTS or id(one) in seen or isinstance(one, _NOT_DATA):
+            continue
+        seen.add(id(one))
+        if isinstance(one, (set, frozenset, dict)) and any(part is obj for part in one):
+            found.append(one)
+        todo += gc.get_referents(one)
+    return found
+
+
+_WITHOUT_PARTS = {int, float, complex, bool, str, bytes, bytearray, type(None)}
+_NOT_DATA = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+
 MAKING = ("__new__", "__setitem__", "append", "extend", "add")
 """Methods that pickle calls to make an object again."""
 
@@ -157,8 +188,42 @@ def made_class(kind: type, reduced: Any) -> Any:
         return reduced
     first = ("__module__", "__slots__", "__orig_bases__")
     namespace = {name: kind.__dict__[name] for name in first if name in kind.__dict__}
+    if any(text_of(base, "__module__") == "_ctypes" for base in kind.__mro__):
+        return _ctypes_structure(kind, namespace, reduced)
     args = (type(kind), kind.__name__, kind.__bases__, namespace)
     return (rebuild.make_class, args, *reduced[2:])
+
+
+def _ctypes_structure(kind: Any, namespace: dict[str, Any], reduced: Any) -> Any:
+    """One without its fields cannot be had; what describes those comes with them."""
+    if type(kind).__name__ not in ("PyCStructType", "UnionType"):
+        raise Unsaved(f"a class made by {type(kind).__name__} cannot be made again")
+    fields = {name for name, *_ in kind.__dict__.get("_fields_", ())}
+    attributes, *rest = reduced[2]
+    layout = {name: attributes[name] for name in _LAYOUT if name in attributes}
+    left = {k: v for k, v in attributes.items() if k not in fields and k not in _LAYOUT}
+    args = (kind.__name__, kind.__bases__, {**namespace, **layout})
+    return (rebuild.ctypes_class, args, (left, *rest), *reduced[3:])
+
+
+_LAYOUT = ("_pack_", "_align_", "_layout_", "_anonymous_", "_fields_")
+
+
+def _ctypes_array(_pickler: Any, kind: Any) -> Any:
+    """`c_int * 3` is made once; a second one would be another class."""
+    if kind._type_ * kind._length_ is kind:
+        return operator.mul, (kind._type_, kind._length_)
+    return NotImplemented
+
+
+def _ctypes_pointer(_pickler: Any, kind: Any) -> Any:
+    ctypes = sys.modules["ctypes"]
+    if hasattr(kind, "_type_") and ctypes.POINTER(kind._type_) is kind:
+        return ctypes.POINTER, (kind._type_,)
+    return NotImplemented
+
+
+_CTYPES = {"PyCArrayType": _ctypes_array, "PyCPointerType": _ctypes_pointer}
 
 
 def _cell(_pickler: Any, cell: Any) -> Any:

@@ -10,8 +10,8 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.files import SOCKET, Skipped, Tree, TreeView
-from checkpoint.files.scanned import Directory
-from checkpoint.files.tree import Entry, Kind
+from checkpoint.files.listing import Listing
+from checkpoint.files.scanned import Named
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import decode_body
 from checkpoint.reader import Reader
@@ -27,8 +27,7 @@ HOME = "/home/me"
 
 
 def _tree(**told: list[object]) -> Tree:
-    root = Directory(Entry(Kind.DIRECTORY, 0o755, 0, 0, 0), {})
-    return Tree(root, **{"skipped": [], **told})  # type: ignore[arg-type]
+    return Tree(Listing(), **{key: Named(items) for key, items in told.items()})  # type: ignore[arg-type]
 
 
 def test_nothing_is_told_where_everything_is_saved() -> None:

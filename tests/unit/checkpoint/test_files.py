@@ -11,10 +11,8 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.errors import FileTreeError, StoreFull
-from checkpoint.files import Kind, Tree, TreeView, materialize, scan
+from checkpoint.files import Kind, Tree, TreeView, materialize, scan, scanned
 from checkpoint.files import key as key_module
-from checkpoint.files import pending as pending_module
-from checkpoint.files.scanned import Directory, Leaf
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
@@ -164,13 +162,12 @@ def test_second_pass_reads_and_copies_only_what_changed_in_between(
     assert _described(tmp_path / "restored") == expected
 
 
-def test_unchanged_tree_is_neither_read_nor_written_nor_encoded(root: Path, writer: Writer) -> None:
+def test_unchanged_tree_is_neither_read_nor_written(root: Path, writer: Writer) -> None:
     _odd_tree(root)
     _wait_for_tick(root)
     first, first_id, _ = _store(root, writer)
     written = writer.written_bytes
     second, second_id, _ = _store(root, writer, first)
-    assert second.root is first.root
     assert second.read_bytes == 0
     assert second_id == first_id
     assert writer.written_bytes == written
@@ -181,11 +178,14 @@ def test_change_in_one_directory_leaves_the_others_as_they_are(root: Path, write
         (root / name).mkdir()
         (root / name / "file").write_bytes(b"x")
     _wait_for_tick(root)
-    first, _, _ = _store(root, writer)
+    first, root_id, reader = _store(root, writer)
+    before = TreeView(reader, root_id).list("")
     (root / "two" / "file").write_bytes(b"y")
-    second, _, _ = _store(root, writer, first)
-    assert second.root.children[b"one"] is first.root.children[b"one"]
-    assert second.root.children[b"two"] is not first.root.children[b"two"]
+    second, root_id, reader = _store(root, writer, first)
+    after = TreeView(reader, root_id).list("")
+    assert second.read_bytes == 1
+    assert after[b"one"] == before[b"one"]
+    assert after[b"two"].content != before[b"two"].content
 
 
 def test_large_file_costs_its_changes_also_when_copied(root: Path, writer: Writer) -> None:
@@ -227,7 +227,7 @@ def test_file_named_for_it_is_read_though_it_looks_unchanged(root: Path, writer:
 def test_more_than_fits_in_memory_is_copied_to_a_file(
     root: Path, tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending_module, "MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(scanned, "COPIED_IN_MEMORY", 1 << 20)
     for at in range(4):
         (root / str(at)).write_bytes(_noise(at, 700_000))
     tree = scan(root, None, writer, copy=True, spill=tmp_path)
@@ -239,8 +239,8 @@ def test_more_than_fits_in_memory_is_copied_to_a_file(
     assert {name: value[5] for name, value in _described(tmp_path / "restored").items()} == {
         name: value[5] for name, value in expected.items()
     }
-    monkeypatch.setattr(pending_module, "MEMORY_BYTES", 0)
-    with pytest.raises(StoreFull, match="cannot be copied aside"):
+    monkeypatch.setattr(scanned, "COPIED_IN_MEMORY", 0)
+    with pytest.raises(StoreFull, match="cannot be kept"):
         scan(root, None, writer, copy=True, spill="/proc")
 
 
@@ -286,18 +286,9 @@ def test_scan_does_not_follow_a_link_put_in_place_of_what_it_looked_at(
     monkeypatch.setattr(os, "open", swap_and_open)
     tree = scan(root, None, writer, copy=True)
     assert (root / name).is_symlink()
-    assert all(piece.read() != b"secret" for leaf in _leaves(tree) for piece in leaf.pending)
+    assert tree.copies is not None
+    assert b"secret" not in tree.copies.read(0, 1 << 20)
     assert [path for path, _ in tree.skipped] == [name.encode()]
-
-
-def _leaves(tree: Tree) -> Iterator[Leaf]:
-    stack = [tree.root]
-    while stack:
-        for node in stack.pop().children.values():
-            if isinstance(node, Directory):
-                stack.append(node)
-            else:
-                yield node
 
 
 def test_scan_goes_on_from_a_materialized_tree_without_reading_it(
@@ -311,7 +302,7 @@ def test_scan_goes_on_from_a_materialized_tree_without_reading_it(
     settled = scan(tmp_path / "restored", restored, writer)
     again = scan(tmp_path / "restored", settled, writer)
     assert again.read_bytes == 0
-    assert again.root is settled.root
+    assert again.store(writer) == settled.store(writer)
 
 
 def test_files_of_several_names_stay_so_over_nodes_and_changes(

@@ -11,7 +11,7 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.files import Skipped, Tree, TreeView, materialize, scan
-from checkpoint.files.scanned import Directory
+from checkpoint.files.listing import DIRECTORY, END
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
@@ -40,15 +40,14 @@ def _write(root: Path, *names: str) -> None:
 
 
 def _files(tree: Tree) -> set[str]:
-    found = set()
-    stack = [(b"", tree.root)]
-    while stack:
-        path, directory = stack.pop()
-        for name, node in directory.children.items():
-            if isinstance(node, Directory):
-                stack.append((path + name + b"/", node))
-            else:
-                found.add(os.fsdecode(path + name))
+    found, path = set(), list[bytes]()
+    for record in tree.listing.records():
+        if record.what == DIRECTORY:
+            path.append(record.name)
+        elif record.what == END:
+            path.pop()
+        else:
+            found.add(os.fsdecode(b"/".join([*path[1:], record.name])))
     return found
 
 

@@ -34,7 +34,14 @@ from checkpoint.criu.pagemap import PRESENT, Pagemap, decode_pagemap, encode_pag
 from checkpoint.errors import CheckpointError, Damaged
 from checkpoint.files import Entry, Kind, TreeView, materialize
 from checkpoint.files.ignore import parse
-from checkpoint.files.tree import Segment, decode_directory, decode_segments, encode_directory
+from checkpoint.files.tree import (
+    Segment,
+    decode_directory,
+    decode_segments,
+    encode_directory,
+    entries_in,
+    segments_in,
+)
 from checkpoint.keys import MasterKey, SessionKeys, unwrap_key, wrap_key
 from checkpoint.manifest import (
     Body,
@@ -45,7 +52,7 @@ from checkpoint.manifest import (
     encode_body,
     encode_manifest,
 )
-from checkpoint.objects import load_list, load_object, split_ids
+from checkpoint.objects import load_list, load_object, split_ids, stream_objects
 from checkpoint.packs import PackRef, decode_index, encode_pack, tail_size
 from checkpoint.reader import Reader
 from checkpoint.sealed import GARBAGE, TAG
@@ -315,16 +322,37 @@ DIRECTORY = encode_directory(
 )
 
 
+def _same_in_pieces(
+    decode: Callable[[Iterator[bytes]], Iterator[object]], data: bytes, piece: int
+) -> None:
+    """However it is cut, the same is read, up to the same error."""
+
+    def read(pieces: list[bytes]) -> list[object]:
+        found: list[object] = []
+        try:
+            found.extend(decode(iter(pieces)))  # keeps what came before an error
+        except CheckpointError as error:
+            found.append(str(error))
+        return found
+
+    cut = [data[at : at + piece] for at in range(0, len(data), piece)] or [data]
+    assert read(cut) == read([data])
+
+
 @fuzzed
-@given(near(DIRECTORY))
-def test_directory(data: bytes) -> None:
+@given(near(DIRECTORY), st.integers(1, 300))
+def test_directory(data: bytes, piece: int) -> None:
     _reads_or_refuses(lambda: decode_directory(data))
+    _same_in_pieces(entries_in, data, piece)
 
 
 @fuzzed
-@given(near(struct.pack("<QI32s", 0, 7, CONTENT) * 2), st.integers(0, 2**64 - 1))
-def test_segments(data: bytes, size: int) -> None:
+@given(
+    near(struct.pack("<QI32s", 0, 7, CONTENT) * 2), st.integers(0, 2**64 - 1), st.integers(1, 99)
+)
+def test_segments(data: bytes, size: int, piece: int) -> None:
     _reads_or_refuses(lambda: list(decode_segments(data, size)))
+    _same_in_pieces(lambda pieces: segments_in(pieces, size), data, piece)
 
 
 def _tree_of(objects: dict[bytes, bytes]) -> Reader:
@@ -388,6 +416,12 @@ def test_object(data: bytes, level: int) -> None:
         with _tree_of({b"it": chunk}) as reader:
             _reads_or_refuses(lambda: load_object(reader, chunk_id(KEYS, chunk)))  # noqa: B023
             _reads_or_refuses(lambda: load_list(reader, chunk_id(KEYS, chunk)))  # noqa: B023
+            _reads_or_refuses(lambda: _unfolded(reader, chunk_id(KEYS, chunk)))  # noqa: B023
+
+
+def _unfolded(reader: Reader, root: bytes) -> bytes:
+    [pieces] = stream_objects(reader, [root])
+    return b"".join(pieces)
 
 
 def test_small_object_that_unfolds_into_a_huge_one_is_refused() -> None:
