@@ -20,10 +20,10 @@ def told(tree: files.Tree, home: str) -> str | None:
     ]
     parts = []
     if lost:
-        parts.append(f"not in the checkpoints: {_listed(lost)}")
+        parts.append(f"not in the checkpoints: {_listed(lost, tree.skipped.more)}")
     if tree.torn:
         torn = [shown(path, home) for path in tree.torn]
-        parts.append(f"changed while they were saved: {_listed(torn)}")
+        parts.append(f"changed while they were saved: {_listed(torn, tree.torn.more)}")
     return "; ".join(parts) or None
 
 
@@ -31,9 +31,9 @@ def ignored(tree: files.Tree, home: str) -> str | None:
     """Return what ``.sessionkeeperignore`` leaves out; None when that is nothing."""
     if not tree.ignored:
         return None
-    names = [shown(path, home) for path in tree.ignored]
+    names = _listed([shown(path, home) for path in tree.ignored], tree.ignored.more)
     return (
-        f"left out of the checkpoints, as .sessionkeeperignore says: {_listed(names)};"
+        f"left out of the checkpoints, as .sessionkeeperignore says: {names};"
         " they will be missing when the session moves"
     )
 
@@ -44,6 +44,6 @@ def shown(path: bytes, home: str) -> str:
     return text.removeprefix(f"{home}/")
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _listed(names: Sequence[str], further: int) -> str:
+    left = max(0, len(names) - NAMED) + further
+    return ", ".join(names[:NAMED]) + (f" and {left} more" if left else "")

@@ -11,7 +11,7 @@ import pytest
 from checkpoint.blobs import Memory
 from checkpoint.files import SOCKET, Skipped, Tree, TreeView
 from checkpoint.files.listing import Listing
-from checkpoint.files.scanned import Named
+from checkpoint.files.scanned import MOST_NAMED, Named
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import decode_body
 from checkpoint.reader import Reader
@@ -52,6 +52,13 @@ def test_of_many_some_are_named_and_the_rest_is_counted() -> None:
     told = unsaved.ignored(tree, HOME)
     assert told is not None
     assert "0.tmp, 1.tmp, 2.tmp, 3.tmp, 4.tmp and 4 more;" in told
+
+
+def test_what_is_only_counted_is_counted_too() -> None:
+    tree = _tree(ignored=[b"home/me/%d.tmp" % number for number in range(MOST_NAMED + 3)])
+    told = unsaved.ignored(tree, HOME)
+    assert told is not None
+    assert f"and {MOST_NAMED + 3 - unsaved.NAMED} more;" in told
 
 
 @pytest.fixture
