@@ -158,7 +158,7 @@ make_venv() {
 }
 
 key_of() { # lock file: what an installation from it depends on
-  { pwd; cat "$1" pyproject.toml; } | sha256sum
+  { pwd; cat "$1" pyproject.toml tests/pandas-2.txt; } | sha256sum
 }
 
 installed() { # profile, lock file
@@ -175,6 +175,8 @@ python_part() {
     --no-deps --no-build-isolation --no-index --editable .
   if [ "$profile" = test ]; then
     step "registering the bash kernel" "$venv/bin/python" -m bash_kernel.install --sys-prefix
+    step "installing pandas 2 beside pandas 3" "$venv/bin/python" -m pip install --upgrade \
+      --require-hashes --progress-bar off --no-deps --target "$venv/pandas-2" -r tests/pandas-2.txt
   fi
   key_of "$lock" >"$venv/.ready-$profile"
 }

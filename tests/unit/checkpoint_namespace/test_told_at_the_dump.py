@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,13 +75,11 @@ def test_what_the_dump_calls_exact_is_there_after_the_load(moved: Moved) -> None
     assert "a mock has a class of its own" in str(moved.dumped.variables["mocked"].why)
 
 
-PANDAS_2 = os.environ.get("SESSIONKEEPER_PANDAS_2")
-"""A directory with pandas 2, to come before the installed one in the kernels' path."""
+PANDAS_2 = Path(sys.prefix) / "pandas-2"
+"""Where `make test` puts it; it comes before the installed one in the kernels' path."""
 
 
-@pytest.mark.skipif(
-    PANDAS_2 is None, reason="SESSIONKEEPER_PANDAS_2 does not say where pandas 2 is"
-)
+@pytest.mark.skipif(not PANDAS_2.exists(), reason="`make test` installs pandas 2; it is not here")
 def test_columns_of_pandas_2_are_views_of_their_frame_afterwards(
     monkeypatch: pytest.MonkeyPatch, start_kernel: StartKernel, tmp_path: Path
 ) -> None:
