@@ -27,6 +27,7 @@ from gateway.dial import AgentLink
 from gateway.errors import GatewayError, RemoteError
 from gateway.frames import EVENT, IOPUB
 from gateway.shim_link import ShimLink
+from sessionkeeper.addresses import Addresses, address_of
 
 __all__ = ["NODE", "SESSION"]
 
@@ -68,6 +69,7 @@ class Node:
         self._epoch = 0
         self._agent: AgentLink | None = None
         self._kernels: dict[str, Kernel] = {}
+        self._addresses = Addresses(lambda: ((SESSION, one) for one in self._kernels))
         self._rate = 0.0
         self._padding = b""
 
@@ -131,7 +133,8 @@ class Node:
             agent.send_event({"event": "heartbeat", "sent": time.monotonic()})
             await asyncio.sleep(0.25)
 
-    def _received(self, kernel_id: str, frame: bytes) -> None:
+    def _received(self, address: str, frame: bytes) -> None:
+        _, kernel_id = self._addresses.find(address) or ("", "")
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
             kernel.link.receive(frame, self._epoch)
@@ -140,7 +143,7 @@ class Node:
     def _flush(self, kernel: Kernel) -> None:
         if self._agent is not None:
             while (frame := kernel.link.next_frame(self._epoch)) is not None:
-                self._agent.send_frame(kernel.id, frame)
+                self._agent.send_frame(address_of(SESSION, kernel.id), frame)
 
     async def _talk(self) -> None:
         """Say what the rate asks for, kernel after kernel."""

@@ -7,7 +7,7 @@ import hmac
 from tornado.httputil import HTTPServerRequest
 
 from gateway.auth import check_token, token_of
-from gateway.errors import Unauthorized
+from gateway.errors import Forbidden, Unauthorized
 from gateway.tenants import Tenant
 from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.keeper.kept import KeptSession
@@ -23,7 +23,11 @@ class Access:
         self._session = session
 
     def check_operator(self, request: HTTPServerRequest) -> None:
-        """Raises ``Unauthorized`` for everybody else: what is said here concerns all sessions."""
+        """Raises ``Forbidden`` for a session's user, ``Unauthorized`` for strangers: what is said here
+        concerns all sessions.
+        """
+        if self._sessions.is_token(token_of(request) or ""):
+            raise Forbidden("This token is for one session.", hint="Use the operator's token.")
         check_token(request, self._token)
 
     async def session(self, request: HTTPServerRequest) -> KeptSession:

@@ -166,6 +166,10 @@ class Sessions:
         name = self._opened_by(hashed(token))
         return None if name is None else await self.have(name)
 
+    def is_token(self, token: str) -> bool:
+        """Whether it opens any session."""
+        return self._opened_by(hashed(token)) is not None
+
     async def new_token(self, name: str, *, alone: bool = False) -> str:
         """Return one more token of the session (``alone``: the others are no good any more).
         Raises as :meth:`have`.

@@ -220,6 +220,6 @@ async def test_blackhole_between_agent_and_shim_is_found_within_5_s(rig: Rig) ->
 def test_limits_of_a_message_are_the_same_on_all_hops() -> None:
     from gateway.app import MAX_MESSAGE
     from gateway.frames import MESSAGE_LIMIT
-    from sessionkeeper.ui import channels
+    from sessionkeeper.ui import upstream
 
-    assert MESSAGE_LIMIT == MAX_MESSAGE == channels.MAX_MESSAGE == 1 << 30 < FRAME_LIMIT
+    assert MESSAGE_LIMIT == MAX_MESSAGE == upstream.MAX_MESSAGE == 1 << 30 < FRAME_LIMIT

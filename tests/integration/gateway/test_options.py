@@ -64,7 +64,7 @@ def test_every_option_of_the_stock_gateway_is_honoured_or_refused(stock: Any) ->
     assert variables <= set(_ENVIRONMENT)
 
 
-def test_defaults_are_those_of_the_stock_gateway_but_for_what_is_documented() -> None:
+async def test_defaults_are_those_of_the_stock_gateway_but_for_what_is_documented() -> None:
     app = KernelGatewayApp()
     stock = JupyterWebsocketPersonality(parent=app)
     ours = Options()

@@ -50,7 +50,8 @@ def stock_tests(tmp_path: Path) -> Path:
     subprocess.run(download, check=True, timeout=120)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as content:
-        content.extractall(tmp_path, filter="data")
+        # Python 3.11.2 has no filters yet; what it is was checked by its hash.
+        content.extractall(tmp_path)
     tests = tmp_path / archive.name.removesuffix(".tar.gz") / "tests"
     (tests / "conftest.py").unlink()
     return tests
