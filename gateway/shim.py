@@ -42,6 +42,7 @@ from gateway.frames import (
 )
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_calls import ShimCalls, answer_error
+from gateway.shim_ends import Ends
 from gateway.shim_kernel import Kernel, Message, too_long
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 
@@ -50,8 +51,6 @@ STARTING = "starting"
 QUIET = 0.05
 # How long a kernel that stands still is let go on to follow a signal (seconds).
 MOVES = 1.0
-# An idle that has not come so long after its reply was dropped by the kernel (seconds).
-LOST_AFTER = 5.0
 
 
 class Shim:
@@ -66,7 +65,7 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self.busy: set[str] = set()
+        self.ends = Ends()
         self.pid: int | None = None
         self.quiet_at: float | None = None
         self._probe_at = 0.0
@@ -74,7 +73,6 @@ class Shim:
         self._connecting = 0
         self._kill_at: float | None = None
         self._moves_until: float | None = None
-        self._ending_at: dict[str, float] = {}
         self.stops: list[tuple[AgentSocket, Any]] = []
         self.executes: dict[str, tuple[AgentSocket, Any, float]] = {}
         self._epoch_fd = (
@@ -152,8 +150,8 @@ class Shim:
 
     def _timeout(self) -> int | None:
         now = time.monotonic()
-        at = [t for t in (self.quiet_at, self._kill_at, self._moves_until) if t is not None]
-        at += [*self._ending_at.values()][:1]
+        ends = (self.quiet_at, self._kill_at, self._moves_until, self.ends.next)
+        at = [t for t in ends if t is not None]
         at += [deadline for _, _, deadline in self.executes.values()]
         if self.pid is not None and not self.ready:
             at.append(now + 0.005)
@@ -249,27 +247,21 @@ class Shim:
     def _note_status(self, message: Message) -> None:
         parent = json.loads(message.parts[1]).get("msg_id", "")
         if b'"busy"' in message.parts[3]:
-            self.busy.add(parent)
+            self.ends.begins(parent, time.monotonic())
         elif b'"idle"' in message.parts[3]:
-            self.busy.discard(parent)
-            self._ending_at.pop(parent, None)
+            self.ends.ends(parent)
 
     def _note_reply(self, message: Message) -> None:
-        parent = json.loads(message.parts[1]).get("msg_id", "")
-        if parent in self.busy:
-            self._ending_at[parent] = time.monotonic() + LOST_AFTER
+        self.ends.replied(json.loads(message.parts[1]).get("msg_id", ""), time.monotonic())
 
     def _missing(self, now: float) -> None:
         """A kernel that drops what it cannot send drops the end of a long output: its idle. Say so,
         in its place.
         """
-        while self._ending_at and next(iter(self._ending_at.values())) <= now:
-            msg_id = next(iter(self._ending_at))
-            if self.link.full:
-                self._ending_at[msg_id] = self._ending_at.pop(msg_id) + LOST_AFTER
-                return
-            del self._ending_at[msg_id]
-            self.busy.discard(msg_id)
+        if self.link.full:
+            self.ends.wait(now)  # nothing is read from the kernel
+            return
+        for msg_id in self.ends.dropped(now):
             self._emit({"event": "output_lost", "msg_id": msg_id})
 
     def _produce(self, message: Message) -> None:
@@ -297,8 +289,7 @@ class Shim:
         self.quiet_at = self._kill_at = self.pid = None
         process = self.kernel.process
         code = process.returncode if process is not None else None
-        self.busy.clear()
-        self._ending_at.clear()
+        self.ends.clear()
         if self.kernel.errors is not None:
             self.kernel.read_errors()
         ended = {

@@ -23,8 +23,8 @@ class Access:
         self._session = session
 
     def check_operator(self, request: HTTPServerRequest) -> None:
-        """Raises ``Forbidden`` for a session's user, ``Unauthorized`` for strangers: what is said here
-        concerns all sessions.
+        """Raises ``Forbidden`` for a session's user, ``Unauthorized`` for strangers: what is said
+        here concerns all sessions.
         """
         if self._sessions.is_token(token_of(request) or ""):
             raise Forbidden("This token is for one session.", hint="Use the operator's token.")
