@@ -179,10 +179,11 @@ class Node:
         return {"kernels": outcome, "refused": [], "seconds": {}}
 
     def _session_take_up(self, **_: Any) -> dict[str, Any]:
-        return {"epoch": self._epoch, "kernels": sorted(self._kernels), "writes": 0}
+        there = {"epoch": self._epoch, "kernels": sorted(self._kernels), "writes": 0}
+        return {**there, **self._session_status()}
 
     def _session_status(self, **_: Any) -> dict[str, Any]:
-        return {}
+        return {"gone": [], "damage": None}
 
     def _session_close(self, **_: Any) -> None:
         self._epoch = 0
