@@ -36,7 +36,7 @@ from checkpoint.files.tree import (
     entries_in,
     with_link,
 )
-from checkpoint.files.view import entries_of, segments_of
+from checkpoint.files.view import entries_of, root_of, segments_of
 from checkpoint.objects import stream_objects
 from checkpoint.reader import Reader
 from checkpoint.scratch import Scratch
@@ -131,9 +131,7 @@ class _Materializer:
         self._files: list[_Made] = []
 
     def run(self, root_id: bytes, below: bytes) -> Restored:
-        top = dict(entries_of(self._reader, root_id)).get(b"")
-        if top is None or top.kind is not Kind.DIRECTORY:
-            raise Damaged("The root of the file tree", "it is not a directory")
+        top = root_of(self._reader, root_id)
         for name in filter(None, below.split(b"/")):
             inside = entries_of(self._reader, top.content or b"")
             found = next((entry for one, entry in inside if one == name), None)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 
-from checkpoint.errors import FileTreeError
+from checkpoint.errors import Damaged, FileTreeError
 from checkpoint.files.tree import Entry, Kind, Segment, entries_in, segments_in
 from checkpoint.objects import Chunks, stream_objects
 from checkpoint.reader import Reader
@@ -26,7 +26,7 @@ class TreeView:
 
     def __init__(self, reader: Reader, root: bytes) -> None:
         self._reader = reader
-        self._root = dict(entries_of(reader, root))[b""]
+        self._root = root_of(reader, root)
         self._cache: dict[bytes, dict[bytes, Entry]] = {}
         self._cached = 0
 
@@ -104,6 +104,14 @@ class TreeView:
             self._cache[directory.content] = known
             self._cached += len(known) + 1
         return known.get(name)
+
+
+def root_of(chunks: Chunks, content: bytes) -> Entry:
+    """The directory that a tree begins with. Raises `Damaged`, and what the store raises."""
+    entry = dict(entries_of(chunks, content)).get(b"")
+    if entry is None or entry.kind is not Kind.DIRECTORY:
+        raise Damaged("The root of the file tree", "it is not a directory")
+    return entry
 
 
 def entries_of(chunks: Chunks, content: bytes) -> Iterator[tuple[bytes, Entry]]:

@@ -370,6 +370,7 @@ def _root_entry(content: bytes) -> bytes:
 
 @fuzzed
 @given(near(DIRECTORY), near(_root_entry(EMPTY)))
+@example(DIRECTORY, b"\x01")
 def test_tree_is_written_below_its_directory_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, root: bytes
 ) -> None:
