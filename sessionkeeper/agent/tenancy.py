@@ -274,11 +274,14 @@ class Tenancy:
         async with self._saving:
             if not await asyncio.to_thread(self.savepoints.arrived, arrive):
                 raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
-            await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
-            if self.hosted.place.engine == "criu":
-                cut = await self._cuts.processes(final, within, wanted)
-            else:
-                cut = await self._cuts.variables(final, within)
+            try:
+                await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
+                if self.hosted.place.engine == "criu":
+                    cut = await self._cuts.processes(final, within, wanted)
+                else:
+                    cut = await self._cuts.variables(final, within)
+            finally:
+                await asyncio.to_thread(self.savepoints.unprepare)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
