@@ -158,7 +158,9 @@ make_venv() {
 }
 
 key_of() { # lock file: what an installation from it depends on
-  { pwd; cat "$1" pyproject.toml tests/pandas-2.txt; } | sha256sum
+  local beside=
+  if [ "$1" = requirements-dev.lock ]; then beside=tests/pandas-2.txt; fi
+  { pwd; cat "$1" pyproject.toml ${beside:+"$beside"}; } | sha256sum
 }
 
 installed() { # profile, lock file

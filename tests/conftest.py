@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
@@ -69,6 +70,9 @@ def _system_python() -> str:
     return "" if done.returncode == 0 else "/usr/bin/python3 is too old or has no ensurepip"
 
 
+# Beside pandas 3, for the kernels of one test.
+PANDAS_2 = Path(sys.prefix) / "pandas-2"
+
 # Service -> why it is missing; an empty string when it is there.
 SERVICES: dict[str, Callable[[], str]] = {
     "root": _root,
@@ -83,6 +87,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "rclone": lambda: "" if rclone() else "no rclone",
     "dbus": lambda: _program("dbus-daemon"),
     "git": lambda: _program("git"),
+    "pandas-2": lambda: "" if PANDAS_2.exists() else "`make test` installs pandas 2 for the tests",
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
     "pip": lambda: "" if find_spec("pip") else _program("pip"),

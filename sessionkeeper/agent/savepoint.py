@@ -112,6 +112,10 @@ class Savepoints:
         finally:
             reserving.result()
 
+    def unprepare(self) -> None:
+        """There is no cut, or no more: memory at hand for it is given back."""
+        self._room.release()
+
     def cut(
         self,
         kernels: Iterable[HostedKernel],

@@ -7,8 +7,7 @@ import base64
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -22,6 +21,7 @@ from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.restorable import only, part_of, restorable
 from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
 from sessionkeeper.agent.staging import Staged
 from sessionkeeper.agent.turns import Turns
@@ -90,7 +90,7 @@ class Tenancy:
             if not restore_kernels:
                 kernels = [{**kernel, "since": None} for kernel in kernels]
             wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
-            opened = _only(newest, wanted)
+            opened = only(newest, wanted)
             if no_images is not None:
                 opened = beside.fall_back(opened, no_images)
             async with self._turns.turn():
@@ -102,7 +102,7 @@ class Tenancy:
             self.hosted.writes = int(opened.meta.get("writes", 0))
         clock.lap("fetch")
         await asyncio.to_thread(place.open)
-        restored = _restorable(kernels, opened, images)
+        restored = restorable(kernels, opened, images)
         async with self._turns.turn():
             failed = await self._restore(restored, images, partly)
         clock.lap("restore")
@@ -185,7 +185,7 @@ class Tenancy:
 
         async def start(kernel: dict[str, Any]) -> None:
             kernel_id = kernel["kernel_id"]
-            part = _part(opened, kernel) if opened is not None else None
+            part = part_of(opened, kernel) if opened is not None else None
             if opened is not None and part is not None and part.engine == "namespace":
                 outcome[kernel_id] = await self._load(opened, kernel, part)
                 return
@@ -197,7 +197,7 @@ class Tenancy:
             await self._start(**kernel)
             why = None
             if kernel["applied"]:
-                there = newest is not None and _part(newest, kernel) is not None
+                there = newest is not None and part_of(newest, kernel) is not None
                 reason = "it could not be restored" if there else "no checkpoint has it"
                 why = f"started anew: {reason}, its variables are lost"
             outcome[kernel_id] = {"state": "started", "why": why}
@@ -279,11 +279,14 @@ class Tenancy:
         async with self._saving:
             if not await asyncio.to_thread(self.savepoints.arrived, arrive):
                 raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
-            await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
-            if self.hosted.place.engine == "criu":
-                cut = await self._cuts.processes(final, within, wanted)
-            else:
-                cut = await self._cuts.variables(final, within)
+            try:
+                await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
+                if self.hosted.place.engine == "criu":
+                    cut = await self._cuts.processes(final, within, wanted)
+                else:
+                    cut = await self._cuts.variables(final, within)
+            finally:
+                await asyncio.to_thread(self.savepoints.unprepare)
             try:
                 saved = await asyncio.to_thread(self.savepoints.save, cut)
             except BaseException:
@@ -378,31 +381,6 @@ class Tenancy:
             if found["type"] == "directory" and candidate:
                 return place.seen(f"{place.home}/{candidate.strip('/')}")
         return place.seen(place.home)
-
-
-def _only(manifest: Manifest, kernels: Iterable[str]) -> Manifest:
-    """Return ``manifest`` without the processes of kernels that have ended since."""
-    kept = {k: part for k, part in manifest.processes.items() if k in set(kernels)}
-    return replace(manifest, body=replace(manifest.body, processes=kept))
-
-
-def _part(manifest: Manifest, kernel: dict[str, Any]) -> Part | None:
-    """Return what a checkpoint has of this life of a kernel."""
-    part = manifest.processes.get(kernel["kernel_id"])
-    return part if part and part.detail["generation"] == kernel["generation"] else None
-
-
-def _restorable(
-    kernels: Iterable[dict[str, Any]], manifest: Manifest | None, images: Staged | None
-) -> dict[str, HostedKernel]:
-    """Return the kernels whose processes can be brought back."""
-    if manifest is None or images is None:
-        return {}
-    return {
-        kernel["kernel_id"]: HostedKernel.from_record(dict(part.detail))
-        for kernel in kernels
-        if kernel["kernel_id"] in images.kernels and (part := _part(manifest, kernel)) is not None
-    }
 
 
 async def _each(work: Mapping[str, Awaitable[None]], partly: bool = False) -> dict[str, Exception]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,15 +57,36 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+class Watched(Room):
+    """Tells how often it has looked at what is free."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.looks = 0
+        self.looked = threading.Condition()
+
+    def _free(self) -> int:
+        free = super()._free()
+        with self.looked:
+            self.looks += 1
+            self.looked.notify_all()
+        return free
+
+    def look_again(self) -> None:
+        """Until it has seen what is so now, and acted on it."""
+        with self.looked:
+            then = self.looks + 3  # one that had begun, one that sees it, one after it has acted
+            assert self.looked.wait_for(lambda: self.looks >= then, 30)
+
+
 @pytest.mark.container
 def test_a_dump_gets_it_as_it_grows_and_nothing_stays(tmpfs: Path) -> None:
-    room, dump = Room(tmpfs), tmpfs / "dump"
+    room, dump = Watched(tmpfs), tmpfs / "dump"
     room.reserve(3 * AHEAD)
     with room.given():
         dump.write_bytes(bytes(AHEAD // 2))
-        while taken(tmpfs) > 2.6 * AHEAD:  # until that was seen
-            time.sleep(0.001)
-        assert taken(tmpfs) > 1.9 * AHEAD  # and the rest is still held
+        room.look_again()
+        assert 1.9 * AHEAD < taken(tmpfs) < 2.1 * AHEAD  # the rest is still held
     assert list(tmpfs.iterdir()) == [dump]
 
 

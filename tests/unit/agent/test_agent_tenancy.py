@@ -13,10 +13,11 @@ from checkpoint.blobs import Memory
 from checkpoint.errors import StoreUnavailable
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, decode_body
-from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.process import ProcessPlace
+from sessionkeeper.agent.room import WORTH_IT
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.tenancy import Tenancy
 from sessionkeeper.cpu import this_node
@@ -46,9 +47,10 @@ class Stay:
 
     def __init__(self, base: Path) -> None:
         self.store = Writes()
+        self.images = base / "images"
         place = ProcessPlace(Path("no shim is started"), "one", base / "place")
         self.hosted = HostedSession("one", 1, place, lambda kernel, frame: None, warm=False)
-        savepoints = Savepoints(self.store, SessionKeys.generate(), base / "images")
+        savepoints = Savepoints(self.store, SessionKeys.generate(), self.images)
         savepoints.settle(place, self.store)
         self.tenancy = Tenancy(self.hosted, savepoints, self.store, Kernelspecs(), this_node())
 
@@ -139,3 +141,21 @@ async def test_a_store_that_was_down_when_the_session_came_back_does_not_end_its
         await stay.checkpoint()
     stay.store.down = False
     assert (await stay.checkpoint()).packs == first.packs
+
+
+async def test_memory_that_was_had_for_a_dump_is_given_back_when_there_is_none(
+    stay: Stay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stay.open()
+    monkeypatch.setattr(stay.tenancy.hosted.place, "dump_size", lambda slots: 2 * WORTH_IT)
+    held: list[int] = []
+
+    async def no_cut(*_: object) -> None:
+        held.extend(file.stat().st_size for file in stay.images.glob("room-*"))
+        raise KernelBusy("a cell runs")
+
+    monkeypatch.setattr(stay.tenancy._cuts, "variables", no_cut)
+    with pytest.raises(KernelBusy):
+        await stay.checkpoint()
+    assert sum(held) >= 2 * WORTH_IT
+    assert list(stay.images.glob("room-*")) == []

@@ -79,7 +79,7 @@ PANDAS_2 = Path(sys.prefix) / "pandas-2"
 """Where `make test` puts it; it comes before the installed one in the kernels' path."""
 
 
-@pytest.mark.skipif(not PANDAS_2.exists(), reason="`make test` installs pandas 2; it is not here")
+@pytest.mark.needs("pandas-2")
 def test_columns_of_pandas_2_are_views_of_their_frame_afterwards(
     monkeypatch: pytest.MonkeyPatch, start_kernel: StartKernel, tmp_path: Path
 ) -> None:
