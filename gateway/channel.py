@@ -10,29 +10,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gateway import trace
+from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
-from gateway.feed import Delivery, Feed
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
-from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, SYNTHETIC, Journal, OutputRecord
+from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, Journal
 from gateway.large import LargeOutputs
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
     execution_state,
     is_reply,
     read_header,
-    synthesize,
     unreadable,
 )
 from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
-from gateway.owed import Owed
-from gateway.requests import Request, Requests
+from gateway.outlet import Outlet
 from gateway.resuming import roll_back
 from gateway.rollback import Mode
 from gateway.room import Room
@@ -43,14 +41,9 @@ _REQUESTS, _OUTPUTS = TAKEN.labels("request"), TAKEN.labels("output")
 _REQUESTS_AGAIN, _OUTPUTS_AGAIN = DEDUPLICATED.labels("request"), DEDUPLICATED.labels("output")
 _REQUESTS_RESUMED = RESUMED.labels("request")
 
-# What ends a request: of one that asks for a reply, and of one that doesn't (a comm message, say).
-_ENDS = {True: (REPLY | IDLE,), False: (IDLE, REPLY | IDLE)}
 _ANSWER_WITHIN = 1.0  # seconds; a HELLO may be lost while an agent changes its connections
 # Outputs are acknowledged when the link says so, or after so many seconds.
 _ACK_AFTER = 0.25
-# Messages that take long enough to miss heartbeats (bytes), and how fast they are worked on at
-# least: written down, converted and handed to clients (bytes per second).
-_HEAVY, _HEAVY_PER_SECOND = 32 << 20, 40e6
 
 
 class KernelChannel:
@@ -66,84 +59,47 @@ class KernelChannel:
         self.ended = False
         self.execution_state = "starting"
         self.last_activity = datetime.now(UTC)
-        self.feeds: set[Feed] = set()
-        self.requests = Requests()
-        # msg_id of a request that ends for the second time → which of its two ends came again
-        self.muted: dict[str, int] = {}
+        self.outlet = Outlet(kernel_id, journal, observer, lambda: self.link.acked)
+        self.ends = Ends(kernel_id, journal, self.outlet, observer, self._still_owed)
         # The journal is from a checkpoint: clients may have had more of the kernel than it has.
         self.branched = False
         self._refusal = ""
         self._send: Callable[[bytes], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._owed = Owed(self._no_reply)
         self._large = LargeOutputs(
             journal.outputs, lambda: self.link, self._take_large, self._is_full, self._flush
         )
-        self._room = Room(self.journal.outputs, self.feeds, self._acknowledge)
+        self._room = Room(self.journal.outputs, self.outlet.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
-        self._recover()
+        self.link = self._recover()
+        self._end_withdrawn()
 
-    def _recover(self) -> None:
+    def _recover(self) -> GatewayLink:
         inputs, outputs = self.journal.inputs, self.journal.outputs
         for number, payload in inputs.recover():
-            self.requests.add(number, payload, 0)
-        self.requests.forget(inputs.withdrawn)
-        by_number = {r.number: r for r in self.requests.open.values()}
+            self.ends.requests.add(number, payload, 0)
+        self.ends.requests.forget(inputs.withdrawn)
+        by_number = {r.number: r for r in self.ends.requests.open.values()}
         received, acked, decided = (0, 0), 0, 0
         self.branched = self.journal.branched_at >= 0
         for record in outputs.recover():
             if record.flags & MARK:
                 self.branched &= record.cursor <= self.journal.branched_at
                 note = json.loads(record.payload)
-                acked, self.muted = note["applied"], dict.fromkeys(note["muted"], 0)
+                acked, self.ends.muted = note["applied"], dict.fromkeys(note["muted"], 0)
                 decided = note["epoch"]
             elif record.seq:
                 received, acked = (record.epoch, record.seq), record.applied
             request = by_number.get(record.request)
             if request is not None:
-                self._note_end(request, record.flags, record.seq)
-        self.link = GatewayLink(inputs, received, acked, decided)
-        for request in self.requests.unfinished():
-            if inputs.is_void(request.number):
-                self.abort(request, "Withdrawn", "The gateway ended while it withdrew this.")
+                self.ends.note(request, record.flags, record.seq)
+        return GatewayLink(inputs, received, acked, decided)
 
-    # -- what a feed reads ------------------------------------------------------------------------
-
-    @property
-    def first_cursor(self) -> int:
-        return self.journal.outputs.first
-
-    @property
-    def last_cursor(self) -> int:
-        return self.journal.outputs.last
-
-    @property
-    def client_lag(self) -> int:
-        """Messages that the slowest attached client has not been sent."""
-        return max((self.last_cursor - feed.position for feed in self.feeds), default=0)
-
-    @property
-    def kernel_lag(self) -> int:
-        """Requests that the kernel's shim has not taken."""
-        return max(0, self.link.inputs.last - self.link.acked)
-
-    def records(self, start: int) -> Iterator[OutputRecord]:
-        """Messages of the journal from a cursor on."""
-        return self.journal.outputs.read(start)
-
-    def somebody_is(self, session: str) -> bool:
-        """Whether the client of this Jupyter session is here."""
-        return any(session in feed.sessions for feed in self.feeds)
-
-    def attach_client(self, feed: Feed) -> None:
-        """From now on the feed gets what comes, and what it has not had."""
-        self.feeds.add(feed)
-        feed.start()
-
-    def detach_client(self, feed: Feed) -> None:
-        feed.close()
-        self.feeds.discard(feed)
+    def _end_withdrawn(self) -> None:
+        for request in self.ends.requests.unfinished():
+            if self.journal.inputs.is_void(request.number):
+                self.ends.abort(request, "Withdrawn", "The gateway ended while it withdrew this.")
 
     def close(self, *, deleted: bool) -> None:
         """Close the journal. When the kernel is deleted its clients are told so; else their
@@ -154,15 +110,17 @@ class KernelChannel:
             if timer is not None:
                 timer.cancel()
         self._room.close()
-        self._owed.close()
+        self.ends.close()
         self._large.close()
-        for feed in list(self.feeds):
-            self.detach_client(feed)
-            if deleted:
-                feed.kernel_gone()
+        self.outlet.close(deleted=deleted)
         self.journal.close()
 
     # -- the node ---------------------------------------------------------------------------------
+
+    @property
+    def kernel_lag(self) -> int:
+        """Requests that the kernel's shim has not taken."""
+        return max(0, self.link.inputs.last - self.link.acked)
 
     @property
     def attached(self) -> int | None:
@@ -178,6 +136,10 @@ class KernelChannel:
         self._send = send
         self.link.attach(epoch)
         self._flush()
+
+    def _still_owed(self) -> Callable[[], bool]:
+        epoch = self.link.epoch
+        return lambda: epoch is not None and self.link.epoch == epoch and not self.link.silent
 
     def detach_node(self) -> None:
         """The node is gone, or must not be heard any more. Requests wait in the journal."""
@@ -215,7 +177,7 @@ class KernelChannel:
             if error.code == "version_refused":
                 refused = VersionRefused(f"Kernel {self.kernel_id}: {error}.")
                 self.detach_node()
-                self.abort_pending("VersionRefused", f"{refused} {refused.hint}")
+                self.ends.abort_pending("VersionRefused", f"{refused} {refused.hint}")
                 raise refused from None
             raise BadFrame(f"Kernel {self.kernel_id}: {error}.") from None
         except JournalFull as error:
@@ -235,9 +197,9 @@ class KernelChannel:
     def release(self, upto: int, produced: int | None = None) -> None:
         """A committed checkpoint contains the inputs up to `upto` (outputs up to `produced`)."""
         # One that goes on must be known by whoever has to end it, also after a restart.
-        waiting = min((r.number for r in self.requests.unfinished()), default=upto + 1)
+        waiting = min((r.number for r in self.ends.requests.unfinished()), default=upto + 1)
         self.link.release(min(upto, waiting - 1))
-        self.requests.release(upto, produced, self.muted)
+        self.ends.requests.release(upto, produced, self.ends.muted)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -284,20 +246,22 @@ class KernelChannel:
         header, wrong = read_header(parts[0]), unreadable(parts)
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
-        if header.msg_id in self.requests:
+        if header.msg_id in self.ends.requests:
             _REQUESTS_AGAIN.inc()
             return
         _REQUESTS.inc()
         if self.ended:
-            self._turn_away(payload, "KernelEnded", "The kernel has ended. Restart it to go on.")
+            self.ends.turn_away(
+                payload, "KernelEnded", "The kernel has ended. Restart it to go on."
+            )
             return
         if self._refusal or wrong:
             ename = "KernelElsewhere" if self._refusal else "BadRequest"
-            self._turn_away(payload, ename, self._refusal or wrong)
+            self.ends.turn_away(payload, ename, self._refusal or wrong)
             return
-        self._say_heavy(len(payload))
+        self.outlet.say_heavy(len(payload))
         number = self.link.submit(payload)
-        self.requests.add(number, payload, self.last_cursor)
+        self.ends.requests.add(number, payload, self.outlet.last_cursor)
         if trace.enabled():
             trace.message("gateway.journaled", self.kernel_id, payload, number=number)
         self.last_activity = datetime.now(UTC)
@@ -305,124 +269,33 @@ class KernelChannel:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
 
-    def _turn_away(self, payload: bytes, ename: str, reason: str) -> None:
-        """Answer a request that no kernel gets."""
-        msg_id = self.requests.add(0, payload, self.last_cursor).msg_id
-        request = self.requests.open.pop(msg_id, None)
-        if request is not None:
-            self.abort(request, ename, reason)
-
-    def abort_pending(self, ename: str, reason: str, upto: int | None = None) -> None:
-        """Answer what waits (numbers up to `upto`) with an error, and never run it again."""
-        for request in self.requests.unfinished():
-            if upto is None or request.number <= upto:
-                self.abort(request, ename, reason)
-                self.journal.inputs.void(request.number)
-
     def refuse(self, reason: str) -> None:
         """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
         empty reason ends that.
         """
         self._refusal = reason
         if reason:
-            self.abort_pending("KernelElsewhere", reason)
-
-    def _note_end(self, request: Request, flags: int, seq: int = 0) -> bool:
-        if request.msg_id in self.muted:
-            # Reply and idle come over two sockets, in either order.
-            self.muted[request.msg_id] |= flags & (REPLY | IDLE)
-            if self.muted[request.msg_id] in _ENDS[request.asks]:
-                del self.muted[request.msg_id]
-        return self.requests.note_end(request, flags, seq)
-
-    def abort(self, request: Request, ename: str, reason: str) -> None:
-        """End a request in the kernel's place, with an error that says why."""
-        error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [reason]}
-        if request.msg_type == "execute_request" and not request.seen_to_end:
-            self.say(IOPUB, "error", error, request)
-        if not request.replied and request.msg_type.endswith("_request"):
-            kind = request.msg_type.removesuffix("_request") + "_reply"
-            content = {"status": "error", **error}
-            if kind == "execute_reply":
-                content |= {"execution_count": 0, "payload": [], "user_expressions": {}}
-            self.say(request.channel, kind, content, request, REPLY)
-        if not request.idle:
-            self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
-
-    def _expect_reply(self, request: Request) -> None:
-        epoch = self.link.epoch
-
-        def still() -> bool:
-            here = epoch is not None and self.link.epoch == epoch and not self.link.silent
-            return here and request.msg_id not in self.muted
-
-        if request.msg_id not in self.muted:
-            self._owed.expect(request, still)
-
-    def _no_reply(self, request: Request) -> None:
-        reason = f"The kernel ended this {request.msg_type} without a reply."
-        self.abort(request, "NoReply", reason)
-        self.observer.request_done(self.kernel_id, request.msg_type)
-
-    def say(
-        self,
-        channel: int,
-        msg_type: str,
-        content: dict[str, Any],
-        request: Request | None = None,
-        flags: int = 0,
-    ) -> None:
-        """Say something to the clients in the kernel's place; as to `request` if given."""
-        parent = request.header if request is not None else b"{}"
-        payload = synthesize(channel, msg_type, parent, content, self.journal.name)
-        number = request.number if request is not None else 0
-        self.deliver(payload, request=number, flags=flags | SYNTHETIC)
-        if request is not None:
-            self._note_end(request, flags)
+            self.ends.abort_pending("KernelElsewhere", reason)
 
     # -- outputs ----------------------------------------------------------------------------------
-
-    def deliver(
-        self,
-        payload: bytes | memoryview,
-        stamp: tuple[int, int] = (0, 0),
-        request: int = 0,
-        flags: int = 0,
-        prepared: Path | None = None,
-    ) -> None:
-        """Journal a message, and hand it to the clients. Raises `JournalFull`."""
-        self._say_heavy(len(payload))
-        applied = self.link.acked
-        cursor = self.journal.outputs.append(payload, stamp, applied, request, flags, prepared)
-        if trace.enabled():
-            where = {"cursor": cursor, "epoch": stamp[0], "seq": stamp[1]}
-            trace.message("gateway.recorded", self.kernel_id, payload, **where)
-        if flags & (MUTED | MARK) or not self.feeds:
-            return
-        delivery = Delivery(cursor, payload)
-        for feed in list(self.feeds):
-            feed.offer(delivery)
-
-    def _say_heavy(self, size: int) -> None:
-        if size > _HEAVY:
-            self.observer.heavy(size / _HEAVY_PER_SECOND)
 
     def _output(self, output: Output, prepared: Path | None = None) -> None:
         channel, parts = decode_payload(output.payload)
         flags, request, state = 0, None, None
         if channel == IOPUB:
             state = execution_state(parts)
-            if self.muted or state == "idle":
-                request = self.requests.open.get(read_header(parts[1]).msg_id)
+            if self.ends.muted or state == "idle":
+                request = self.ends.requests.open.get(read_header(parts[1]).msg_id)
                 flags = IDLE if state == "idle" and request is not None else 0
         elif is_reply(channel):
-            request = self.requests.open.get(read_header(parts[1]).msg_id)
+            request = self.ends.requests.open.get(read_header(parts[1]).msg_id)
             flags = REPLY if request is not None and channel != STDIN else 0
-        if request is not None and request.msg_id in self.muted:
+        if request is not None and request.msg_id in self.ends.muted:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
-        self.deliver(output.payload, (output.epoch, output.seq), number, flags, prepared)
+        stamp = (output.epoch, output.seq)
+        self.outlet.deliver(output.payload, stamp, number, flags, prepared)
         _OUTPUTS.inc()
         self.link.accept(output)
         if self.link.ack_due:
@@ -439,10 +312,10 @@ class KernelChannel:
                 self.observer.busy(self.kernel_id)
         if channel == EVENT:
             self._event(json.loads(bytes(parts[0])))
-        elif number and request is not None and self._note_end(request, flags, output.seq):
+        elif number and request is not None and self.ends.note(request, flags, output.seq):
             self.observer.request_done(self.kernel_id, request.msg_type)
         elif flags & IDLE and request is not None and not request.finished:
-            self._expect_reply(request)
+            self.ends.expect_reply(request)
 
     def _event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "started":
@@ -452,23 +325,16 @@ class KernelChannel:
         elif event.get("event") == "exited":
             self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
         elif event.get("event") == "output_lost":
-            self._output_lost(self.requests.open.get(event.get("msg_id", "")))
-
-    def _output_lost(self, request: Request | None) -> None:
-        """A kernel that drops what it cannot send has dropped the end of a request's outputs."""
-        if request is not None and not request.idle:
-            words = "Some output is missing: the kernel dropped what it could not send."
-            log.error("kernel %s: %s", self.kernel_id, words)
-            self.say(IOPUB, "stream", {"name": "stderr", "text": words + "\n"}, request)
-            self.say(IOPUB, "status", {"execution_state": "idle"}, request, IDLE)
-            self.execution_state = "idle"
+            request = self.ends.requests.open.get(event.get("msg_id", ""))
+            if self.ends.output_lost(request):
+                self.execution_state = "idle"
 
     def exited(self, ended: KernelExit) -> None:
         """The kernel process has ended: its shim says so, or it is gone with its shim."""
         comes_back = self.observer.exited(self.kernel_id, ended)
         if comes_back is not None:
             self.execution_state = "restarting"
-            self.abort_pending("KernelDied", comes_back, upto=self.link.acked)
+            self.ends.abort_pending("KernelDied", comes_back, upto=self.link.acked)
         else:
             self.end(str(ended))
 
@@ -478,23 +344,23 @@ class KernelChannel:
         """The user restarts the kernel: what waits is answered, the node is heard no more."""
         self.detach_node()
         self.ended = False
-        self.abort_pending(ename, reason)
-        self.muted.clear()
+        self.ends.abort_pending(ename, reason)
+        self.ends.muted.clear()
         self.execution_state = "starting"
 
     def go_back(self, reason: str) -> None:
         """As `restarting`, but to an earlier moment: nothing that it was asked is asked again."""
         self.restarting("WentBack", reason)
         self.journal.inputs.void_all()
-        self.requests.forget(self.journal.inputs.last)
+        self.ends.requests.forget(self.journal.inputs.last)
         self.execution_state = "idle"
 
     def end(self, reason: str) -> None:
         """The kernel's end is final: say so to whoever waits."""
         self.ended = True
-        self.abort_pending("KernelEnded", reason)
+        self.ends.abort_pending("KernelEnded", reason)
         self.execution_state = "dead"
-        self.say(IOPUB, "status", {"execution_state": "dead"})
+        self.outlet.say(IOPUB, "status", {"execution_state": "dead"})
 
     # -- rollback ---------------------------------------------------------------------------------
 
@@ -503,6 +369,6 @@ class KernelChannel:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
-        for request in self.requests.unfinished():
+        for request in self.ends.requests.unfinished():
             if request.idle:
-                self._expect_reply(request)
+                self.ends.expect_reply(request)

@@ -104,7 +104,7 @@ class Kernels(Observer):
         channel = KernelChannel(record.id, kept, self, self.on_rollback)
         if record.state == "ended":
             channel.ended, channel.execution_state = True, "dead"
-            channel.abort_pending("KernelEnded", "The kernel has ended. Restart it to go on.")
+            channel.ends.abort_pending("KernelEnded", "The kernel has ended. Restart it to go on.")
         self.records[record.id] = record
         self._channels[record.id] = channel
         return channel
@@ -241,7 +241,7 @@ class Kernels(Observer):
             "name": record.name,
             "last_activity": channel.last_activity.isoformat().replace("+00:00", "Z"),
             "execution_state": channel.execution_state,
-            "connections": len(channel.feeds),
+            "connections": len(channel.outlet.feeds),
         }
 
     def close(self) -> None:

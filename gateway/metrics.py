@@ -65,7 +65,7 @@ class KernelCollector:
         yield GaugeMetricFamily(
             "sessionkeeper_clients",
             "Clients attached to kernels",
-            sum(len(channel.feeds) for channel in channels),
+            sum(len(channel.outlet.feeds) for channel in channels),
         )
         yield GaugeMetricFamily(
             "sessionkeeper_journal_bytes",
@@ -78,6 +78,6 @@ class KernelCollector:
             "each kernel, requests to the kernels",
             labels=["kind"],
         )
-        lag.add_metric(["output"], sum(channel.client_lag for channel in channels))
+        lag.add_metric(["output"], sum(channel.outlet.lag for channel in channels))
         lag.add_metric(["request"], sum(channel.kernel_lag for channel in channels))
         yield lag

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
     """The kernel knows less than its clients, or the journal may: bring them together."""
-    requests, inputs = channel.requests, channel.journal.inputs
+    requests, inputs = channel.ends.requests, channel.journal.inputs
     alive: dict[str, list[int]] = {}
     touched: set[int] = set()
     if resumed.dead_from is not None or channel.branched:
-        start = min((r.cursor for r in requests.open.values()), default=channel.last_cursor)
-        alive, touched = lives(channel.records(start + 1), requests.open, resumed.dead_from)
+        start = min((r.cursor for r in requests.open.values()), default=channel.outlet.last_cursor)
+        alive, touched = lives(channel.outlet.records(start + 1), requests.open, resumed.dead_from)
     if channel.branched:  # clients may have had outputs of these that nobody knows any more
         touched |= {request.number for request in requests.unfinished()}
     chosen = plan(
@@ -36,9 +36,9 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
         channel.link.sent_high,
         touched,
     )
-    channel.muted |= dict.fromkeys(chosen.mute, 0)
-    note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": [*channel.muted]}
-    channel.deliver(json.dumps(note).encode(), flags=MARK)
+    channel.ends.muted |= dict.fromkeys(chosen.mute, 0)
+    note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": [*channel.ends.muted]}
+    channel.outlet.deliver(json.dumps(note).encode(), flags=MARK)
     _show_once(channel, chosen, alive)
     reason = (
         f"The node was lost and the session went back to its newest checkpoint (epoch "
@@ -51,11 +51,11 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
     for request in chosen.withdraw:
         inputs.void(request.number)
         if not request.finished:
-            channel.abort(request, "NodeLost", reason)
+            channel.ends.abort(request, "NodeLost", reason)
     for request in requests.unfinished():
         if request.number > resumed.applied and inputs.gone(request.number):
             reason = "The node was lost, and the journal does not have this request any more."
-            channel.abort(request, "NodeLost", reason)
+            channel.ends.abort(request, "NodeLost", reason)
     missing = sum(inputs.gone(n) for n in range(resumed.applied + 1, inputs.last + 1))
     channel.observer.rolled_back(
         Rollback(
@@ -72,10 +72,10 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
 
 def _show_once(channel: KernelChannel, chosen: Plan, alive: dict[str, list[int]]) -> None:
     for request in chosen.clear:
-        channel.say(IOPUB, "clear_output", {"wait": False}, request)
+        channel.outlet.say(IOPUB, "clear_output", {"wait": False}, request)
         again = set(alive.get(request.msg_id, ()))
         if not again:
             continue
-        for record in list(channel.records(min(again))):
+        for record in list(channel.outlet.records(min(again))):
             if record.cursor in again and is_cell_output(record.payload):
-                channel.deliver(record.payload, flags=SYNTHETIC)
+                channel.outlet.deliver(record.payload, flags=SYNTHETIC)

@@ -149,13 +149,13 @@ async def run_seed(seed: Seed, kernels: Kernels, kernel_id: str) -> None:
             replies.put_nowait(json.loads(bytes(parts[3])))
 
     feed = Feed(
-        channel,
+        channel.outlet,
         look,
         session,
-        channel.last_cursor,
+        channel.outlet.last_cursor,
         lambda: replies.put_nowait({"status": "error", "evalue": "the kernel was shut down"}),
     )
-    channel.attach_client(feed)
+    channel.outlet.attach(feed)
     try:
         for code in seed.cells:
             channel.submit(_execute(code, session))
@@ -165,7 +165,7 @@ async def run_seed(seed: Seed, kernels: Kernels, kernel_id: str) -> None:
                     f"The seed notebook failed: {reply.get('ename')}: {reply.get('evalue')}"
                 )
     finally:
-        channel.detach_client(feed)
+        channel.outlet.detach(feed)
 
 
 def _execute(code: str, session: str) -> bytes:

@@ -110,11 +110,11 @@ class ChannelsHandler(Access, WebSocketHandler):
             position = self._welcome(channel)
         else:
             back = self._places.back(self._place, self._session)
-            position = channel.last_cursor if back is None else back
+            position = channel.outlet.last_cursor if back is None else back
             self._quiet = back is None and channel.execution_state == "starting"
         observes = self._protocol == RESUMABLE and bool(self.get_query_argument("observe", ""))
         self._feed = Feed(
-            channel,
+            channel.outlet,
             self._deliver,
             self._session,
             position,
@@ -123,7 +123,7 @@ class ChannelsHandler(Access, WebSocketHandler):
             self._current if observes else None,
             observes,
         )
-        channel.attach_client(self._feed)
+        channel.outlet.attach(self._feed)
 
     @property
     def _place(self) -> str:
@@ -136,7 +136,7 @@ class ChannelsHandler(Access, WebSocketHandler):
 
     def _welcome(self, channel: KernelChannel) -> int:
         """Say where we are; the cursor to go on from."""
-        newest = channel.last_cursor
+        newest = channel.outlet.last_cursor
         position, reset = self._cursor, False
         known = self.get_query_argument("journal", "")
         if position < 0:
@@ -145,8 +145,8 @@ class ChannelsHandler(Access, WebSocketHandler):
             position, reset = 0, True
         else:
             position = shared
-        missing = max(0, channel.first_cursor - 1 - position) if self._cursor > 0 else 0
-        position = max(position, channel.first_cursor - 1)
+        missing = max(0, channel.outlet.first_cursor - 1 - position) if self._cursor > 0 else 0
+        position = max(position, channel.outlet.first_cursor - 1)
         self._notice(
             event="welcome",
             version=VERSION,
@@ -246,7 +246,7 @@ class ChannelsHandler(Access, WebSocketHandler):
         if self._feed is None:
             return
         if self._kernel_id in self.kernels:
-            self.channel.detach_client(self._feed)
+            self.channel.outlet.detach(self._feed)
             if self._protocol != RESUMABLE:
                 self._places.left(self._place, self._session, self._feed.position)
         self._feed.close()

@@ -9,20 +9,46 @@ file (`--token-file`, `SESSIONKEEPER_TOKEN_FILE`) or of the environment (`SESSIO
 from __future__ import annotations
 
 import os
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, get_type_hints
 
-from checkpoint.retention import Retention
-from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.errors import UsageError
-from sessionkeeper.notices.names import parse_names
-from sessionkeeper.notices.policy import Policy, parse_policy
-from sessionkeeper.retention import DEFAULT, parse_retention
+from sessionkeeper.notices.policy import Policy
+from sessionkeeper.retention import DEFAULT
+from sessionkeeper.values import (
+    Boolean,
+    Bytes,
+    CpuLevel,
+    Descriptor,
+    FilePath,
+    Keep,
+    LogFormat,
+    LogLevel,
+    NodeCount,
+    NodeName,
+    NoticeNames,
+    OnlyWhen,
+    OnRollback,
+    OptionalDirectory,
+    OptionalFile,
+    OptionalPath,
+    OptionalSeconds,
+    OptionalText,
+    OptionalUrl,
+    Parser,
+    Port,
+    Runtime,
+    RuntimeChoice,
+    Seconds,
+    Secret,
+    SessionId,
+    Size,
+    Text,
+    Tier,
+)
 
 __all__ = [
     "AgentSettings",
@@ -31,174 +57,9 @@ __all__ = [
     "UpSettings",
     "default_state",
     "load",
-    "parse_duration",
-    "parse_size",
 ]
 
 ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
-_SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-
-
-LEAST_MEMORY = 128 << 20
-"""Bytes: an idle Python kernel with its shim takes about half of it."""
-
-
-def parse_duration(text: object) -> float:
-    """Seconds of `5s`, `500ms`, `1m`, `2h`, `5`; ValueError for anything else, negatives too."""
-    match = _DURATION.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError("is not a duration such as 5s, 500ms or 1m")
-    return float(match[1]) * _SECONDS[match[2] or "s"]
-
-
-def parse_size(text: object) -> int:
-    """Bytes of `2G`, `512MiB`, `1.5g` (powers of 1024) or a plain number; else ValueError."""
-    match = _SIZE.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError("is not a size such as 512M or 2G")
-    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise ValueError(f"is not a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"is none of {', '.join(choices)}")
-        return str(value)
-
-    return parse
-
-
-def _cpu_level(value: object) -> str | None:
-    return None if value == "native" else _one_of("native", *LEVELS)(value)
-
-
-def _positive_duration(value: object) -> float:
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
-    return seconds
-
-
-def _memory(value: object) -> int:
-    size = parse_size(value)
-    if size < LEAST_MEMORY:
-        raise ValueError("is too little for a kernel; it takes 128M at least")
-    return size
-
-
-def _path(value: object) -> Path:
-    if not str(value):
-        raise ValueError("is empty; a path is wanted")
-    return Path(os.path.abspath(Path(str(value)).expanduser()))
-
-
-def _directory(value: object) -> Path:
-    path = _path(value)
-    if not path.is_dir():
-        raise ValueError("is not a directory")
-    return path
-
-
-def _file(value: object) -> Path:
-    path = _path(value)
-    if not path.is_file():
-        raise ValueError("is not a file")
-    return path
-
-
-def _session_id(value: object) -> str:
-    if not _SESSION_ID.fullmatch(str(value)):
-        raise ValueError("is no session: letters, digits, '.', '_' and '-', at most 128")
-    return str(value)
-
-
-def _text(value: object) -> str:
-    text = str(value).strip()
-    if not text:
-        raise ValueError("is empty")
-    return text
-
-
-def _url(value: object) -> str:
-    text = _text(value)
-    try:
-        parts = urlsplit(text)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return text
-    except ValueError:
-        pass
-    raise ValueError("is no URL as http://169.254.169.254")
-
-
-def _boolean(value: object) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    try:
-        return words[str(value).lower()]
-    except KeyError:
-        raise ValueError("is neither true nor false") from None
-
-
-def _node_name(value: object) -> str:
-    if not _NODE_NAME.fullmatch(str(value)):
-        raise ValueError("is no node name: lower-case letters, digits and dashes, at most 40")
-    return str(value)
-
-
-@dataclass(frozen=True)
-class _Parser:
-    """How the value of a setting is read from text; ValueError continues "<value> ..."."""
-
-    parse: Callable[[object], object]
-    secret: bool = False
-
-
-NodeCount = Annotated[int, _Parser(_whole(1, 60))]
-Port = Annotated[int, _Parser(_whole(1, 65535))]
-Descriptor = Annotated[int | None, _Parser(_whole(0, 1 << 20))]
-Text = Annotated[str, _Parser(_text)]
-OptionalUrl = Annotated[str | None, _Parser(_url)]
-OptionalText = Annotated[str | None, _Parser(_text)]
-Secret = Annotated[str, _Parser(_text, secret=True)]
-FilePath = Annotated[Path, _Parser(_path)]
-OptionalPath = Annotated[Path | None, _Parser(_path)]
-OptionalFile = Annotated[Path | None, _Parser(_file)]
-OptionalDirectory = Annotated[Path | None, _Parser(_directory)]
-SessionId = Annotated[str, _Parser(_session_id)]
-Seconds = Annotated[float, _Parser(_positive_duration)]
-OptionalSeconds = Annotated[float | None, _Parser(_positive_duration)]
-Size = Annotated[int | None, _Parser(_memory)]
-Bytes = Annotated[int, _Parser(parse_size)]
-Boolean = Annotated[bool, _Parser(_boolean)]
-NodeName = Annotated[str, _Parser(_node_name)]
-Tier = Annotated[str, _Parser(_one_of("spot", "volunteer", "on-demand"))]
-Runtime = Annotated[str, _Parser(_one_of("container", "process"))]
-RuntimeChoice = Annotated[str, _Parser(_one_of("auto", "container", "process"))]
-CpuLevel = Annotated[str | None, _Parser(_cpu_level)]
-OnRollback = Annotated[str, _Parser(_one_of("replay", "stop"))]
-LogFormat = Annotated[str, _Parser(_one_of("text", "json"))]
-LogLevel = Annotated[str, _Parser(_one_of("debug", "info", "warning", "error"))]
-Keep = Annotated[Retention, _Parser(parse_retention)]
-NoticeNames = Annotated[tuple[str, ...], _Parser(lambda value: parse_names(str(value)))]
-OnlyWhen = Annotated[Policy, _Parser(lambda value: parse_policy(str(value)))]
-
 
 LAZY_ABOVE = 128 << 20
 """Bytes. Measured on two cores with a local store: a kernel of 100 MB answers after as long (0.25
@@ -377,14 +238,14 @@ def load(
     return kind(**values)
 
 
-def _parsers(kind: type) -> dict[str, _Parser]:
+def _parsers(kind: type) -> dict[str, Parser]:
     hints = get_type_hints(kind, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
 
 def _find(
     name: str,
-    parser: _Parser,
+    parser: Parser,
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     table: Mapping[str, object],
@@ -408,11 +269,11 @@ def _find(
     return None
 
 
-def _key(name: str, parser: _Parser) -> str:
+def _key(name: str, parser: Parser) -> str:
     return f"{name}_file" if parser.secret else name
 
 
-def _flag(name: str, parser: _Parser) -> str:
+def _flag(name: str, parser: Parser) -> str:
     return "--" + _key(name, parser).replace("_", "-")
 
 
@@ -423,7 +284,7 @@ def _content(source: str, path: object) -> str:
         raise UsageError(f"{source}: {path} cannot be read: {error}") from None
 
 
-def _parse(parser: _Parser, source: str, value: object) -> object:
+def _parse(parser: Parser, source: str, value: object) -> object:
     try:
         return parser.parse(value)
     except ValueError as error:
@@ -431,7 +292,7 @@ def _parse(parser: _Parser, source: str, value: object) -> object:
         raise UsageError(f"{source}: {shown} {error}") from None
 
 
-def _read_table(config: Path, name: str, parsers: Mapping[str, _Parser]) -> dict[str, object]:
+def _read_table(config: Path, name: str, parsers: Mapping[str, Parser]) -> dict[str, object]:
     try:
         content = tomllib.loads(config.read_text())
     except OSError as error:

@@ -9,10 +9,10 @@ from argparse import Namespace
 from sessionkeeper.cli import api
 from sessionkeeper.cli.running import state_of
 from sessionkeeper.errors import UnknownNode, UsageError
-from sessionkeeper.settings import parse_duration
 from sessionkeeper.up import control
 from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
+from sessionkeeper.values import parse_duration
 
 __all__ = ["drain", "kill", "list_nodes", "start"]
 

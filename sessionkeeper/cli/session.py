@@ -11,10 +11,10 @@ from typing import Any
 from sessionkeeper.cli import api
 from sessionkeeper.cli.running import state_of
 from sessionkeeper.errors import UsageError
-from sessionkeeper.settings import parse_size
 from sessionkeeper.up import control
 from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
+from sessionkeeper.values import parse_size
 
 __all__ = [
     "create",

@@ -111,7 +111,7 @@ class KernelChannels:
 
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         if kernel_id in self._kernels:
-            self._kernels.channel(kernel_id).abort_pending("KernelLost", why, upto)
+            self._kernels.channel(kernel_id).ends.abort_pending("KernelLost", why, upto)
 
     def end(self, kernel_id: str, why: str) -> None:
         if kernel_id in self._kernels:

@@ -323,8 +323,8 @@ class Rig:
         connection, self.keeper.connection = self.keeper.connection, None
         for channel in list(self.kernels._channels.values()):
             channel.detach_node()
-            for feed in list(channel.feeds):
-                channel.detach_client(feed)
+            for feed in list(channel.outlet.feeds):
+                channel.outlet.detach(feed)
                 feed.kernel_gone.__self__.close(1001)  # type: ignore[attr-defined]
         if connection is not None:
             connection.close()

@@ -74,14 +74,14 @@ async def test_what_a_shim_says_again_is_counted_and_not_journaled_again(rig: Ri
     channel.receive = receive  # type: ignore[method-assign]
     client = await Client(rig, kernel_id).open()
     await client.run("echo 1")
-    before, cursor = await metrics(rig), channel.last_cursor
+    before, cursor = await metrics(rig), channel.outlet.last_cursor
     outputs = [frame for frame in frames if kind_of(frame) == DATA][-3:]
     for frame in outputs:  # as a link does that lost its acknowledgement
         take(frame)
     after = await metrics(rig)
     again = "sessionkeeper_messages_deduplicated_total{output}"
     assert after[again] - before[again] == 3
-    assert channel.last_cursor == cursor
+    assert channel.outlet.last_cursor == cursor
     await client.close()
 
 

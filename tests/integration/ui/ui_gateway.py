@@ -79,7 +79,7 @@ class Gateway:
 
     def _sockets(self) -> list[Any]:
         channels = [self.kernels.channel(kernel_id) for kernel_id in self.kernels.records]
-        feeds = [feed for channel in channels for feed in channel.feeds]
+        feeds = [feed for channel in channels for feed in channel.outlet.feeds]
         return [*self.listeners, *(feed.kernel_gone.__self__ for feed in feeds)]
 
     @property

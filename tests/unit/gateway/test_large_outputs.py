@@ -61,7 +61,7 @@ async def test_loop_goes_on_while_it_is_written_and_the_order_is_kept(
     scene.prints("a", LARGE)
     scene.prints("a", "after")
     assert scene.below("a") == "before"
-    scene.channel.say(3, "stream", {"name": "stdout", "text": "said meanwhile"})
+    scene.channel.outlet.say(3, "stream", {"name": "stdout", "text": "said meanwhile"})
     disk.may.set()
     await written(scene)
     await written(scene)

@@ -77,7 +77,7 @@ async def test_kernel_that_ends_a_request_without_a_reply(
         reopen(scene)
         scene.attach()
     async with asyncio.timeout(5):
-        while scene.channel.requests.unfinished():
+        while scene.channel.ends.requests.unfinished():
             await asyncio.sleep(0.002)
     assert ended_with(scene, "a") == (
         "NoReply",
@@ -144,7 +144,7 @@ async def test_gateway_killed_while_it_notes_that_the_kernel_ended(tmp_path: Pat
     kernels.save(record)  # and killed before whoever waits was told
     kernels.close()
     again = Kernels(tmp_path)
-    assert again.channel(record.id).requests.unfinished() == []
+    assert again.channel(record.id).ends.requests.unfinished() == []
     said = [bytes(r.payload) for r in again.channel(record.id).records(1)]
     assert sum(b"execute_reply" in one for one in said) == 1
     again.close()
@@ -162,8 +162,8 @@ async def test_kernel_that_cannot_be_started_again(tmp_path: Path) -> None:
         await kernels.restart(record.id, Broken())
     channel = kernels.channel(record.id)
     submit(channel, "later")
-    assert channel.requests.unfinished() == []
-    said = [json.loads(json.dumps(str(bytes(r.payload)))) for r in channel.records(1)]
+    assert channel.ends.requests.unfinished() == []
+    said = [json.loads(json.dumps(str(bytes(r.payload)))) for r in channel.outlet.records(1)]
     assert sum("no python3" in one and "execute_reply" in one for one in said) == 1
     assert sum("The kernel has ended" in one and "execute_reply" in one for one in said) == 1
     kernels.close()

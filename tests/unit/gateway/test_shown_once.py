@@ -56,7 +56,7 @@ class Scene:
                 header, parent, _, content = (json.loads(bytes(p)) for p in parts[:4])
                 self.shown.append((parent.get("msg_id", ""), header["msg_type"], content))
 
-        self.channel.attach_client(Feed(self.channel, write, "s", 0, lambda: None))
+        self.channel.outlet.attach(Feed(self.channel.outlet, write, "s", 0, lambda: None))
 
     def attach(self) -> None:
         self.shim.connected(self.epoch)

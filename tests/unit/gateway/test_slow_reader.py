@@ -21,8 +21,8 @@ class Tab:
         self.got: list[int] = []
         self.missed = 0
         self.open: list[tuple[asyncio.Future[None], int]] = []
-        self.feed = Feed(scene.channel, self.write, "tab", 0, lambda: None, self.miss)
-        scene.channel.attach_client(self.feed)
+        self.feed = Feed(scene.channel.outlet, self.write, "tab", 0, lambda: None, self.miss)
+        scene.channel.outlet.attach(self.feed)
 
     def write(self, delivery: Delivery) -> tuple[asyncio.Future[None], int]:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,7 +91,7 @@ async def test_kernel_goes_on_when_the_slow_tab_has_read_and_it_gets_all_once(
     scene.prints("a", "the end")
     await tab.read()
     assert tab.missed == 0
-    assert tab.got == list(range(1, scene.channel.last_cursor + 1))
+    assert tab.got == list(range(1, scene.channel.outlet.last_cursor + 1))
 
 
 async def test_tab_that_never_reads_is_left_behind_and_told(
@@ -111,8 +111,8 @@ async def test_tab_that_never_reads_is_left_behind_and_told(
     assert scene.shim.unacked_bytes < 1_000_000
     await tab.read()
     assert tab.missed > 0
-    assert len(tab.got) + tab.missed == scene.channel.last_cursor
-    assert tab.got[-1] == scene.channel.last_cursor
+    assert len(tab.got) + tab.missed == scene.channel.outlet.last_cursor
+    assert tab.got[-1] == scene.channel.outlet.last_cursor
 
 
 async def test_what_cannot_be_put_for_one_client_hurts_nobody_else(scene: Scene) -> None:
@@ -125,10 +125,10 @@ async def test_what_cannot_be_put_for_one_client_hurts_nobody_else(scene: Scene)
         return None
 
     got: list[int] = []
-    scene.channel.attach_client(Feed(scene.channel, fails, "tab", 0, lambda: None))
+    scene.channel.outlet.attach(Feed(scene.channel.outlet, fails, "tab", 0, lambda: None))
     scene.prints("a", "good")
     scene.prints("a", "bad")
     scene.prints("a", "good")
-    last = scene.channel.last_cursor
+    last = scene.channel.outlet.last_cursor
     assert got == [last - 2, last]
     assert [content["text"] for _, _, content in scene.shown] == ["good", "bad", "good"]

@@ -121,7 +121,7 @@ def ask(channel: KernelChannel, msg_id: str) -> None:
 
 def texts(channel: KernelChannel) -> list[str]:
     """What clients are shown, from the beginning."""
-    shown = [bytes(r.payload) for r in channel.records(1) if not r.hidden]
+    shown = [bytes(r.payload) for r in channel.outlet.records(1) if not r.hidden]
     found = []
     for payload in shown:
         if b'"stream"' in payload:
@@ -151,12 +151,12 @@ async def test_new_gateway_on_an_empty_disk_has_outputs_requests_and_notebook_se
     assert texts(channel) == ["said"]
     assert two.kernels.notebooks.get(session.id) == session
     assert {s.path for s in two.kernels.notebooks.all()} == {"a/work.ipynb", "console-1"}
-    assert [one.msg_id for one in channel.requests.unfinished()] == ["b"]
+    assert [one.msg_id for one in channel.ends.requests.unfinished()] == ["b"]
     ask(channel, "a")  # by a client that does not know whether it arrived
     restored = Node(channel, node.shim, epoch=2)
     assert restored.asked == []  # what the checkpoint contains is not asked again
     restored.ends("b")
-    assert channel.requests.unfinished() == []
+    assert channel.ends.requests.unfinished() == []
 
 
 async def test_what_a_client_had_after_the_checkpoint_is_shown_once(
@@ -169,7 +169,7 @@ async def test_what_a_client_had_after_the_checkpoint_is_shown_once(
     node.prints("a", "1")
     shim = copy.deepcopy(node.shim)
     manifest = await one.checkpoint()
-    shared, name = node.channel.last_cursor, node.channel.journal.name
+    shared, name = node.channel.outlet.last_cursor, node.channel.journal.name
     node.prints("a", "2")
 
     two = machine("two")
@@ -200,8 +200,8 @@ async def test_request_after_the_checkpoint_of_a_life_that_is_over_is_answered_n
     two = machine("two")
     await two.adopt(manifest, over=True)
     channel = two.kernels.channel(record.id)
-    assert channel.requests.unfinished() == []
-    assert any(b"execute_reply" in bytes(r.payload) for r in channel.records(1))
+    assert channel.ends.requests.unfinished() == []
+    assert any(b"execute_reply" in bytes(r.payload) for r in channel.outlet.records(1))
     assert Node(channel, epoch=2).asked == []
 
 
@@ -251,7 +251,7 @@ async def test_journal_goes_on_from_machine_to_machine(
         node.prints("", name)
         said.append(name)
         manifest = await here.checkpoint()
-        names.append((node.channel.journal.name, node.channel.last_cursor))
+        names.append((node.channel.journal.name, node.channel.outlet.last_cursor))
     assert texts(node.channel) == said
     first, shared = names[0]
     assert node.channel.journal.shared(first, 10**6) == shared

@@ -15,9 +15,8 @@ from sessionkeeper.settings import (
     UpSettings,
     default_state,
     load,
-    parse_duration,
-    parse_size,
 )
+from sessionkeeper.values import parse_duration, parse_size
 
 
 @pytest.fixture
