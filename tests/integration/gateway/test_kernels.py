@@ -132,7 +132,7 @@ async def test_much_output_to_a_client_that_does_not_read_is_kept_on_disk(rig: R
     client.socket.transport.pause_reading()  # type: ignore[attr-defined]
     msg_id = await client.ask("for i in range(3000):\n    print(str(i).rjust(9999), flush=True)")
     await rig.keeper.until(lambda: "execute_request" in rig.keeper.done)
-    (feed,) = rig.kernels.channel(kernel_id).feeds
+    (feed,) = rig.kernels.channel(kernel_id).outlet.feeds
     assert feed._outstanding < 8 << 20
     client.socket.transport.resume_reading()  # type: ignore[attr-defined]
     await client.until(lambda: client.is_done(msg_id))

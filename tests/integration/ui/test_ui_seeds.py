@@ -85,7 +85,7 @@ async def test_outputs_reach_the_tab_in_order_whatever_breaks(
     staying = asyncio.create_task(tab.stay(before.port))
     gateway.output(kernel, "first")
     async with asyncio.timeout(20):
-        while not gateway.kernels.channel(kernel).feeds:
+        while not gateway.kernels.channel(kernel).outlet.feeds:
             await asyncio.sleep(0.01)  # nothing tells
     faults = [
         asyncio.create_task(proxy.play(plan(seed, name, SECONDS, 4)))

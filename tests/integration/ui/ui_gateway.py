@@ -103,7 +103,7 @@ class Gateway:
 
     def said(self, kernel_id: str) -> list[bytes | None]:
         """What is in the kernel's journal, as a tab gets it."""
-        records = self.kernels.channel(kernel_id).records(1)
+        records = self.kernels.channel(kernel_id).outlet.records(1)
         return [message for r in records if (message := payload_to_v1(r.payload)) is not None]
 
 

@@ -145,7 +145,7 @@ async def test_gateway_killed_while_it_notes_that_the_kernel_ended(tmp_path: Pat
     kernels.close()
     again = Kernels(tmp_path)
     assert again.channel(record.id).ends.requests.unfinished() == []
-    said = [bytes(r.payload) for r in again.channel(record.id).records(1)]
+    said = [bytes(r.payload) for r in again.channel(record.id).outlet.records(1)]
     assert sum(b"execute_reply" in one for one in said) == 1
     again.close()
 
