@@ -8,31 +8,20 @@ ends, the agent ends its kernels: by then, or soon, another node has the session
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from checkpoint.errors import CheckpointError
-from checkpoint.keys import SessionKeys
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
-from sessionkeeper.addresses import Addresses, address_of
-from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.departure import Departure
-from sessionkeeper.agent.errors import NotHosted
-from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.offer import Offer, memory
-from sessionkeeper.agent.place import Place
-from sessionkeeper.agent.savepoint import Savepoints
-from sessionkeeper.agent.staging import Staged
-from sessionkeeper.agent.tenancy import Tenancy
-from sessionkeeper.agent.turns import SPARES, Turns, processors
-from sessionkeeper.errors import SessionkeeperError
+from sessionkeeper.agent.tenancies import Tenancies
+from sessionkeeper.agent.turns import processors
+from sessionkeeper.agent.uplink import Uplink
 from sessionkeeper.notices.notice import NoticeSource
 from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
@@ -42,7 +31,6 @@ log = logging.getLogger(__name__)
 HEARTBEATS_PER_LEASE = 8
 FIRST_LEASE = 10.0
 LONGEST_BACKOFF = 2.0
-Method = Callable[..., Awaitable[Any]]
 
 
 class Agent:
@@ -52,40 +40,18 @@ class Agent:
         self._settings = settings
         self._offer = offer
         self._kernelspecs = Kernelspecs()
-        self._tenancies: dict[str, Tenancy] = {}
-        self._staging: dict[str, Savepoints] = {}
-        self._staged: dict[str, tuple[Savepoints, Staged]] = {}
-        self._addresses = Addresses(
-            lambda: ((s, one) for s, t in self._tenancies.items() for one in t.hosted.kernels)
-        )
-        self._link: AgentLink | None = None
+        self._uplink = Uplink()
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
-        self._access: dict[str, dict[str, Any]] = {}
-        self._stores: dict[str, ProxiedBlobs] = {}
+        self._sessions = Tenancies(
+            settings, offer, self._kernelspecs, self._ledger, self._uplink, self._leased
+        )
+        self._methods = self._sessions.methods()
+        self._departure = Departure(notices, self._uplink.tell, self._sessions.is_empty)
         self._lease = FIRST_LEASE
         self._until = self._ledger.lease()
         self._granted = asyncio.Event()
         self._adopted = asyncio.Event()
-        self._at_work = Turns()
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._disconnected = 0
-        self._departure = Departure(notices, self._tell, self._is_empty)
-        self._methods: dict[str, Method] = {
-            "session.open": self._open,
-            "session.stage": self._stage,
-            "session.take_up": self._take_up,
-            "session.status": self._status,
-            "session.checkpoint": self._checkpoint,
-            "session.close": self._close_upto,
-            "kernel.start": self._start_kernel,
-            "kernel.stop": self._stop_kernel,
-            "kernel.interrupt": self._interrupt,
-            "files.stat": self._file_stat,
-            "files.list": self._file_list,
-            "files.read": self._file_read,
-            "files.apply": self._file_apply,
-        }
 
     async def run(self) -> None:
         """Stay connected to the gateway; end everything when cancelled."""
@@ -110,7 +76,7 @@ class Agent:
             adopting.cancel()
             guard.cancel()
             departing.cancel()
-            await self._end_all("the agent stops")
+            await self._sessions.end_all("the agent stops")
 
     async def _connect_and_serve(self) -> None:
         self._early = []
@@ -121,14 +87,13 @@ class Agent:
             on_call=self._called,
             on_event=self._event,
             on_frame=self._frame,
-            on_pressure=self._pressed,
+            on_pressure=self._sessions.pressed,
         )
-        self._link = link
+        self._uplink.link = link
         early, self._early = self._early, []
         for address, one in early:
             self._frame(address, one)
-        for tenancy in self._tenancies.values():
-            tenancy.hosted.tell_gone()
+        self._sessions.tell_gone()
         self._departure.connected()
         announce(self._settings.ready_fd)
         beat = asyncio.create_task(self._beat(link))
@@ -136,8 +101,7 @@ class Agent:
             await link.wait_closed()
         finally:
             beat.cancel()
-            self._link = None
-            self._disconnected += 1
+            self._uplink.lost()
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -183,18 +147,10 @@ class Agent:
             left = self._until - clock()
             if left > 0:
                 await asyncio.sleep(left)
-            elif self._tenancies:
-                await self._end_all("the lease has ended")
+            elif self._sessions:
+                await self._sessions.end_all("the lease has ended")
             else:
                 await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
-
-    async def _end_all(self, why: str) -> None:
-        for session in list(self._tenancies):
-            log.warning("ending session %s: %s", session, why)
-            async with self._turn(session):
-                await self._close(session)
-        for session in list(self._staged):
-            await self._unstage(session)
 
     # -- what the gateway says -----------------------------------------------------------------
 
@@ -203,243 +159,21 @@ class Agent:
         return await self._methods[method](**params)
 
     def _frame(self, address: str, frame: bytes) -> None:
-        if self._link is None:
+        if self._uplink.link is None:
             # Not welcome yet: what a shim answers now would have nowhere to go, and be missing.
             self._early.append((address, frame))
             return
-        session, kernel_id = self._addresses.find(address) or ("", "")
-        if session in self._tenancies:
-            self._tenancies[session].hosted.to_shim(kernel_id, frame)
-
-    def _pressed(self, kernel_id: str, pressed: bool) -> None:
-        for tenancy in self._tenancies.values():
-            tenancy.hosted.hold_back(kernel_id, pressed)
-
-    def _forward(self, session: str) -> Forward:
-        """What passes the frames of the session's kernels on to the gateway."""
-
-        def forward(kernel_id: str, frame: bytes) -> None:
-            if self._link is not None:
-                self._link.send_frame(address_of(session, kernel_id), frame)
-
-        return forward
-
-    def _gone(self, session: str, epoch: int) -> Gone:
-        """What tells the gateway of a kernel that went without a word."""
-
-        def gone(kernel_id: str) -> None:
-            facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
-            if session in self._tenancies:
-                facts |= self._tenancies[session].savepoints.arrivals.fate()
-            self._tell({"event": "kernel_gone", **facts})
-
-        return gone
-
-    def _tell(self, event: dict[str, Any]) -> None:
-        if self._link is not None:
-            with contextlib.suppress(AgentGone):
-                self._link.send_event(event)
-
-    def _is_empty(self) -> bool:
-        return not self._tenancies and not any(turn.locked() for turn in self._turns.values())
-
-    def _turn(self, session: str) -> asyncio.Lock:
-        """Whoever opens or closes a session on this node: one after the other."""
-        return self._turns.setdefault(session, asyncio.Lock())
+        self._sessions.frame(address, frame)
 
     async def _leased(self) -> None:
         while self._until <= clock():
             self._granted.clear()
             await self._granted.wait()
 
-    def _tenancy(self, session: str) -> Tenancy:
-        try:
-            return self._tenancies[session]
-        except KeyError:
-            raise NotHosted(f"session {session} is not on {self._settings.node}") from None
-
-    async def _open(self, session: str, **call: Any) -> dict[str, Any]:
-        asked = self._disconnected
-        await self._leased()
-        if session in self._staging:
-            self._staging[session].hurry()
-        async with self._turn(session):
-            opened = await self._open_here(session, **call)
-            if asked != self._disconnected:
-                # Whoever asked is not told any more, and will have it somewhere else.
-                await self._close(session)
-                raise AgentGone("The connection ended while the session was being opened.")
-        return opened
-
-    async def _open_here(
-        self,
-        session: str,
-        key: str,
-        blobs: str,
-        epoch: int,
-        limit: int | None = None,
-        **what: Any,
-    ) -> dict[str, Any]:
-        await self._close(session)
-        store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
-        place = self._offer.place(session, epoch, limit)
-        savepoints, staged = self._staged.pop(session, (None, None))
-        if savepoints is None:
-            savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
-        savepoints.settle(place, store)
-        tenancy = self._begin(session, epoch, place, savepoints, store)
-        try:
-            opened = await tenancy.open(staged=staged, **what)
-        except BaseException:
-            await self._close(session)
-            raise
-        self._access[session] = {"key": key, "blobs": blobs, "limit": limit}
-        self._remember(session)
-        return opened
-
-    def _begin(
-        self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
-    ) -> Tenancy:
-        forward, gone = self._forward(session), self._gone(session, epoch)
-        hosted = HostedSession(session, epoch, place, forward, gone, may_warm=self._may_warm)
-        tenancy = Tenancy(
-            hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
-        )
-        self._tenancies[session], self._stores[session] = tenancy, store
-        return tenancy
-
-    async def _may_warm(self) -> bool:
-        await self._at_work.quiet()
-        return len(self._tenancies) <= SPARES
-
-    async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:
-        async with self._turn(session):  # an opening waits for it, and has it then
-            await self._stage_here(session, key, blobs, manifest)
-
-    async def _stage_here(self, session: str, key: str, blobs: str, manifest: int) -> None:
-        if session in self._tenancies:
-            return
-        known = self._staged.get(session)
-        if known is not None and known[1].number == manifest:
-            return
-        await self._unstage(session)
-        store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
-        savepoints = Savepoints(store, keys, self._offer.images(session, 0))
-        self._staging[session] = savepoints
-        try:
-            staged = await asyncio.to_thread(
-                savepoints.stage, session, manifest, self._offer.lazy_above
-            )
-        except BaseException:
-            await asyncio.to_thread(savepoints.close)
-            raise
-        finally:
-            del self._staging[session]
-        self._staged[session] = savepoints, staged
-
-    async def _unstage(self, session: str) -> None:
-        savepoints, _ = self._staged.pop(session, (None, None))
-        if savepoints is not None:
-            await asyncio.to_thread(savepoints.close)
-
-    async def _take_up(self, session: str, key: str, blobs: str, epoch: int) -> dict[str, Any]:
-        tenancy = self._tenancy(session)
-        if tenancy.hosted.epoch != epoch:
-            raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        self._stores[session].renew(blobs)
-        # Frozen for a move that the gateway did not live to finish: it goes on here.
-        await tenancy.thaw()
-        self._access[session] |= {"key": key, "blobs": blobs}
-        self._remember(session)
-        return await self._status(session)
-
-    async def _status(self, session: str) -> dict[str, Any]:
-        tenancy = self._tenancy(session)
-        return {**tenancy.hosted.status(), "damage": tenancy.savepoints.arrivals.damage()}
-
-    async def _checkpoint(self, session: str, epoch: int, **how: Any) -> dict[str, Any]:
-        tenancy = self._tenancy(session)
-        if tenancy.hosted.epoch != epoch:
-            raise NotHosted(f"session {session} is here under epoch {tenancy.hosted.epoch}")
-        return await tenancy.checkpoint(**how)
-
-    async def _close_upto(self, session: str, epoch: int) -> None:
-        async with self._turn(session):
-            tenancy = self._tenancies.get(session)
-            if tenancy is not None and tenancy.hosted.epoch <= epoch:
-                await self._close(session)
-
-    async def _close(self, session: str) -> None:
-        tenancy = self._tenancies.pop(session, None)
-        if tenancy is not None:
-            self._access.pop(session, None)
-            self._stores.pop(session, None)
-            self._ledger.forget(session)
-            await tenancy.close()
-
-    async def _start_kernel(self, session: str, **kernel: Any) -> None:
-        await self._tenancy(session).start_kernel(**kernel)
-        self._remember(session)
-
-    async def _stop_kernel(self, session: str, kernel_id: str) -> None:
-        await self._tenancy(session).hosted.stop_kernel(kernel_id)
-        self._remember(session)
-
-    async def _interrupt(self, session: str, kernel_id: str) -> None:
-        await self._tenancy(session).hosted.interrupt(kernel_id)
-
-    async def _file_stat(self, session: str, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = await self._tenancy(session).in_workspace("stat", path)
-        return found
-
-    async def _file_list(self, session: str, path: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = await self._tenancy(session).in_workspace("list", path)
-        return found
-
-    async def _file_read(self, session: str, path: str, start: int, length: int) -> str:
-        data = await self._tenancy(session).in_workspace("read", path, start, length)
-        return base64.b64encode(data).decode()
-
-    async def _file_apply(self, session: str, write: dict[str, Any]) -> Any:
-        try:
-            return await self._tenancy(session).apply(write)
-        finally:
-            self._remember(session)
-
     # -- when this process was started again ------------------------------------------------------
-
-    def _remember(self, session: str) -> None:
-        if session in self._tenancies and session in self._access:
-            hosted = self._tenancies[session].hosted
-            facts = {"session": session, **self._access[session], **hosted.record()}
-            self._ledger.remember(session, facts)
 
     async def _adopt_all(self) -> None:
         try:
-            await self._adopt()
+            await self._sessions.adopt()
         finally:
             self._adopted.set()
-
-    async def _adopt(self) -> None:
-        for facts in self._ledger.sessions():
-            session = facts["session"]
-            place = self._offer.place(session, facts["epoch"], facts.get("limit"))
-            keys = SessionKeys(base64.b64decode(facts["key"]))
-            store = self._store(facts["blobs"])
-            savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
-            savepoints.settle(place, store)
-            tenancy = self._begin(session, facts["epoch"], place, savepoints, store)
-            access = ("key", "blobs", "limit")
-            self._access[session] = {what: facts.get(what) for what in access}
-            try:
-                await tenancy.hosted.resume(facts)
-                await asyncio.to_thread(savepoints.go_on_from_newest, session)
-                log.info("took over session %s", session)
-            except (SessionkeeperError, CheckpointError, GatewayError) as error:
-                log.warning("session %s could not be taken over: %s", session, error)
-                await self._close(session)
-                if self._link is not None:
-                    await self._link.close()  # the next hello does not name it
-
-    def _store(self, token: str) -> ProxiedBlobs:
-        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token)
