@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint.errors import StaleWriter
 from checkpoint.repository import Repository
-from gateway.errors import GatewayError
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
@@ -26,25 +24,22 @@ from sessionkeeper.keeper.fence import Fence
 from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.journals import Journals
+from sessionkeeper.keeper.leaving import Leaving
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.session_kernels import SessionKernels
+from sessionkeeper.keeper.settling import PAUSE_AFTER_ERROR, Settling
 from sessionkeeper.keeper.sleep import Sleep
-from sessionkeeper.keeper.status import State, Status
+from sessionkeeper.keeper.status import AT_REST, State, Status
 from sessionkeeper.keeper.whereto import Line, Whereto
-from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.placement import choose
 from sessionkeeper.registration import Registration
 
 log = logging.getLogger(__name__)
 
-PAUSE_AFTER_ERROR = 1.0
 PAUSE_WITHOUT_STORE = 2.0
-
-AT_REST = {"idle", "waiting", "failed", "hibernated"}
-"""States in which the session is nowhere, and not on its way."""
 
 WAIT_QUIETLY = 2.0
 """Seconds without a node that are no news: they may just be starting."""
@@ -93,10 +88,30 @@ class SessionKeeper:
         self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
         self._whereto = Whereto(registration, nodes, line)
         line.enter(registration, self.changed)
-        self._recovery: Recovery | None = None
+        self._leaving = Leaving(
+            nodes,
+            self._epochs,
+            channels,
+            self._checkpoints,
+            self._incarnations,
+            self._presence,
+            self._opening,
+            self._whereto,
+            self.going_back,
+            self.sleep,
+        )
+        self._settling = Settling(
+            nodes,
+            self._epochs,
+            channels,
+            self._checkpoints,
+            self._incarnations,
+            self._presence,
+            self.kernels,
+            self._leaving,
+        )
         self._resting, self._save_last = False, True
         self._rested = asyncio.Event()
-        self._left: frozenset[str] = frozenset()
 
     # -- what others ask -----------------------------------------------------------------------
 
@@ -208,9 +223,7 @@ class SessionKeeper:
         await self.going_back.apply()
         self.fence.start()
         self._refuse()
-        self._left = frozenset(kernel["kernel_id"] for kernel in self._channels.wanted())
-        if self._epochs.placed is not None:
-            self._nodes.expect(self._epochs.placed.node)
+        self._settling.expect()
 
     async def run(self) -> None:
         """Do one step after the other, until :meth:`rest` is asked for."""
@@ -236,7 +249,7 @@ class SessionKeeper:
         except NodeLost:
             pass  # the next step is about that
         except StaleWriter as error:
-            self._leave()  # whatever the store says next: it is not heard any more
+            self._leaving.leave()  # whatever the store says next: it is not heard any more
             await self.fence.yield_to(error)
             self._refuse()
 
@@ -274,11 +287,11 @@ class SessionKeeper:
             case steps.Rest():
                 self._whereto.rests()
                 calm: State = "hibernated" if self.sleep.asleep else "idle"
-                self._show("failed" if self.fence.lost else calm)
+                self._presence.show("failed" if self.fence.lost else calm)
                 await self._changes.idle()
             case steps.Wait(why):
                 self._whereto.heads_for(None)
-                self._show("waiting")
+                self._presence.show("waiting")
                 if await self._changes.idle(WAIT_QUIETLY):
                     return
                 self.status.warn("placement", f"waiting for a node ({why})")
@@ -288,23 +301,23 @@ class SessionKeeper:
             case steps.GiveUp(nodes):
                 await self._give_up(nodes)
             case steps.Lose():
-                self._lose()
+                self._leaving.lose()
             case steps.GoBack() if self._epochs.placed is None:
                 await self.going_back.commit(None)
                 await self.going_back.apply()
             case steps.End():
-                await self._end()
+                await self._leaving.end()
             case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack() | steps.Hibernate():
                 if self._presence.here is None:
-                    await self._take_up()
+                    await self._settling.take_up()
                 elif isinstance(step, steps.GoBack):
                     await self.going_back.commit(self._presence.here)
                 elif self.kernels.to_go_back(self._presence.here):
-                    await self._go_back(self._presence.here)
+                    await self._leaving.go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
-                    await self._move(self._presence.here, self._nodes.get(step.target))
+                    await self._leaving.move(self._presence.here, self._nodes.get(step.target))
                 elif isinstance(step, steps.Hibernate):
-                    await self._hibernate(self._presence.here)
+                    await self._leaving.hibernate(self._presence.here)
                 else:
                     if isinstance(step, steps.Secure):
                         text = f"is leaving and no other node fits ({step.why})"
@@ -317,8 +330,10 @@ class SessionKeeper:
         self._whereto.heads_for(node)
         await self.chain.settle()
         self.status.warn("placement", None)
-        recovery = self._recovery
-        self._show("starting" if not recovery else "moving" if recovery.planned else "recovering")
+        recovery = self._leaving.recovery
+        self._presence.show(
+            "starting" if not recovery else "moving" if recovery.planned else "recovering"
+        )
         epoch = await self.fence.claim()
         try:
             opened = await self._opening.open(node, epoch)
@@ -327,47 +342,9 @@ class SessionKeeper:
         if opened is None:
             return
         here, outcome = opened
-        self._settle(here)
-        self._recovery = None
+        self._settling.settle(here)
+        self._leaving.recovery = None
         self._opening.say(node, outcome, recovery)
-
-    async def _take_up(self) -> None:
-        """After a restart of this process: the node that has the session says so, or is lost."""
-        placed = self._epochs.placed
-        assert placed is not None
-        node = self._nodes.find(placed.node)
-        self._show("recovering")
-        if node is None or node.connection is None:
-            await self._changes.idle()
-            return
-        try:
-            here = await self._incarnations.take_up(node, placed.epoch)
-        except GatewayError as error:
-            log.info("session %s was not taken up on %s: %s", self.session, node.name, error)
-            if error.code == "not_hosted" or not error.retryable:
-                self._lose()
-            else:
-                await self._changes.idle(PAUSE_AFTER_ERROR)
-            return
-        self._settle(here)
-        for kernel in self._channels.wanted():
-            if kernel["kernel_id"] in self._left - here.kernels:
-                self._presence.in_background(self.kernels.start_again(kernel))
-        self.status.say(f"is still on {node.name}: the gateway was started again")
-
-    def _settle(self, here: Incarnation) -> None:
-        self._epochs.place(steps.Placed(here.node.name, here.epoch, up=True))
-        self._presence.here = here
-        self._checkpoints.begin()
-        self.kernels.only_wanted(here)
-        self._incarnations.attach(here)
-        self._presence.in_background(self.kernels.look_for_gone(here))
-        node = here.node
-        self.status.update(
-            node=node.name, epoch=here.epoch, runtime=node.runtime, engine=node.engine
-        )
-        self._show("running")
-        self.status.warn("notice", node.notice)
 
     async def _give_up(self, nodes: frozenset[str]) -> None:
         if self._opening.store_is_away:
@@ -376,7 +353,7 @@ class SessionKeeper:
             return
         if await self._opening.go_down():
             return
-        self._show("failed")
+        self._presence.show("failed")
         self.status.warn("placement", f"no node can run the session: {', '.join(sorted(nodes))}")
         await self._changes.idle()
         self._opening.failed.clear()
@@ -387,7 +364,7 @@ class SessionKeeper:
         tier = str(here.node.hello.get("tier", "on-demand"))
         variables = self._opening.variables(self._nodes, here.node)
         pause = self._checkpoints.due(tier, here.node.engine, variables)
-        self._show("running")
+        self._presence.show("running")
         if pause is None or pause > 0:
             await self._changes.idle(pause)
         else:
@@ -396,106 +373,16 @@ class SessionKeeper:
     async def _come_to_rest(self) -> None:
         here = self._presence.here
         try:
-            if here is not None and (
-                not self._save_last
-                or await self._checkpoints.take_last(
-                    here.node, here.epoch, self._opening.variables(self._nodes, here.node)
-                )
-            ):
-                self._leave()
-                await self._incarnations.close_on(here.node, here.epoch)
+            if here is not None:
+                await self._leaving.come_to_rest(here, save=self._save_last)
         finally:
             self._rested.set()
-
-    async def _hibernate(self, here: Incarnation) -> None:
-        variables = self._opening.variables(self._nodes, here.node)
-        if not await self._checkpoints.take_last(here.node, here.epoch, variables):
-            self.sleep.wake()
-            return
-        self._recovery = None
-        self._leave()
-        await self._incarnations.close_on(here.node, here.epoch)
-        if self._channels.pending():
-            self.sleep.wake()  # asked while it was being saved
-            return
-        self._show("hibernated")
-        self.status.say("hibernates; what it is is kept, and the next cell brings it back")
-
-    async def _go_back(self, here: Incarnation) -> None:
-        now = time.monotonic()
-        self._recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
-        damage = await self._incarnations.damage(here)
-        self._leave()
-        if damage is not None:
-            await self._opening.skip(damage)
-
-    async def _end(self) -> None:
-        placed = self._epochs.placed
-        assert placed is not None
-        await self.going_back.apply()
-        self._recovery = self.going_back.recovery(placed.node)
-        node = self._nodes.find(placed.node)
-        if self._presence.here is None and node is not None:
-            self._presence.in_background(self._incarnations.close_on(node, placed.epoch))
-        self._leave()
-
-    def _lose(self) -> None:
-        placed, here = self._epochs.placed, self._presence.here
-        assert placed is not None
-        began = time.monotonic()
-        if here is not None:
-            began -= max(0.0, asyncio.get_running_loop().time() - here.node.last_seen)
-        last_seen = time.time() - (time.monotonic() - began) if here is not None else None
-        self._recovery = Recovery(placed.node, planned=False, began=began, last_seen=last_seen)
-        self._leave()
-        self.status.say(f"{placed.node} is lost")
-
-    async def _move(self, here: Incarnation, target: Node) -> None:
-        source = here.node
-        self._whereto.heads_for(target)
-        now = time.monotonic()
-        self._recovery = Recovery(source.name, planned=True, began=now, cause="drain")
-        self.status.warn("placement", None)
-        self._show("moving")
-        self.status.say(f"moving from {source.name} to {target.name}")
-        try:
-            # One that was heard a moment ago may be dead all the same: ask before anything stops.
-            await source.while_there(self._incarnations.is_on(target))
-        except NodeLost:
-            self._recovery = None
-            self._whereto.heads_for(None)
-            return
-        variables = self._opening.variables(self._nodes, source, target)
-        staging = asyncio.create_task(self._opening.stage(target))
-        try:
-            # The kernels run on meanwhile: what is there already need not be waited for frozen.
-            await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
-            if len(source.hosting) > 1:
-                staging.cancel()  # the deadline is that of all of them
-            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
-                self._recovery.saved = False
-                text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
-                self.status.say(text, "warning")
-        finally:
-            staging.cancel()
-        self._leave()
-
-    def _leave(self) -> None:
-        """This incarnation is over: it is not heard any more, and its node is told to end it."""
-        here, self._presence.here = self._presence.here, None
-        self._epochs.place(None)
-        self.status.warn("notice", None)
-        if here is not None:
-            self._incarnations.end(here)
-            self._presence.in_background(self._incarnations.close_on(here.node, here.epoch))
-        planned = self._recovery is not None and self._recovery.planned
-        self._show("moving" if planned else "recovering")
 
     async def _check_hosted(self, here: Incarnation) -> None:
         """An agent came back and does not name the session: unless it has it, it is lost."""
         with contextlib.suppress(NodeLost):
             if not await self._incarnations.is_on(here.node) and here is self._presence.here:
-                self._lose()
+                self._leaving.lose()
                 self.changed()
 
     async def _stage_elsewhere(self, suspect: Node) -> None:
@@ -507,10 +394,3 @@ class SessionKeeper:
         """Whether the session is on the node, as far as is known."""
         placed, here = self._epochs.placed, self._presence.node
         return placed is not None and placed.node == node.name and here in {None, node}
-
-    def _show(self, state: State) -> None:
-        if state in AT_REST | {"recovering"}:
-            self.status.update(state=state, node=None)
-        else:
-            self.status.update(state=state)
-        self._changes.tell()

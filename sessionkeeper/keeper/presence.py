@@ -12,7 +12,7 @@ from sessionkeeper.errors import Unavailable
 from sessionkeeper.keeper.changes import Changes
 from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, NodeLost
-from sessionkeeper.keeper.status import Status
+from sessionkeeper.keeper.status import AT_REST, State, Status
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ class Presence:
         if self.here is not None:
             with contextlib.suppress(NodeLost):
                 await self.here.ask(method, {"kernel_id": kernel_id})
+
+    def show(self, state: State) -> None:
+        """Let everybody know what the session does now."""
+        if state in AT_REST | {"recovering"}:
+            self.status.update(state=state, node=None)
+        else:
+            self.status.update(state=state)
+        self.changes.tell()
 
     def end(self) -> None:
         """It will run no more, as far as this process is concerned: whoever waits is told."""

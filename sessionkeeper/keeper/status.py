@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 State = Literal[
     "idle", "starting", "running", "moving", "recovering", "waiting", "failed", "hibernated"
 ]
+AT_REST = frozenset({"idle", "waiting", "failed", "hibernated"})
+"""States in which the session is nowhere, and not on its way."""
 Level = Literal["info", "warning", "error"]
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 KEPT_EVENTS = 50
