@@ -114,9 +114,17 @@ def group_of(path: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap groups first, whatever the order on the command line."""
+    """Cheap groups first, whatever the order on the command line; before them what takes so long
+    that the others should not wait for it in the end.
+    """
     order = {name: number for number, name in enumerate((*GROUPS, "other"))}
-    items.sort(key=lambda item: order[group_of(item.path)])
+    items.sort(key=lambda item: (not is_long(item), order[group_of(item.path)]))
+
+
+def is_long(item: pytest.Item) -> bool:
+    """Whether a test may take five minutes and more."""
+    mark = item.get_closest_marker("timeout")
+    return mark is not None and mark.args[0] > 300
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
