@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
@@ -222,13 +222,16 @@ class ContainerPlace:
     def dump_size(self, slots: list[Slot]) -> int:
         return sum(own_memory(pid) for pid in self._processes(slots))
 
-    def dump(self, slot: Slot, images: Path) -> None:
-        self._node.runc.dump(self._name(slot), images)
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        dump = self._node.runc.dump(self._name(slot), images, known, room)
         criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)
             if content is not None:
                 (images / f"ipc-{name}").write_bytes(content)
+        return dump
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare_restore(slot, images, epoch)

@@ -7,6 +7,7 @@ What made dump and restore work, and why:
 * ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
   the namespace.
 * ``--file-locks``: sqlite3 and others hold some.
+* ``stream``, at a dump that is captured: also an option that runc has not.
 * ``leave-stopped``, at a restore: kernels of one session go on together, when all are there. An
   option of CRIU that runc has not, so it is in the configuration file while that runs.
 * A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only
@@ -16,6 +17,7 @@ What made dump and restore work, and why:
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -26,6 +28,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checkpoint.criu import Capture, Dump, Known
+from checkpoint.errors import InvalidImage
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
 from sessionkeeper.agent.oci import USER_ID, Container, config
@@ -58,6 +62,7 @@ class Runc:
     def __init__(self, base: Path, criu: Path, *, runc: str = "runc") -> None:
         self.base = base
         self._runc = runc
+        self._bundles = base / "bundles"
         base.mkdir(parents=True, exist_ok=True)
         self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
@@ -84,11 +89,30 @@ class Runc:
         """Let a frozen container go on; nothing happens when it is not frozen."""
         cgroups.thaw(container.cgroup)
 
-    def dump(self, name: str, images: Path) -> None:
-        """Dump the (frozen) container into ``images``, and leave it as it is. Raises
-        :class:`DumpFailed`.
+    def dump(
+        self, name: str, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        """Dump the (frozen) container, and leave it as it is: its memory as :class:`Capture` takes
+        it, the rest into the new directory ``images``. Raises :class:`DumpFailed`.
         """
         images.mkdir(parents=True)
+        config = self._bundles / name / CRIU_CONFIG_FILE
+        with Capture(images, known, room) as capture:
+            config.write_text(f"{CRIU_CONFIG}stream\n")
+            try:
+                self.dump_whole(name, images)
+            except DumpFailed as error:
+                raise (DumpFailed(_said(capture.error)) if capture.error else error) from None
+            finally:
+                config.write_text(CRIU_CONFIG)
+            try:
+                return capture.dump()
+            except InvalidImage as error:
+                raise DumpFailed(f"the kernel could not be dumped: {error}") from error
+
+    def dump_whole(self, name: str, images: Path) -> None:
+        """As :meth:`dump`, all of it into ``images``: a directory that :meth:`restore` takes."""
+        images.mkdir(parents=True, exist_ok=True)
         log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
@@ -153,7 +177,7 @@ class Runc:
         return (self.base / "state" / name).exists()
 
     def _bundle(self, container: Container) -> Path:
-        bundle = self.base / "bundles" / container.name
+        bundle = self._bundles / container.name
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / CRIU_CONFIG_FILE).write_text(CRIU_CONFIG)
         container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
@@ -187,6 +211,12 @@ class Runc:
         )
         wrapper.chmod(0o755)
         return wrapper
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "there is no room for the kernel's memory in a dump"
+    return f"the kernel could not be dumped: {error}"
 
 
 def _words(log: str) -> str:
