@@ -225,13 +225,21 @@ class ContainerPlace:
     def dump(
         self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
     ) -> Dump:
-        dump = self._node.runc.dump(self._name(slot), images, known, room)
+        dump = self._node.runc.dump(self._container(slot), images, known, room)
+        self._note(slot, images)
+        return dump
+
+    def dump_plainly(self, slot: Slot, images: Path) -> None:
+        """As :meth:`dump`, as ``runc`` does it: :meth:`restore` takes what is in ``images``."""
+        self._node.runc.dump_whole(self._name(slot), images)
+        self._note(slot, images)
+
+    def _note(self, slot: Slot, images: Path) -> None:
         criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)
             if content is not None:
                 (images / f"ipc-{name}").write_bytes(content)
-        return dump
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare_restore(slot, images, epoch)

@@ -1,4 +1,4 @@
-"""``runc`` and the CRIU it drives, as calls that return or raise.
+"""``runc``, and CRIU by itself and as runc drives it, as calls that return or raise.
 
 What made dump and restore work, and why:
 
@@ -7,7 +7,6 @@ What made dump and restore work, and why:
 * ``network-lock skip``: the lock is for keeping connections alive; its drop rules would stay in
   the namespace.
 * ``--file-locks``: sqlite3 and others hold some.
-* ``stream``, at a dump that is captured: also an option that runc has not.
 * ``leave-stopped``, at a restore: kernels of one session go on together, when all are there. An
   option of CRIU that runc has not, so it is in the configuration file while that runs.
 * A root without ``CAP_SYS_RESOURCE`` (as in many sandboxes) may read another user's limits only
@@ -17,10 +16,8 @@ What made dump and restore work, and why:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -28,15 +25,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkpoint.criu import Capture, Dump, Known
-from checkpoint.errors import InvalidImage
+from checkpoint.criu import Dump, Known
+from sessionkeeper.agent import dumping
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
 from sessionkeeper.agent.oci import USER_ID, Container, config
+from sessionkeeper.agent.reasons import reason, words
 from sessionkeeper.nodes import cgroups
 
 CAP_SYS_RESOURCE = 24
 CRIU_CONFIG_FILE = "criu.conf"
+PID_FILE = "pid"
+"""In a bundle: the id of the container's first process."""
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
 
@@ -73,10 +73,13 @@ class Runc:
         if self._exists(container.name):
             raise KernelStartFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
-        done = self._call("run", "--detach", "--bundle", str(bundle), container.name)
+        done = self._call(
+            *("run", "--detach", "--pid-file", str(bundle / PID_FILE)),
+            *("--bundle", str(bundle), container.name),
+        )
         if done.returncode:
             self.delete(container.name)
-            raise KernelStartFailed(f"the container did not start: {_words(done.log)}")
+            raise KernelStartFailed(f"the container did not start: {words(done.log)}")
 
     def pause(self, container: Container) -> None:
         """Freeze all of the container's processes. Raises :class:`DumpFailed`."""
@@ -90,28 +93,28 @@ class Runc:
         cgroups.thaw(container.cgroup)
 
     def dump(
-        self, name: str, images: Path, known: Known | None = None, room: Path | None = None
+        self,
+        container: Container,
+        images: Path,
+        known: Known | None = None,
+        room: Path | None = None,
     ) -> Dump:
-        """Dump the (frozen) container, and leave it as it is: its memory as :class:`Capture` takes
-        it, the rest into the new directory ``images``. Raises :class:`DumpFailed`.
+        """Dump the (frozen) container, and leave it as it is; see
+        :func:`sessionkeeper.agent.dumping.dump`.
         """
-        images.mkdir(parents=True)
-        config = self._bundles / name / CRIU_CONFIG_FILE
-        with Capture(images, known, room) as capture:
-            config.write_text(f"{CRIU_CONFIG}stream\n")
-            try:
-                self.dump_whole(name, images)
-            except DumpFailed as error:
-                raise (DumpFailed(_said(capture.error)) if capture.error else error) from None
-            finally:
-                config.write_text(CRIU_CONFIG)
-            try:
-                return capture.dump()
-            except InvalidImage as error:
-                raise DumpFailed(f"the kernel could not be dumped: {error}") from error
+        bundle = self._bundles / container.name
+        container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
+        try:
+            pid = int((bundle / PID_FILE).read_text())
+        except (OSError, ValueError):
+            raise DumpFailed(f"there is no container {container.name}") from None
+        criu = [str(self._criu)]
+        return dumping.dump(criu, container, pid, images, self.work(images), known, room)
 
     def dump_whole(self, name: str, images: Path) -> None:
-        """As :meth:`dump`, all of it into ``images``: a directory that :meth:`restore` takes."""
+        """``runc checkpoint``: all of a (frozen) container into ``images``, which :meth:`restore`
+        takes. Raises :class:`DumpFailed`.
+        """
         images.mkdir(parents=True, exist_ok=True)
         log = self.work(images)
         done = self._call(
@@ -121,7 +124,7 @@ class Runc:
         )  # fmt: skip
         if done.returncode:
             raise DumpFailed(
-                f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
+                f"the kernel could not be dumped: {reason(log / 'dump.log', done.log)}"
             )
 
     def work(self, images: Path) -> Path:
@@ -142,7 +145,8 @@ class Runc:
         done = self._call(
             "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log),
-            "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
+            "--pid-file", str(bundle / PID_FILE), "--bundle", str(bundle),
+            *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
             within=("unshare", "--mount"),
@@ -152,7 +156,7 @@ class Runc:
         if done.returncode:
             self.delete(container.name)
             raise RestoreFailed(
-                f"the kernel could not be restored: {_reason(log / 'restore.log', done.log)}"
+                f"the kernel could not be restored: {reason(log / 'restore.log', done.log)}"
             )
 
     def delete(self, name: str) -> None:
@@ -211,28 +215,3 @@ class Runc:
         )
         wrapper.chmod(0o755)
         return wrapper
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "there is no room for the kernel's memory in a dump"
-    return f"the kernel could not be dumped: {error}"
-
-
-def _words(log: str) -> str:
-    """Return the message of the last line of runc's log (``level=error msg="..."``)."""
-    lines = [line for line in log.strip().splitlines() if line]
-    if not lines:
-        return "runc gave no reason"
-    found = re.search(r'msg="(?P<what>.*)"', lines[-1])
-    return found["what"] if found else lines[-1]
-
-
-def _reason(criu_log: Path, runc_log: str) -> str:
-    """Return what CRIU's log gives as the first error that is not a mere remark."""
-    if criu_log.exists():
-        for line in criu_log.read_text(errors="replace").splitlines():
-            found = re.search(r"Error \((?P<where>[^)]*)\): (?P<what>.*)", line)
-            if found and not found["what"].startswith("rlimit:"):
-                return f"{found['what']} ({found['where']})"
-    return _words(runc_log)
