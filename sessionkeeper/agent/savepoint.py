@@ -32,6 +32,10 @@ from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
 
+PRECOPY_ABOVE = 64 << 20
+"""Bytes of a kernel's memory that are new, as far as one knows: they are stored while it runs. With
+less it stands still no shorter for that."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -129,6 +133,12 @@ class Savepoints:
             if known is not None:
                 grown = max(0, size - known.image.size)
                 size = min(size, grown + self._changed.get(kernel.kernel_id, 0))
+            if size >= PRECOPY_ABOVE:
+                processes = self._place.processes(kernel.slot)
+                image, stored = criu.precopy(writer, processes, known)
+                known = criu.known(writer, image)
+                size = max(0, size - stored)
+            if known is not None:
                 leave_out[kernel.slot.name] = known
             sizes[kernel.slot.name] = size
         self._room.reserve(sizes)
