@@ -1,6 +1,6 @@
 """Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
 
-The kernels stand still only while memory is copied to tmpfs and while what changed in the file
+The kernels stand still only while memory is looked at and while what changed in the file
 tree since a pass just before is read. Hashing, sealing and sending happen after they run again.
 Every call here blocks.
 """
