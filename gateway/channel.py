@@ -18,12 +18,13 @@ from typing import Any
 from gateway import trace
 from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
-from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
-from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, Journal
+from gateway.frames import EVENT, IOPUB, SHELL, STDIN, LinkError, decode_payload
+from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal
 from gateway.large import LargeOutputs
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
     execution_state,
+    is_refusal,
     is_reply,
     read_header,
     unreadable,
@@ -259,6 +260,8 @@ class KernelChannel:
             ename = "KernelElsewhere" if self._refusal else "BadRequest"
             self.ends.turn_away(payload, ename, self._refusal or wrong)
             return
+        if header.msg_type == "interrupt_request":
+            self.interrupting()
         self.outlet.say_heavy(len(payload))
         number = self.link.submit(payload)
         self.ends.requests.add(number, payload, self.outlet.last_cursor)
@@ -268,6 +271,31 @@ class KernelChannel:
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
+
+    def interrupting(self) -> None:
+        """A client interrupts what runs: a kernel that is restored to before that does not run on
+        with it.
+        """
+        running = [
+            request.number
+            for request in self.ends.requests.open.values()
+            if request.channel == SHELL
+            and (not request.finished or request.msg_id in self.ends.muted)
+        ]
+        if running:
+            try:
+                self.journal.inputs.interrupt(min(running))
+            except JournalFull as error:  # it is interrupted all the same
+                log.error("kernel %s: an interrupt is not recorded: %s", self.kernel_id, error)
+
+    def _interrupt_again(self, applied: int) -> None:
+        """What goes on in its middle, and was interrupted after that."""
+        for request in self.ends.requests.open.values():
+            goes_on = not request.finished or request.msg_id in self.ends.muted
+            interrupted = request.number in self.journal.inputs.interrupted
+            if interrupted and goes_on and request.number <= applied:
+                self.observer.interrupt_again(self.kernel_id)
+                return
 
     def refuse(self, reason: str) -> None:
         """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
@@ -290,6 +318,7 @@ class KernelChannel:
         elif is_reply(channel):
             request = self.ends.requests.open.get(read_header(parts[1]).msg_id)
             flags = REPLY if request is not None and channel != STDIN else 0
+            flags |= ABORTED if flags and is_refusal(parts) else 0
         if request is not None and request.msg_id in self.ends.muted:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
@@ -365,10 +394,13 @@ class KernelChannel:
     # -- rollback ---------------------------------------------------------------------------------
 
     def _resumed(self, resumed: Resumed) -> None:
+        new = resumed.epoch > max(self.link.decided, self.link.received[0])
         if resumed.rolled_back or self.branched:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
+        if new:
+            self._interrupt_again(resumed.applied)
         for request in self.ends.requests.unfinished():
             if request.idle:
                 self.ends.expect_reply(request)

@@ -33,8 +33,10 @@ SYNTHETIC = 2  # said by the gateway, not by the kernel
 REPLY = 4  # the reply to `request`
 IDLE = 8  # the idle that ends `request`
 MARK = 16  # a note to ourselves, for nobody else
+ABORTED = 32  # a REPLY that says that the request was not run
 _VOID = 1
 _VOID_ALL = 2
+_INTERRUPTED = 4
 
 
 class OutputRecord(NamedTuple):
@@ -152,6 +154,7 @@ class InputLog:
         self._void: set[int] = set()
         self._last = 0
         self.withdrawn = 0  # all inputs up to this number are void
+        self.interrupted: set[int] = set()
 
     @property
     def size(self) -> int:
@@ -169,6 +172,9 @@ class InputLog:
             if flags & _VOID_ALL:
                 self.withdrawn = number
                 self._last = max(self._last, number)
+                continue
+            if flags & _INTERRUPTED:
+                self.interrupted.add(number)
                 continue
             if flags & _VOID:
                 self._void.add(number)
@@ -207,6 +213,12 @@ class InputLog:
         self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
         self._void.add(number)
 
+    def interrupt(self, number: int) -> None:
+        """Note that what this input asked for was interrupted."""
+        if number not in self.interrupted:
+            self._log.append(self._last + 1, [_INPUT.pack(number, _INTERRUPTED), b""])
+            self.interrupted.add(number)
+
     def void_all(self) -> None:
         """Withdraw all that there were."""
         self._log.append(self._last + 1, [_INPUT.pack(self._last, _VOID_ALL), b""])
@@ -219,6 +231,7 @@ class InputLog:
             for number in range(gone.first, self._log.segments[1].first):
                 self._at.pop(number, None)
                 self._void.discard(number)
+                self.interrupted.discard(number)
             self._log.drop_first()
 
     def skip_to(self, number: int) -> None:

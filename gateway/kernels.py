@@ -270,6 +270,9 @@ class Kernels(Observer):
     def rolled_back(self, rollback: Rollback) -> None:
         self.observer.rolled_back(rollback)
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        self.observer.interrupt_again(kernel_id)
+
     def fenced(self, kernel_id: str, epoch: int) -> None:
         self.observer.fenced(kernel_id, epoch)
 

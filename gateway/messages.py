@@ -101,6 +101,14 @@ def execution_state(parts: Sequence[Bytes]) -> str | None:
     return found.group(1).decode() if found else None
 
 
+_ABORTED = re.compile(rb'"status"\s*:\s*"aborted"')
+
+
+def is_refusal(parts: Sequence[Bytes]) -> bool:
+    """Whether a reply says that the request was not run, after an error in one before it."""
+    return len(parts[3]) < 1024 and _ABORTED.search(parts[3]) is not None
+
+
 def is_reply(channel: int) -> bool:
     """Messages of this channel answer one client and not all."""
     return channel in (SHELL, CONTROL, STDIN)

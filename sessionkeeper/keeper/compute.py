@@ -227,6 +227,9 @@ class SessionCompute(Observer):
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._keeper.kernels.interrupt_again(kernel_id)
+
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(
             f"{count} outputs are lost; the end of the gateway's journal is missing",
