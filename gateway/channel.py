@@ -28,6 +28,7 @@ from gateway.messages import (
     is_reply,
     read_header,
     unreadable,
+    with_version,
 )
 from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
@@ -244,7 +245,7 @@ class KernelChannel:
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
         """
         parts = decode_payload(payload)[1]
-        header, wrong = read_header(parts[0]), unreadable(parts)
+        header = read_header(parts[0])
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.ends.requests:
@@ -256,10 +257,13 @@ class KernelChannel:
                 payload, "KernelEnded", "The kernel has ended. Restart it to go on."
             )
             return
+        wrong = unreadable(header, parts)
         if self._refusal or wrong:
             ename = "KernelElsewhere" if self._refusal else "BadRequest"
             self.ends.turn_away(payload, ename, self._refusal or wrong)
             return
+        if not header.version:
+            payload = with_version(payload)
         if header.msg_type == "interrupt_request":
             self.interrupting()
         self.outlet.say_heavy(len(payload))

@@ -43,6 +43,7 @@ class Header(NamedTuple):
     msg_id: str
     msg_type: str
     session: str
+    version: str
 
 
 def read_header(part: Bytes) -> Header:
@@ -53,6 +54,7 @@ def read_header(part: Bytes) -> Header:
             str(value.get("msg_id", "")),
             str(value.get("msg_type", "")),
             str(value.get("session", "")),
+            version if isinstance(version := value.get("version"), str) else "",
         )
     except (ValueError, AttributeError):
         raise BadFrame("A message header is not a JSON object.") from None
@@ -67,8 +69,26 @@ def read_header_of(payload: Bytes) -> Header:
 _LOOKED_AT = 1 << 20
 
 
-def unreadable(parts: Sequence[Bytes]) -> str:
+def with_version(payload: Bytes) -> bytes:
+    """The payload, whose header has no version (of the messaging protocol), with the newest one.
+
+    Kernels take that for the one before 5.0, which no client speaks any more; ipykernel 7 does not
+    answer it (jupyter_client/adapter.py).
+    """
+    channel, (header, *rest) = decode_payload(payload)
+    said = {**json.loads(bytes(header)), "version": "5.3"}
+    return encode_payload(channel, [json.dumps(said).encode(), *rest])
+
+
+_VERSION = re.compile(r"\d+(\.|$)")
+
+
+def unreadable(header: Header, parts: Sequence[Bytes]) -> str:
     """Why a kernel could not read a request with these parts, and would not answer; else empty."""
+    if not header.msg_type:
+        return "The header of this message has no msg_type."
+    if header.version and not _VERSION.match(header.version):
+        return f"The header of this message has the version {header.version[:20]!r}."
     for name, part in zip(("parent_header", "metadata", "content"), parts[1:4], strict=False):
         if len(part) <= _LOOKED_AT:
             try:
