@@ -125,6 +125,11 @@ class KernelChannel:
         return max(0, self.link.inputs.last - self.link.acked)
 
     @property
+    def works(self) -> bool:
+        """Whether the kernel has a request that it has not ended, as far as the journal tells."""
+        return any(r.number <= self.link.acked for r in self.ends.requests.unfinished())
+
+    @property
     def attached(self) -> int | None:
         """Epoch of the attached node, None if there is none."""
         return self.link.epoch

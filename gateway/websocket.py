@@ -21,7 +21,7 @@ from gateway.access import Access
 from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
 from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
-from gateway.feed import Delivery, Feed
+from gateway.feed import Delivery, Feed, Replies
 from gateway.frames import EVENT, decode_payload
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
 from gateway.writer import FrameWriter
@@ -112,7 +112,11 @@ class ChannelsHandler(Access, WebSocketHandler):
             back = self._places.back(self._place, self._session)
             position = channel.outlet.last_cursor if back is None else back
             self._quiet = back is None and channel.execution_state == "starting"
-        observes = self._protocol == RESUMABLE and bool(self.get_query_argument("observe", ""))
+        resumes = self._protocol == RESUMABLE
+        watches = resumes and bool(self.get_query_argument("observe", ""))
+        replies: Replies = "maybe own" if resumes and self._cursor >= 0 else "own"
+        if watches or (resumes and self.get_query_argument("others", "")):
+            replies = "all"
         self._feed = Feed(
             channel.outlet,
             self._deliver,
@@ -120,8 +124,8 @@ class ChannelsHandler(Access, WebSocketHandler):
             position,
             self._kernel_gone,
             self._missed,
-            self._current if observes else None,
-            observes,
+            self._current if watches else None,
+            replies,
         )
         channel.outlet.attach(self._feed)
 

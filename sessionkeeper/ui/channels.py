@@ -283,9 +283,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self.websocket_handler.close(1011, reason[:120])
 
     def _dial(self) -> dial:
-        # A page that counts gets the replies for others, too: it may be the same one, come back
-        # under another session id before the gateway knows that the old one has gone.
-        query = {"session_id": self.session_id} | ({"observe": "1"} if self._numbered else {})
+        # A page of ours shows what other pages run, too.
+        query = {"session_id": self.session_id} | ({"others": "1"} if self._numbered else {})
         return open_channels(self.kernel_id, self._position, **query)
 
     async def _carry(self, upstream: ClientConnection) -> None:
