@@ -137,6 +137,11 @@ class OutputLog:
         for body in self._log.read(start):
             yield _record(body)
 
+    def read_back(self, start: int) -> Iterator[OutputRecord]:
+        """Messages from cursor `start` down to the oldest."""
+        for body in self._log.read_back(start):
+            yield _record(body)
+
     def files(self) -> tuple[tuple[Path, int], ...]:
         """The files there are, and their bytes now."""
         return self._log.files()

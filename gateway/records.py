@@ -212,8 +212,24 @@ class RecordLog:
                     at += _HEAD.size + length
                     if len(body) != length or zlib.crc32(body) != crc:
                         raise JournalDamaged(f"{segment.path} is damaged before byte {at}.")
-                    if _NUMBER.unpack_from(body)[0] >= start:
+                    if _number(body) >= start:
                         yield body
+
+    def read_back(self, start: int) -> Iterator[bytes]:
+        """Bodies of the records numbered `start` or lower, down to the oldest: some 64 KiB of them
+        are in memory at a time.
+        """
+        stop = start + 1
+        for first in reversed([number for segment in self.segments for number, _ in segment.index]):
+            if first >= stop:
+                continue
+            some = []
+            for body in self.read(first):
+                if _number(body) >= stop:
+                    break
+                some.append(body)
+            yield from reversed(some)
+            stop = first
 
     def files(self) -> tuple[tuple[Path, int], ...]:
         """Each segment's file, and its bytes now: what is there already does not change."""
@@ -231,6 +247,11 @@ class RecordLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _number(body: bytes) -> int:
+    number: int = _NUMBER.unpack_from(body)[0]
+    return number
 
 
 def _walk(view: memoryview, at: int) -> Iterator[tuple[memoryview, int, int]]:

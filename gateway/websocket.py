@@ -24,6 +24,7 @@ from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, Gateway
 from gateway.feed import Delivery, Feed, Replies
 from gateway.frames import EVENT, decode_payload
 from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
+from gateway.repaint import repaint
 from gateway.writer import FrameWriter
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,9 @@ class ChannelsHandler(Access, WebSocketHandler):
             self._current if watches else None,
             replies,
         )
+        if resumes and self.get_query_argument("unsure", ""):
+            for payload in repaint(channel.journal.outputs, position, channel.journal.name):
+                self._deliver(Delivery(position, payload))
         channel.outlet.attach(self._feed)
 
     @property
