@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import trace
+from gateway import interrupts, trace
 from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
-from gateway.frames import EVENT, IOPUB, SHELL, STDIN, LinkError, decode_payload
-from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal
-from gateway.large import LargeOutputs
+from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
+from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal, PreparedInput
+from gateway.large import LargeOutputs, LargeRequests
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
     execution_state,
@@ -66,11 +66,12 @@ class KernelChannel:
         # The journal is from a checkpoint: clients may have had more of the kernel than it has.
         self.branched = False
         self._refusal = ""
-        self._send: Callable[[bytes], None] | None = None
+        self._send: Callable[[bytes | memoryview], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._large = LargeOutputs(
             journal.outputs, lambda: self.link, self._take_large, self._is_full, self._flush
         )
+        self.large_requests = LargeRequests(journal.inputs, self.submit)
         self._room = Room(self.journal.outputs, self.outlet.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
@@ -138,7 +139,7 @@ class KernelChannel:
         """What a new shim for a fresh kernel starts with: `next_seq`, `applied`."""
         return {"next_seq": self.link.received[1] + 1, "applied": self.link.inputs.last}
 
-    def attach_node(self, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach_node(self, send: Callable[[bytes | memoryview], None], epoch: int) -> None:
         """A node runs this kernel. `send` takes link frames for its shim, without blocking."""
         self._send = send
         self.link.attach(epoch)
@@ -244,7 +245,7 @@ class KernelChannel:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    def submit(self, payload: bytes) -> None:
+    def submit(self, payload: bytes | memoryview, prepared: PreparedInput | None = None) -> None:
         """Take a request of a client; it is in the journal when this returns.
 
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
@@ -268,11 +269,14 @@ class KernelChannel:
             self.ends.turn_away(payload, ename, self._refusal or wrong)
             return
         if not header.version:
-            payload = with_version(payload)
+            payload, prepared = with_version(payload), None
         if header.msg_type == "interrupt_request":
             self.interrupting()
         self.outlet.say_heavy(len(payload))
-        number = self.link.submit(payload)
+        if prepared is None:
+            number = self.link.submit(payload)
+        else:
+            number = self.journal.inputs.append_prepared(prepared)
         self.ends.requests.add(number, payload, self.outlet.last_cursor)
         if trace.enabled():
             trace.message("gateway.journaled", self.kernel_id, payload, number=number)
@@ -282,29 +286,8 @@ class KernelChannel:
         self._flush()
 
     def interrupting(self) -> None:
-        """A client interrupts what runs: a kernel that is restored to before that does not run on
-        with it.
-        """
-        running = [
-            request.number
-            for request in self.ends.requests.open.values()
-            if request.channel == SHELL
-            and (not request.finished or request.msg_id in self.ends.muted)
-        ]
-        if running:
-            try:
-                self.journal.inputs.interrupt(min(running))
-            except JournalFull as error:  # it is interrupted all the same
-                log.error("kernel %s: an interrupt is not recorded: %s", self.kernel_id, error)
-
-    def _interrupt_again(self, applied: int) -> None:
-        """What goes on in its middle, and was interrupted after that."""
-        for request in self.ends.requests.open.values():
-            goes_on = not request.finished or request.msg_id in self.ends.muted
-            interrupted = request.number in self.journal.inputs.interrupted
-            if interrupted and goes_on and request.number <= applied:
-                self.observer.interrupt_again(self.kernel_id)
-                return
+        """A client interrupts what runs."""
+        interrupts.note(self.ends, self.journal.inputs)
 
     def refuse(self, reason: str) -> None:
         """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
@@ -408,8 +391,8 @@ class KernelChannel:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
-        if new:
-            self._interrupt_again(resumed.applied)
+        if new and interrupts.due(self.ends, self.journal.inputs, resumed.applied):
+            self.observer.interrupt_again(self.kernel_id)
         for request in self.ends.requests.unfinished():
             if request.idle:
                 self.ends.expect_reply(request)

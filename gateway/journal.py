@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +107,8 @@ class OutputLog:
         if prepared is None:
             self._log.append(cursor, [meta, payload])
         else:
-            self._log.append_prepared(cursor, meta, payload, prepared)
+            crc = zlib.crc32(payload, zlib.crc32(meta))
+            self._log.append_prepared(cursor, meta, len(payload), crc, prepared)
         self.last = cursor
         self.trim()
         return cursor
@@ -148,6 +150,15 @@ class OutputLog:
 
     def close(self) -> None:
         self._log.close()
+
+
+class PreparedInput(NamedTuple):
+    """A request that is written down, all but its number, which was thought to be `number`."""
+
+    path: Path
+    number: int
+    crc: int
+    payload: memoryview
 
 
 class InputLog:
@@ -197,10 +208,34 @@ class InputLog:
         self._last = number
         return number
 
-    def get(self, number: int) -> bytes:
+    def prepare(self, number: int, *pieces: bytes | memoryview) -> PreparedInput:
+        """Write a request of more than `LARGE` bytes down ahead of `append_prepared`, of which
+        little is left to do then; one at a time, in any thread. Raises `JournalFull`.
+        """
+        path = self._log.prepare(_INPUT.size, *pieces)
+        crc = zlib.crc32(_INPUT.pack(number, 0))
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        return PreparedInput(path, number, crc, self._log.of_prepared(path, _INPUT.size))
+
+    def append_prepared(self, prepared: PreparedInput) -> int:
+        """As `append`, of what was prepared."""
+        number, size = self._last + 1, len(prepared.payload)
+        ahead, crc = _INPUT.pack(number, 0), prepared.crc
+        if number != prepared.number:  # another client was faster
+            crc = zlib.crc32(prepared.payload, zlib.crc32(ahead))
+        self._at[number] = self._log.append_prepared(number, ahead, size, crc, prepared.path)
+        self._last = number
+        return number
+
+    def get(self, number: int, ahead: bytes = b"") -> bytes | memoryview:
+        """The payload after `ahead`; a large one is not copied."""
         if not self.held(number):
-            return b""
-        return self._log.body(*self._at[number])[_INPUT.size :]
+            return ahead
+        segment, at = self._at[number]
+        if segment.size > LARGE:
+            return self._log.view(segment, at, _INPUT.size, ahead)
+        return ahead + self._log.body(segment, at)[_INPUT.size :]
 
     def held(self, number: int) -> bool:
         """Whether the payload is still there."""

@@ -29,6 +29,7 @@ from gateway.frames import (
     decode_payload,
     encode_payload,
     part_sizes,
+    payload_head,
 )
 
 NAMES = {SHELL: b"shell", CONTROL: b"control", STDIN: b"stdin", IOPUB: b"iopub"}
@@ -197,6 +198,11 @@ def v1_to_payload(frame: Bytes, any_channel: bool = False) -> bytes:
 
     Raises `BadFrame`.
     """
+    return b"".join(v1_to_pieces(frame, any_channel))
+
+
+def v1_to_pieces(frame: Bytes, any_channel: bool = False) -> tuple[bytes, memoryview]:
+    """As `v1_to_payload`, and of the message itself no copy is made."""
     view = memoryview(frame)
     try:
         (count,) = struct.unpack_from("<Q", view)
@@ -208,11 +214,13 @@ def v1_to_payload(frame: Bytes, any_channel: bool = False) -> bytes:
     edges = list(offsets)
     if edges != sorted(edges) or edges[-1] > len(view) or edges[0] < 8 * (count + 1):
         raise BadFrame("The offsets of a kernel message don't fit its length.")
-    fields = [view[a:b] for a, b in pairwise(edges)]
-    channel = CHANNELS.get(bytes(fields[0]).decode(errors="replace"))
+    name = bytes(view[edges[0] : edges[1]])
+    channel = CHANNELS.get(name.decode(errors="replace"))
     if channel is None or (channel == IOPUB and not any_channel):
-        raise BadFrame(f"There is no channel {bytes(fields[0][:20])!r} to send on.")
-    return encode_payload(channel, fields[1:])
+        raise BadFrame(f"There is no channel {name[:20]!r} to send on.")
+    sizes = [b - a for a, b in pairwise(edges[1:])]
+    # In both forms the parts are one after the other.
+    return payload_head(channel, sizes), view[edges[1] : edges[-1]]
 
 
 # -- legacy JSON -----------------------------------------------------------------------------------

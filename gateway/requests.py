@@ -62,7 +62,7 @@ class Requests:
         """Whether a request of that id was ever taken (of the last 10,000)."""
         return msg_id in self._known
 
-    def add(self, number: int, payload: bytes, cursor: int) -> Header:
+    def add(self, number: int, payload: bytes | memoryview, cursor: int) -> Header:
         """Note a request; its header. Raises `BadFrame`, `LinkError`."""
         channel, parts = decode_payload(payload)
         header = read_header(parts[0])

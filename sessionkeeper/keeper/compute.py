@@ -117,7 +117,9 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.end(kernel_id, why)
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 
     def detach(self, kernel_id: str) -> None:
