@@ -106,7 +106,7 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
         """
         return await self._calls.call(method, params, wait)
 
-    def send_frame(self, kernel_id: str, frame: bytes) -> None:
+    def send_frame(self, kernel_id: str, frame: bytes | memoryview) -> None:
         """A link frame for a kernel's shim. Lost if the connection is: the link makes up for it."""
         self._outbox.frame(kernel_id, frame)
         self._flush()

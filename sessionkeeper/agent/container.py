@@ -25,7 +25,7 @@ from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.held import let_go, send, stopped_by_signal
+from sessionkeeper.agent.held import let_go, runs, send, stopped_by_signal
 from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
@@ -190,6 +190,9 @@ class ContainerPlace:
 
     def alive(self, slot: Slot) -> bool:
         return self._node.runc.alive(self._name(slot))
+
+    def runs(self, slot: Slot, pid: int) -> bool:
+        return runs(self._processes([slot]), pid)
 
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:

@@ -108,6 +108,10 @@ class Place(Protocol):
         """Return whether the shim in ``slot`` is there."""
         ...
 
+    def runs(self, slot: Slot, pid: int) -> bool:
+        """Return whether the process runs that the shim in ``slot`` knows as ``pid``."""
+        ...
+
     def freeze(self, slots: list[Slot]) -> None:
         """Stop the processes in ``slots`` where they stand."""
 

@@ -152,6 +152,9 @@ class ProcessPlace:
             return False
         return _has(pid, f"{self._mark(slot)}\0")
 
+    def runs(self, slot: Slot, pid: int) -> bool:
+        return _state(pid) not in "ZX"
+
     def freeze(self, slots: list[Slot]) -> None:
         stopped: set[int] = set()
         # Once more until there is nothing new: none can fork its way out.

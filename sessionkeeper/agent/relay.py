@@ -81,6 +81,11 @@ class ShimRelay:
             raise ShimGone("the shim is not connected")
         return await self._client.call(name, wait=wait, **arguments)
 
+    @property
+    def kernel_pid(self) -> int | None:
+        """The kernel's process id, as its shim sees it; None where it has not told."""
+        return self._client.kernel_pid if self._client is not None else None
+
     def hold_back(self, held: bool) -> None:
         """Read from the shim no more, or again: the gateway takes no more for now."""
         self._held = held

@@ -23,6 +23,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords
 from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
@@ -42,6 +43,7 @@ STATUS = {
     "not_hibernated": 409,
     "exists": 409,
     "not_empty": 409,
+    "changed": 409,
     "is_a_directory": 409,
     "not_a_directory": 409,
     "refused": 403,
@@ -266,24 +268,34 @@ class FilesHandler(SessionHandler):
         self.set_status(204)
 
     async def _send(self, path: str) -> None:
-        stat = await self.workspace.stat(path)
+        for last in (False, False, True):
+            try:
+                await self._send_version(path, await self.workspace.stat(path))
+            except FileRefused as error:
+                if error.code != "changed" or (last and not self._headers_written):
+                    raise
+                if self._headers_written:
+                    # A broken connection is the only way left to say "not all".
+                    self.detach().close()
+                    return
+            else:
+                return
+
+    async def _send_version(self, path: str, stat: dict[str, Any]) -> None:
         if stat["type"] == "directory":
             raise FileRefused(f"{path}: is a directory", "is_a_directory")
-        size = int(stat["size"])
-        start, length = 0, size
+        version = FileVersion.of(stat)
+        start, length = 0, version.size
         wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
         if wanted:
-            start = min(int(wanted[1]), size)
-            length = min(int(wanted[2] or size - 1) + 1, size) - start
+            start = min(int(wanted[1]), version.size)
+            length = min(int(wanted[2] or version.size - 1) + 1, version.size) - start
             self.set_status(206)
-            self.set_header("Content-Range", f"bytes {start}-{start + length - 1}/{size}")
+            self.set_header("Content-Range", f"bytes {start}-{start + length - 1}/{version.size}")
         self.set_header("Content-Type", "application/octet-stream")
-        self.set_header("X-Mtime", repr(stat["mtime"]))
-        if length <= 0:
-            self.finish()
-            return
+        self.set_header("X-Version", version.in_header())
         try:
-            async for piece in self.workspace.read(path, start, length):
+            async for piece in self.workspace.read(path, start, length, version):
                 self.write(piece)
                 await self.flush()
         except StreamClosedError:

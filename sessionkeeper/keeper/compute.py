@@ -117,7 +117,9 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.end(kernel_id, why)
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 
     def detach(self, kernel_id: str) -> None:
@@ -226,6 +228,9 @@ class SessionCompute(Observer):
         text = rolled_back(rollback)
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._keeper.kernels.interrupt_again(kernel_id)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(

@@ -82,6 +82,10 @@ class SessionKernels:
                     raise  # else it was on its way while the session left
         self._presence.in_background(self._interrupt_later(kernel_id))
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        """It was restored to before it was interrupted."""
+        self._presence.in_background(self.interrupt(kernel_id))
+
     async def _interrupt_later(self, kernel_id: str) -> None:
         """What goes on in its middle is interrupted there; what would run again does not."""
         if self._presence.status.state != "moving":

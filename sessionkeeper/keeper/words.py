@@ -70,6 +70,8 @@ def rolled_back(rollback: Rollback) -> str | None:
         said.append(f"ran again {_cells(rerun)}")
     if continued:
         said.append(f"went on in {_cells(continued)}")
+    if rollback.interrupted:
+        said.append(f"did not go on with what was interrupted: {_cells(rollback.interrupted)}")
     if rollback.missing:
         said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
     return "; ".join(said) or None
