@@ -29,8 +29,8 @@ TABLE = {
     "none left": ([A], -1.0, ["a newest"]),
     "most work first": (
         [IDLE, A, session("b", work=9)],
-        0.25,
-        ["b changes", "a changes", "newest"],
+        0.31,
+        ["b changes", "a changes", "idle newest"],
     ),
     "one that takes all the time is not worth many small ones": (
         [session("large", size=100, fresh=60, work=1.2), A, B, C],
