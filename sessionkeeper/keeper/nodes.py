@@ -100,11 +100,15 @@ class Node:
         self._connected = asyncio.Event()
         self.connect(self.connection)
 
+    def left(self) -> float:
+        """Seconds until it will be gone, while it is draining."""
+        return self.leaves_at - asyncio.get_running_loop().time()
+
     def time_to_stage(self) -> float:
         """Seconds that may pass, on a node that leaves, before its kernels are frozen: what the
         last checkpoints of all its sessions need is left.
         """
-        left = self.leaves_at - asyncio.get_running_loop().time()
+        left = self.left()
         others = SAVING * (len(self.hosting) - 1)
         return max(0.0, min(STAGING_SHARE * left, left - others))
 
