@@ -68,13 +68,14 @@ class _One:
     kernel: Kernel
     witness: str = ""
 
-    async def change(self) -> None:
-        """Run a cell whose outcome is its own."""
+    async def change(self) -> float:
+        """Run a cell whose outcome is its own; a moment between this and any checkpoint with it."""
         self.witness = (await self.kernel.run(_WITNESS)).text
+        return time.time()
 
-    async def committed(self) -> None:
-        """Wait until that is in a committed checkpoint."""
-        await self.feed.committed(time.time())
+    async def settle(self) -> None:
+        """The same, and wait until that is in a committed checkpoint."""
+        await self.feed.committed(await self.change())
 
     async def kept(self) -> bool:
         """Whether the kernel answers, from wherever it is, and the cell did not run again."""
@@ -126,8 +127,6 @@ class _Crowd:
     async def kill(self) -> tuple[float]:
         """The plug is pulled without a word: seconds until all have answered elsewhere."""
         node = await self._together()
-        await asyncio.gather(*(one.change() for one in self.sessions))
-        await asyncio.gather(*(one.committed() for one in self.sessions))
         began = time.monotonic()
         await self.system.kill(node)
         try:
@@ -166,8 +165,7 @@ class _Crowd:
             await self.system.uncordon(_NODES[1])
             await asyncio.gather(*(one.feed.moved(_NODES[1]) for one in self.sessions))
             there = {_NODES[0]}
-        await asyncio.gather(*(one.change() for one in self.sessions))
-        await asyncio.gather(*(one.committed() for one in self.sessions))
+        await asyncio.gather(*(one.settle() for one in self.sessions))
         await self.system.rest()
         return there.pop()
 
