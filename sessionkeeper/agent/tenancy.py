@@ -83,29 +83,31 @@ class Tenancy:
         opened: Manifest | None = None
         images: Staged | None = None
         refused: list[str] = []
-        if manifest is None:
-            await asyncio.to_thread(place.create)
-        else:
-            newest = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
-            if not restore_kernels:
-                kernels = [{**kernel, "since": None} for kernel in kernels]
-            wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
-            opened = only(newest, wanted)
-            if no_images is not None:
-                opened = beside.fall_back(opened, no_images)
-            async with self._turns.turn():
+        # One turn for all of it: of many sessions some are up soon, instead of all late; and what
+        # the images of one take is given back before the next one needs it.
+        async with self._turns.turn():
+            if manifest is None:
+                await asyncio.to_thread(place.create)
+            else:
+                load, session = self.savepoints.load, self.hosted.session
+                newest = await asyncio.to_thread(load, session, manifest)
+                if not restore_kernels:
+                    kernels = [{**kernel, "since": None} for kernel in kernels]
+                wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
+                opened = only(newest, wanted)
+                if no_images is not None:
+                    opened = beside.fall_back(opened, no_images)
                 problems, images = await asyncio.gather(
                     asyncio.to_thread(self.savepoints.restore_tree, opened),
                     asyncio.to_thread(self.savepoints.restore_images, opened, staged),
                 )
-            refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
-            self.hosted.writes = int(opened.meta.get("writes", 0))
-        clock.lap("fetch")
-        await asyncio.to_thread(place.open)
-        restored = restorable(kernels, opened, images)
-        async with self._turns.turn():
+                refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
+                self.hosted.writes = int(opened.meta.get("writes", 0))
+            clock.lap("fetch")
+            await asyncio.to_thread(place.open)
+            restored = restorable(kernels, opened, images)
             failed = await self._restore(restored, images, partly)
-        clock.lap("restore")
+            clock.lap("restore")
         # What was written after the checkpoint comes after what the kernels had open then.
         for write in writes:
             try:

@@ -58,7 +58,7 @@ class Turn:
         """It is the next one's turn; nothing happens if it was over, or has not come."""
         if self._has_come:
             self._has_come = False
-            self._turns.give_back()
+            self._turns.give_back(self._last)
 
     async def __aenter__(self) -> Self:
         await self.come()
@@ -83,8 +83,10 @@ class Turns:
         self._others: deque[asyncio.Future[None]] = deque()
         self._under_way = 0
         self._since = 0.0
-        self._nobody = asyncio.Event()
+        self._unsaved = 0
+        self._nobody, self._saved = asyncio.Event(), asyncio.Event()
         self._nobody.set()
+        self._saved.set()
 
     def turn(self, *, urgent: bool = True, last: Last | None = None) -> Turn:
         """Return one to wait for: of who gives up for who is urgent, or of a ``last`` checkpoint
@@ -96,18 +98,29 @@ class Turns:
         """Wait for a turn, for :class:`Turn`."""
         self._under_way += 1
         self._nobody.clear()
+        if last is not None:
+            self._unsaved += 1
+            self._saved.clear()
         try:
             await self._wait(urgent, last)
         except BaseException:
-            self._left_off()
+            self._left_off(last)
             raise
 
-    def give_back(self) -> None:
+    def give_back(self, last: Last | None) -> None:
         """It is over."""
         self._pass_on()
-        self._left_off()
+        self._left_off(last)
 
-    def _left_off(self) -> None:
+    async def saved(self) -> None:
+        """Wait until no last checkpoint with a deadline is made, or waited for."""
+        await self._saved.wait()
+
+    def _left_off(self, last: Last | None) -> None:
+        if last is not None:
+            self._unsaved -= 1
+            if not self._unsaved:
+                self._saved.set()
         self._under_way -= 1
         self._since = asyncio.get_running_loop().time()
         if not self._under_way:

@@ -19,6 +19,7 @@ from gateway.errors import GatewayError
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.notices import Leaving, Notices, Word
+from sessionkeeper.keeper.pressure import SAVING, Pressure
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ decided.
 
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
-
-SAVING = 0.5
-"""Seconds that a session's last checkpoint keeps a processor of its node busy, roughly (measured:
-50 MB, two processors)."""
 
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
@@ -95,6 +92,7 @@ class Node:
     """Sessions that are on their way to it."""
     guarantees: Mapping[str, int] = field(default_factory=dict)
     """Bytes of memory that each session was promised."""
+    pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
