@@ -74,8 +74,8 @@ class Nemesis:
 
     async def heal(self) -> None:
         """Nodes that are dead or leave are there again."""
-        for node in NODES:
-            await self._system.start_node(node)
+        await self._system.until(lambda s: True)  # the gateway is there
+        await self._system.heal(NODES)
         self._dead.clear()
 
     # -- nodes ---------------------------------------------------------------------------------
