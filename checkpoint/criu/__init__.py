@@ -17,6 +17,7 @@ from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 from checkpoint.criu.pager import Pager
+from checkpoint.criu.precopy import precopy
 from checkpoint.criu.tasks import note_stopped, stopped_processes
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "materialize_lazily",
     "note_open_files",
     "note_stopped",
+    "precopy",
     "stopped_processes",
 ]

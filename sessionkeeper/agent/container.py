@@ -219,6 +219,9 @@ class ContainerPlace:
             ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
         )
 
+    def processes(self, slot: Slot) -> list[int]:
+        return self._processes([slot])
+
     def dump_size(self, slots: list[Slot]) -> int:
         return sum(own_memory(pid) for pid in self._processes(slots))
 

@@ -130,6 +130,10 @@ class Place(Protocol):
         """Return where the kernel in ``slot`` and this program leave files for each other."""
         ...
 
+    def processes(self, slot: Slot) -> list[int]:
+        """Return the ids of the processes in ``slot`` whose memory may be read as they run."""
+        ...
+
     def dump_size(self, slots: list[Slot]) -> int:
         """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
         ...

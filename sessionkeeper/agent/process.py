@@ -174,6 +174,9 @@ class ProcessPlace:
             one.mkdir(parents=True, exist_ok=True)
         return Exchange(directory, directory, given, given, INSIDE)
 
+    def processes(self, slot: Slot) -> list[int]:
+        return []
+
     def dump_size(self, slots: list[Slot]) -> int:
         return 0
 

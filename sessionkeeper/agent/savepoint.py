@@ -1,6 +1,6 @@
 """Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
 
-The kernels stand still only while memory is copied to tmpfs and while what changed in the file
+The kernels stand still only while memory is looked at and while what changed in the file
 tree since a pass just before is read. Hashing, sealing and sending happen after they run again.
 Every call here blocks.
 """
@@ -31,6 +31,10 @@ from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
 from sessionkeeper.agent.stopwatch import Stopwatch
 from sessionkeeper.agent.taken import Cut, Saved
+
+PRECOPY_ABOVE = 64 << 20
+"""Bytes of a kernel's memory that are new, as far as one knows: they are stored while it runs. With
+less it stands still no shorter for that."""
 
 
 class Savepoints:
@@ -99,6 +103,12 @@ class Savepoints:
             if known is not None:
                 grown = max(0, size - known.image.size)
                 size = min(size, grown + self._changed.get(kernel.kernel_id, 0))
+            if size >= PRECOPY_ABOVE:
+                processes = self._place.processes(kernel.slot)
+                image, stored = criu.precopy(writer, processes, known)
+                known = criu.known(writer, image)
+                size = max(0, size - stored)
+            if known is not None:
                 leave_out[kernel.slot.name] = known
             sizes[kernel.slot.name] = size
         self._room.reserve(sizes)
