@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from sessionkeeper.bench.client import Kernel, Server
 from sessionkeeper.bench.errors import RunFailed
@@ -28,9 +29,6 @@ MB = 50
 DEADLINE = 5.0
 """Seconds from the notice until the plug of the node is pulled."""
 
-OTHERS = ("uplink", "placed")
-"""Modules beside this one, each with a `measure` of its own."""
-
 _SESSIONS = "/api/sessionkeeper/sessions"
 _NODES = ("node-1", "node-2")
 _WITNESS = "import os; witness = os.urandom(8).hex(); print(witness, end='')"
@@ -48,11 +46,21 @@ async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
             await crowd.repeat([killed], runs, crowd.kill)
             await crowd.repeat([resumed], runs, crowd.resume)
     figures, runtime = [kept, moved, killed, resumed], system.runtime
-    for name in OTHERS:
-        if find_spec(f"sessionkeeper.bench.{name}") is not None:
-            more, _ = await import_module(f"sessionkeeper.bench.{name}").measure(terminal, runs)
-            figures += more
+    if uplink := _part("uplink"):
+        figures += (await uplink.measure(terminal, runs))[0]
+    if placing := _part("placing"):
+        placed = Figure("placement_s", must=REQUIRED["placement_s"])
+        with terminal.step("placing sessions on nodes"):
+            seeds = range(1, runs + 1)
+            placed.runs += [await asyncio.to_thread(placing.placement_s, seed) for seed in seeds]
+        figures.append(placed)
     return figures, runtime
+
+
+def _part(name: str) -> Any:
+    """The module of that name beside this one, if there is one."""
+    found = find_spec(f"{__package__}.{name}")
+    return import_module(f"{__package__}.{name}") if found else None
 
 
 def _figure(name: str, required: bool) -> Figure:
