@@ -34,7 +34,8 @@ class KernelRecord:
 
     `path`: working directory below the workspace; `notebook`: path of the notebook it was started
     for; `generation` grows with every restart by the user: checkpoints of an older generation hold
-    another life of the kernel.
+    another life of the kernel. All that its process has ever been asked comes after the input
+    `since`; None: that is not known.
     """
 
     id: str
@@ -45,6 +46,7 @@ class KernelRecord:
     created: str = ""
     state: State = "starting"
     generation: int = 0
+    since: int | None = None
 
 
 class Compute(Protocol):
@@ -218,7 +220,7 @@ class Kernels(Observer):
         if inputs > channel.link.inputs.last:
             channel.link.inputs.skip_to(inputs + 1)
             channel.link.acked = channel.link.sent_high = inputs
-        record.generation, record.state = generation, "running"
+        record.generation, record.state, record.since = generation, "running", None
         self.save(record)
 
     def remove(self, kernel_id: str) -> None:

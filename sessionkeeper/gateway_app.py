@@ -29,6 +29,7 @@ from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
+from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.metrics import SessionsCollector
 from sessionkeeper.keeper.nodes import Nodes
@@ -149,7 +150,8 @@ def _move_kernels(state: Path) -> None:
 def run(settings: GatewaySettings, options: Options | None = None) -> None:
     """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    repository = open_repository(settings.store, settings.master_key, settings.session)
+    begun = has_run(settings.state, settings.session)
+    repository = open_repository(settings.store, settings.master_key, settings.session, begun=begun)
 
     async def main() -> None:
         executor = ThreadPoolExecutor(THREADS, "gateway")
@@ -159,12 +161,17 @@ def run(settings: GatewaySettings, options: Options | None = None) -> None:
     uvloop.run(main())
 
 
-def open_repository(store_url: str, master_key: Path, session: str) -> Repository:
-    """Open the session's repository. Raises :class:`StoreUnusable` for a store that will not do."""
+def open_repository(
+    store_url: str, master_key: Path, session: str, *, begun: bool = False
+) -> Repository:
+    """Open the session's repository; one that was ``begun`` before must be there. Raises
+    :class:`StoreUnusable` for a store that will not do.
+    """
     try:
-        store = open_store(store_url)
+        store = open_store(store_url, begun=begun)
         probe(store)
-        repository = Repository.open(store, session, *find_master_keys(master_key))
+        find = Repository.existing if begun else Repository.open
+        repository = find(store, session, *find_master_keys(master_key))
         if repository.is_closed():
             raise SessionDeleted(session)
         return repository

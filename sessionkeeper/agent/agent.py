@@ -18,7 +18,7 @@ from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.agent.departure import Departure
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
-from sessionkeeper.agent.offer import Offer, memory
+from sessionkeeper.agent.offer import Offer, machine, memory
 from sessionkeeper.agent.tenancies import Tenancies
 from sessionkeeper.agent.turns import processors
 from sessionkeeper.agent.uplink import Uplink
@@ -114,6 +114,7 @@ class Agent:
             **self._offer.cpu.json(),
             "cores": processors(),
             "memory": memory(),
+            "machine": machine(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 

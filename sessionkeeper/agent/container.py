@@ -145,6 +145,7 @@ class ContainerPlace:
         rootfs.give_home(self._layers.upper)
 
     def open(self) -> None:
+        self._end_containers()  # a machine that is very busy may have left one of an earlier stay
         rootfs.hide(self._layers.upper, self._node.hidden)
         rootfs.prepare_mount_points(self._layers.upper)
         rootfs.mount(self._layers)
@@ -275,15 +276,18 @@ class ContainerPlace:
                 file.chmod(0o600)
 
     def close(self) -> None:
-        for name in self._node.runc.names():
-            if name.startswith(self._prefix):
-                self._node.runc.delete(name)
+        self._end_containers()
         rootfs.unmount(self._layers)
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
         if (self._base / _LINE).exists():
             link = f"sk{self._node.lines.of(self._base)}"
             subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
         shutil.rmtree(self._base, ignore_errors=True)
+
+    def _end_containers(self) -> None:
+        for name in self._node.runc.names():
+            if name.startswith(self._prefix):
+                self._node.runc.delete(name)
 
     def _name(self, slot: Slot) -> str:
         return f"{self._prefix}{slot.name}"

@@ -14,8 +14,9 @@ from sessionkeeper.agent import beside, variables
 from sessionkeeper.agent.errors import DumpFailed
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession
 from sessionkeeper.agent.place import Place
-from sessionkeeper.agent.savepoint import Cut, Savepoints
-from sessionkeeper.agent.turns import Turns
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.taken import Cut
+from sessionkeeper.agent.turns import Turn
 
 ANSWER = 1.0
 """Seconds for a shim to say whether its kernel is there. It answers at once, if it is heard."""
@@ -24,8 +25,9 @@ ANSWER = 1.0
 class Cuts:
     """Those of one session. ``meta`` is what a checkpoint says of it, asked while it stands still.
 
-    After a ``final`` one all stays as it stands. Where kernels are saved between two cells, a
-    running one has ``within`` seconds to end; raises :class:`KernelBusy` when it does not.
+    After a ``final`` one all stays as it stands. ``turn`` is waited for, and had from then on.
+    Where kernels are saved between two cells, a running one has ``within`` seconds to end; raises
+    :class:`KernelBusy` when it does not.
     """
 
     def __init__(
@@ -33,24 +35,23 @@ class Cuts:
         hosted: HostedSession,
         savepoints: Savepoints,
         meta: Callable[[], Mapping[str, Any]],
-        turns: Turns,
     ) -> None:
         self._hosted = hosted
         self._savepoints = savepoints
         self._meta = meta
-        self._turns = turns
 
     def running(self) -> list[HostedKernel]:
         """The kernels that there is something to save of."""
         return [kernel for kernel in self._hosted.kernels.values() if kernel.running]
 
-    async def processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
+    async def processes(self, final: bool, within: float, wanted: beside.Wanted, turn: Turn) -> Cut:
         """Process images, and variables beside them as far as they are ``wanted``."""
         held, done = self.running(), False
         until = time.monotonic() + within if final else None
         try:
             found, stands = await beside.hold(held, wanted, within)
-            async with self._turns.turn(urgent=final), self._hosted.changing:
+            await turn.come()
+            async with self._hosted.changing:
                 began = time.monotonic()
                 kernels = self.running()
                 await _be_alive(kernels, self._hosted.place)
@@ -67,7 +68,7 @@ class Cuts:
         meta = {**cut.meta, "variables": found}
         return replace(cut, pause=cut.pause + took, seconds=seconds, meta=meta, beside=dumped)
 
-    async def variables(self, final: bool, within: float) -> Cut:
+    async def variables(self, final: bool, within: float, turn: Turn) -> Cut:
         """Variables alone, in the session's tree."""
         place = self._hosted.place
         kernels, done = self.running(), False
@@ -75,7 +76,8 @@ class Cuts:
         try:
             stands = await variables.hold(kernels, within)
             began = time.monotonic()
-            async with self._turns.turn(urgent=final), self._hosted.changing:
+            await turn.come()
+            async with self._hosted.changing:
                 there = self.running()
                 kernels = [kernel for kernel in kernels if kernel in there]
                 await asyncio.to_thread(variables.clear, place.tree, self._hosted.kernels)

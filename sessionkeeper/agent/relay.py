@@ -23,6 +23,9 @@ _RETRY = 0.005
 
 _LONGEST_RETRY = 1.0
 
+_LOOK_EVERY = 0.1
+"""Seconds between two questions whether the shim is there at all: each may start a program."""
+
 
 def _said(event: dict[str, Any]) -> None:
     """The shim's own words; what else it says goes to the gateway."""
@@ -104,12 +107,15 @@ class ShimRelay:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         self._closed.clear()
+        looked = 0.0
         while True:
             try:
                 connection = await asyncio.to_thread(self._dial)
             except OSError:
-                if not await asyncio.to_thread(self._alive):
-                    raise KernelStartFailed("the shim ended before it listened") from None
+                if loop.time() - looked > _LOOK_EVERY:
+                    if not await asyncio.to_thread(self._alive):
+                        raise KernelStartFailed("the shim ended before it listened") from None
+                    looked = loop.time()
                 await asyncio.sleep(_RETRY)  # nobody tells when it listens
                 continue
             connection.setblocking(False)

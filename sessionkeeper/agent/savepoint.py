@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +26,11 @@ from checkpoint.writer import Writer
 from sessionkeeper.agent import carried
 from sessionkeeper.agent.ahead import Ahead
 from sessionkeeper.agent.arrivals import Arrivals
-from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.staging import Staged, images_of, stage
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What was copied while everything stood still. ``pause`` in seconds. Kernels are in
-    ``images``, or in ``namespaces`` when their variables are in the tree.
-    """
-
-    kernels: tuple[HostedKernel, ...]
-    images: Mapping[str, criu.Dump]
-    tree: files.Tree
-    meta: Mapping[str, Any]
-    pause: float
-    seconds: dict[str, float]
-    namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    beside: Mapping[str, Dumped] = field(default_factory=dict)
-    """Variables of kernels that are in ``images`` too."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint whose every byte is in the store; only its number is missing.
-
-    ``stored`` are the bytes it added, ``seconds`` how long each part took.
-    """
-
-    body: Body
-    pause: float
-    stored: int
-    seconds: dict[str, float]
+from sessionkeeper.agent.stopwatch import Stopwatch
+from sessionkeeper.agent.taken import Cut, Saved
 
 
 class Savepoints:
@@ -179,8 +149,10 @@ class Savepoints:
         where = self._images / f"{self._round}" / slot.name
         return self._place.dump(slot, where, *self._ahead.for_dump(self._place, slot))
 
-    def save(self, cut: Cut) -> Saved:
-        """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
+    def save(self, cut: Cut, compared: Callable[[], None] = lambda: None) -> Saved:
+        """Store what was cut; ``compared`` is called when only sending is left. Raises
+        ``CheckpointError``; what is committed stays as it is.
+        """
         clock = Stopwatch(cut.seconds)
         writer = self._open_writer()
         before = writer.written_bytes
@@ -196,6 +168,7 @@ class Savepoints:
                 kernel_id: dumped.store(writer, self._beside.get(kernel_id))
                 for kernel_id, dumped in cut.beside.items()
             }
+            compared()
             packs = writer.finish()
             clock.lap("upload")
         except BaseException:
@@ -216,6 +189,11 @@ class Savepoints:
         processes |= {k: Part("namespace", None, detail) for k, detail in cut.namespaces.items()}
         body = Body(packs, root, processes, dict(cut.meta))
         return Saved(body, cut.pause, writer.written_bytes - before, clock.laps)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the store has some of the kernels' memory."""
+        return bool(self._known)
 
     # -- bringing one back -----------------------------------------------------------------------
 
@@ -376,19 +354,6 @@ class Savepoints:
         for directory in self._images.iterdir():
             if directory.name.startswith(("staged-", "opened-")):
                 shutil.rmtree(directory, ignore_errors=True)
-
-
-class Stopwatch:
-    """Seconds per part of something that has parts."""
-
-    def __init__(self, laps: Mapping[str, float] | None = None) -> None:
-        self.laps = dict(laps or {})
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 4)
-        self._last = now
 
 
 def _done(image: criu.Image) -> Future[criu.Image]:

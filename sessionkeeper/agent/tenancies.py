@@ -213,9 +213,11 @@ class Tenancies:
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
         self._staging[session] = savepoints
         try:
-            staged = await asyncio.to_thread(
-                savepoints.stage, session, manifest, self._offer.lazy_above
-            )
+            # One after the other: of many some are here when they are wanted, instead of none.
+            async with self._at_work.turn(urgent=False):
+                staged = await asyncio.to_thread(
+                    savepoints.stage, session, manifest, self._offer.lazy_above
+                )
         except BaseException:
             await asyncio.to_thread(savepoints.close)
             raise
@@ -250,6 +252,7 @@ class Tenancies:
         return await tenancy.checkpoint(**how)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
+        await self._at_work.saved()  # others have less time than what stands still here
         async with self._turn(session):
             tenancy = self._tenancies.get(session)
             if tenancy is not None and tenancy.hosted.epoch <= epoch:

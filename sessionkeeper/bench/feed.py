@@ -58,6 +58,10 @@ class Feed:
         """Wait until the session runs elsewhere than on `node`. RunFailed after `SECONDS`."""
         await self._until(lambda: self._running() and self.node != node, f"did not leave {node}")
 
+    async def left(self, node: str) -> None:
+        """Wait until the session is not on `node` any more, wherever it is. Raises RunFailed."""
+        await self._until(lambda: self.node != node, f"did not leave {node}")
+
     def _running(self) -> bool:
         return self.status.get("state") == "running"
 

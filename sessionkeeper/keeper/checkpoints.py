@@ -32,6 +32,9 @@ TIMEOUT = 600.0
 RETRY_AFTER = (1.0, 60.0)
 """Seconds before a failed checkpoint is tried again: at first, and at most."""
 
+TOO_LATE = "no_time_left"
+"""What an agent says when a last checkpoint would come too late."""
+
 BUSY = "kernel_busy"
 """What an agent says when a kernel is in the middle of a cell and cannot be saved there."""
 
@@ -177,12 +180,14 @@ class Checkpoints:
         self._retry_delay = RETRY_AFTER[0]
         self._told_ignored = False
         self._given_up = 0
+        self._no_time = False
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
         self._covered = self._channels.activity().ended
         self.journals.forget()
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
+        self._no_time = False
 
     def give_up(self, epoch: int) -> None:
         """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
@@ -259,6 +264,8 @@ class Checkpoints:
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
                 "arrive": self._arrival(node) if final else 0.0,
+                "left": node.left() if final and node.draining else None,
+                "work": self._work(),
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
@@ -283,6 +290,7 @@ class Checkpoints:
             elif error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
+                self._no_time = error.code == TOO_LATE
                 self._failed(error)
             return False
         finally:
@@ -317,10 +325,20 @@ class Checkpoints:
         later: the kernels run on.
         """
         while not await self.take(node, epoch, final=True, variables=variables):
-            if self.is_given_up(epoch) or self.patience(node) < PAUSE_BEFORE_LAST:
+            too_late = self._no_time or self.patience(node) < PAUSE_BEFORE_LAST
+            if self.is_given_up(epoch) or too_late:
                 return False
             await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))
         return True
+
+    def _work(self) -> float:
+        """Seconds that the newest checkpoint lacks, at most: they would have to run again."""
+        activity, now = self._channels.activity(), time.monotonic()
+        if activity.busy:
+            return now - self._last
+        if self.covers(activity.ended):
+            return 0.0
+        return now - max(self._last, self._changed or activity.at)
 
     def show(self, manifest: Manifest, taken: dict[str, Any] | None = None) -> None:
         """Tell the user which checkpoint is the newest."""
@@ -338,8 +356,7 @@ class Checkpoints:
         """Return for how many seconds the node's last checkpoint may wait: for a running cell to
         end, for what failed to work again.
         """
-        left = node.leaves_at - asyncio.get_running_loop().time()
-        return max(0.0, left - TO_STORE - 2 * self._cost)
+        return max(0.0, node.left() - TO_STORE - 2 * self._cost)
 
     def _arrival(self, node: Node) -> float:
         return self.patience(node) if node.draining else ARRIVAL

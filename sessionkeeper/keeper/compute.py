@@ -31,7 +31,6 @@ class KernelChannels:
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._began: dict[str, int] = {}
         self._done = 0
         self._done_at = 0.0
 
@@ -43,7 +42,7 @@ class KernelChannels:
             describe(
                 record,
                 **self._kernels.channel(record.id).positions(),
-                since=self._began.get(record.id),
+                since=record.since,
             )
             for record in self._kernels.records.values()
             if record.state != "ended"
@@ -99,15 +98,16 @@ class KernelChannels:
                     name = notebook.rpartition("/")[2]
                     notebooks.create(notebook, name, "notebook", kernel_id)
             elif other or self._kernels.record(kernel_id).generation < said["generation"]:
-                self._began.pop(kernel_id, None)
                 inputs = int(said["inputs"]) if other else 0
                 self._kernels.go_back(kernel_id, int(said["generation"]), why, inputs)
 
     def begins(self, kernel_id: str, applied: int) -> None:
         """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches
-        it.
+        it. That is written down: until there is a checkpoint, it is what brings the kernel back.
         """
-        self._began[kernel_id] = applied
+        record = self._kernels.record(kernel_id)
+        record.since = applied
+        self._kernels.save(record)
 
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         if kernel_id in self._kernels:

@@ -28,6 +28,7 @@ from sessionkeeper.keeper.leaving import Leaving
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.pressure import relieved
 from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.settling import PAUSE_AFTER_ERROR, Settling
 from sessionkeeper.keeper.sleep import Sleep
@@ -336,6 +337,7 @@ class SessionKeeper:
         )
         epoch = await self.fence.claim()
         try:
+            await relieved(node, self._nodes)
             opened = await self._opening.open(node, epoch)
         finally:
             self._whereto.heads_for(None)

@@ -125,7 +125,9 @@ class Leaving:
             await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
             if len(source.hosting) > 1:
                 staging.cancel()  # the deadline is that of all of them
-            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+            with source.pressure.saving():
+                saved = await self._checkpoints.take_last(source, here.epoch, variables)
+            if not saved:
                 self.recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self._status.say(text, "warning")

@@ -19,6 +19,7 @@ from gateway.errors import GatewayError
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.notices import Leaving, Notices, Word
+from sessionkeeper.keeper.pressure import SAVING, Pressure
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ decided.
 
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
-
-SAVING = 0.5
-"""Seconds that a session's last checkpoint keeps a processor of its node busy, roughly (measured:
-50 MB, two processors)."""
 
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
@@ -95,16 +92,21 @@ class Node:
     """Sessions that are on their way to it."""
     guarantees: Mapping[str, int] = field(default_factory=dict)
     """Bytes of memory that each session was promised."""
+    pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
         self.connect(self.connection)
 
+    def left(self) -> float:
+        """Seconds until it will be gone, while it is draining."""
+        return self.leaves_at - asyncio.get_running_loop().time()
+
     def time_to_stage(self) -> float:
         """Seconds that may pass, on a node that leaves, before its kernels are frozen: what the
         last checkpoints of all its sessions need is left.
         """
-        left = self.leaves_at - asyncio.get_running_loop().time()
+        left = self.left()
         others = SAVING * (len(self.hosting) - 1)
         return max(0.0, min(STAGING_SHARE * left, left - others))
 
