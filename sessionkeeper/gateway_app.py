@@ -37,6 +37,7 @@ from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
@@ -64,11 +65,12 @@ class Gateway:
             lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
         )
+        self.nodes.pool.load(state / "preemptions.json")
         grants = Grants()
         around = Around(
             self.nodes,
             grants,
-            Line(self.nodes),
+            Line(self.nodes, Rules(settings.quotas, settings.on_demand), settings.rebalance_after),
             on_rollback,
             settings.keep,
             settings.hibernate_after,

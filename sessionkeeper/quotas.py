@@ -36,6 +36,15 @@ class Quotas:
         return _first(self.images, name, self.image) if name else None
 
 
+def spelled_quotas(quotas: Quotas) -> str:
+    """Inverse of :func:`parse_quotas`."""
+    plain = [("owner", quotas.owner), ("image", quotas.image)]
+    words = [f"{what}={most}" for what, most in plain if most is not None]
+    words += [f"owner:{name}={most}" for name, most in quotas.owners]
+    words += [f"image:{name}={most}" for name, most in quotas.images]
+    return ",".join(words)
+
+
 def _first(special: Iterable[tuple[str, int]], name: str, otherwise: int | None) -> int | None:
     for pattern, most in special:
         if re.fullmatch(pattern, name):

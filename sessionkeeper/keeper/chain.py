@@ -180,7 +180,8 @@ class Chain:
         cpu = Cpu.from_json(self.manifest.meta) if "criu" in engines else None
         # Of a checkpoint without kernels too: a file tree is another one in each runtime.
         engine = self.manifest.meta.get("engine")
-        return Needs(engine=engine, cpu=cpu, variables=self.portable is not None)
+        size = sum(pack.size for pack in self.manifest.packs)
+        return Needs(engine=engine, cpu=cpu, variables=self.portable is not None, size=size)
 
     def _portable(self) -> Manifest | None:
         manifest = self.manifest

@@ -59,6 +59,7 @@ class Leaving:
         """Save the session and end its compute; without a checkpoint it stays."""
         variables = self._opening.variables(self._nodes, here.node)
         if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+            await self._incarnations.go_on(here)
             self._sleep.wake()
             return
         self.recovery = None
@@ -132,6 +133,36 @@ class Leaving:
         finally:
             staging.cancel()
         self.leave()
+
+    async def rebalance(self, here: Incarnation, target: Node) -> None:
+        """Move to ``target``, which costs less, if nothing begins to run and nothing goes wrong on
+        the way; else it stays.
+        """
+        source = here.node
+        self._whereto.moves()
+        self._whereto.heads_for(target)
+        variables = self._opening.variables(self._nodes, source, target)
+        began = time.monotonic()
+        try:
+            await source.while_there(self._opening.stage(target))
+            if not self._channels.activity().busy and target.ready:
+                if await self._checkpoints.take(
+                    here.node, here.epoch, final=True, variables=variables
+                ):
+                    self.recovery = Recovery(
+                        source.name, planned=True, began=began, cause="rebalance"
+                    )
+                    self._presence.show("moving")
+                    self._status.say(
+                        f"moving from {source.name} to {target.name}, which costs less"
+                    )
+                else:
+                    await self._incarnations.go_on(here)
+        finally:
+            if self.recovery is None:
+                self._whereto.heads_for(None)
+        if self.recovery is not None:
+            self.leave()
 
     def leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""

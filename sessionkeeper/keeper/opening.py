@@ -13,10 +13,10 @@ from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.metrics import count
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
-from sessionkeeper.placement import Needs, differ, no_images
+from sessionkeeper.placement import Needs, choose, differ, no_images
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,12 @@ class Opening:
         """Have the process images brought to ``target``, if it can do something with them."""
         if self.no_images(target) is None:
             await self._incarnations.stage(target)
+
+    async def stage_elsewhere(self, nodes: Nodes, suspect: Node) -> None:
+        """Have them brought to where the session would go without that node."""
+        choice = choose([n.facts() for n in nodes if n is not suspect], self.needs())
+        if choice.node:
+            await self.stage(nodes.get(choice.node))
 
     async def open(self, node: Node, epoch: int) -> tuple[Incarnation, dict[str, Any]] | None:
         """Bring it up on ``node``; also returns what :meth:`say` says of it.
