@@ -175,6 +175,9 @@ class Checkpoints:
         self._retry_delay = RETRY_AFTER[0]
         self._told_ignored = False
         self._given_up = 0
+        self._positions: dict[str, Position] = {}
+        self.unfit = ""
+        """Why what was given up cannot go on from the newest checkpoint either."""
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
@@ -182,15 +185,20 @@ class Checkpoints:
         self.journals.forget()
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
 
-    def give_up(self, epoch: int) -> None:
+    def give_up(self, epoch: int, unfit: str = "") -> None:
         """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
         being saved of it just now has that kernel dead, or not at all, and is none.
         """
-        self._given_up = epoch
+        self._given_up, self.unfit = epoch, unfit
 
     def is_given_up(self, epoch: int) -> bool:
         """Whether that was said of the incarnation of this ``epoch``."""
         return epoch <= self._given_up
+
+    def has_begun(self, kernel_id: str, number: int) -> bool:
+        """Whether the newest checkpoint certainly has the kernel after it was given that input."""
+        position = self._positions.get(kernel_id)
+        return position is not None and number <= position.applied
 
     def covers(self, ended: int) -> bool:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
@@ -288,6 +296,7 @@ class Checkpoints:
             await asyncio.wait({ahead})
             self._status.update(checkpointing=False)
         self._last, self._covered, self._changed = began, ended, None
+        self._positions = positions
         self._cost = float(taken["pause"])
         self._retry_delay = RETRY_AFTER[0]
         # Else the checkpoint before it may have to be gone back to, and what came after it.

@@ -59,6 +59,8 @@ class Incarnations:
         self._journal = journal
         self._grants = grants
         self._limit = limit
+        self.interrupt: set[str] = set()
+        """Kernels that are not to go on with what the checkpoint has them in the middle of."""
 
     async def open(
         self,
@@ -86,6 +88,7 @@ class Incarnations:
             "restore_kernels": restore_kernels,
             "partly": partly,
             "no_images": no_images,
+            "interrupt": sorted(self.interrupt),
             "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
         }
         try:
@@ -97,6 +100,7 @@ class Incarnations:
             outcome = opened["kernels"][kernel["kernel_id"]]
             if outcome["state"] == "started" and outcome["why"]:
                 self._channels.give_up(kernel["kernel_id"], kernel["applied"], outcome["why"])
+        self.interrupt.clear()
         hosted = {kernel["kernel_id"] for kernel in kernels}
         return self._begin(Incarnation(self.session, node, epoch, token, hosted)), opened
 

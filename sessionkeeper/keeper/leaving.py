@@ -75,7 +75,7 @@ class Leaving:
         """A kernel died in a way that only a checkpoint mends: the next incarnation has one."""
         now = time.monotonic()
         self.recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
-        damage = await self._incarnations.damage(here)
+        damage = await self._incarnations.damage(here) or self._checkpoints.unfit or None
         self.leave()
         if damage is not None:
             await self._opening.skip(damage)
