@@ -9,7 +9,7 @@ accounts of one row the one with more seconds is right.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sessionkeeper.placement import CORE_HOUR, PRICES
@@ -71,9 +71,10 @@ class Row:
 
     def plus(self, more: Row) -> Row:
         """Return this and ``more`` of the same key."""
-        sums = {name: getattr(self, name) + getattr(more, name) for name in SUMMED}
-        told = {"owner": more.owner or self.owner, "tier": more.tier or self.tier}
-        return Row(*self.key, **told, **sums, assumed=self.assumed or more.assumed)
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(more, name) for name in SUMMED}
+        owner, tier = more.owner or self.owner, more.tier or self.tier
+        assumed = self.assumed or more.assumed
+        return replace(self, owner=owner, tier=tier, assumed=assumed, **sums)
 
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -117,7 +118,7 @@ def charge(stays: Iterable[Stay], seconds: float, day: str) -> list[Row]:
 
 
 def row_of(said: Mapping[str, Any]) -> Row:
-    """Return the row that :meth:`Row.json` gave, or a later version of it. Raises ``ValueError``."""
+    """Return the row that :meth:`Row.json` gave, or a later version. Raises ``ValueError``."""
     try:
         row = Row(**{name: said[name] for name in COLUMNS if name in said})
         if not all(isinstance(getattr(row, name), int | float) for name in SUMMED):

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gateway.options import FLAGS
+from sessionkeeper.cli.report_parser import add_report
 from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
@@ -123,6 +124,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    add_report(commands, _add, _add_state)
     add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)

@@ -26,6 +26,7 @@ from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.sessions import Sessions
 
@@ -65,6 +66,7 @@ class Shared:
     nodes: Nodes
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
+    ledger: Ledger | None = None
 
 
 LONGEST_DEADLINE = 7 * 86400.0

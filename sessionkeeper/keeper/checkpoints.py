@@ -204,6 +204,16 @@ class Checkpoints:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
         return self._covered >= ended
 
+    def exposed(self, now: float) -> float:
+        """Return the seconds of work, roughly, that are lost with the node ``now`` (monotonic
+        seconds): of what ran since the newest checkpoint.
+        """
+        activity = self._channels.activity()
+        unsaved = activity.ended > self._covered
+        begins = self._last if unsaved else max(self._last, activity.at)
+        ends = now if activity.busy else activity.at if unsaved else begins
+        return max(0.0, ends - begins)
+
     def hasten(self) -> None:
         """Let the next one be due at once."""
         self._last = self._retry_at = 0.0

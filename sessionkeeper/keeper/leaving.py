@@ -74,7 +74,10 @@ class Leaving:
     async def go_back(self, here: Incarnation) -> None:
         """A kernel died in a way that only a checkpoint mends: the next incarnation has one."""
         now = time.monotonic()
-        self.recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
+        again = self._checkpoints.exposed(now)
+        self.recovery = Recovery(
+            here.node.name, planned=False, began=now, repeated=again, cause="kernel_died"
+        )
         damage = await self._incarnations.damage(here) or self._checkpoints.unfit or None
         self.leave()
         if damage is not None:
@@ -99,7 +102,10 @@ class Leaving:
         if here is not None:
             began -= max(0.0, asyncio.get_running_loop().time() - here.node.last_seen)
         last_seen = time.time() - (time.monotonic() - began) if here is not None else None
-        self.recovery = Recovery(placed.node, planned=False, began=began, last_seen=last_seen)
+        again = self._checkpoints.exposed(began) if here is not None else 0.0
+        self.recovery = Recovery(
+            placed.node, planned=False, began=began, last_seen=last_seen, repeated=again
+        )
         self.leave()
         self._status.say(f"{placed.node} is lost")
 

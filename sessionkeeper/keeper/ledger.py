@@ -67,6 +67,7 @@ class Ledger:
             for session, node, at in self._rows.execute("SELECT session, node, at FROM stays")
         }
         nodes.pool.before_change = self.settle
+        nodes.pool.recovered = self.recovered
 
     async def run(self) -> None:
         """Keep it until cancelled."""
@@ -84,17 +85,22 @@ class Ledger:
         seconds, self._at = now - self._at, now
         for node in self._nodes:
             self._nodes.pool.rates.watched(node.name, node.tier, seconds / 3600)
-        self._add(charge(self._stays(), seconds, _today()))
+        stays = self._stays()
+        self._add(charge(stays, seconds, _today()))
+        if self._before:
+            self._add(self._meanwhile(stays))
 
-    def goes_on(self, session: str, node: str) -> None:
-        """This process was started again, and the session is still there: it was all the time."""
-        at = self._before.pop((session, node), None)
-        away = time.time() - at if at is not None else 0.0
-        if not 0 < away < LONGEST_GAP:
-            return
-        there = [stay for stay in self._stays() if stay.node == node]
-        rows = charge(there, away, _today())
-        self._add(row for row in rows if row.session == session)
+    def _meanwhile(self, stays: Iterable[Stay]) -> list[Row]:
+        """This process was started again: what is where it was, was there all the time."""
+        rows = []
+        for stay in stays:
+            for session in stay.sessions:
+                at = self._before.pop((session, stay.node), None)
+                away = time.time() - at if at is not None else 0.0
+                if 0 < away < LONGEST_GAP:
+                    charged = charge([stay], away, _today())
+                    rows += [row for row in charged if row.session == session]
+        return rows
 
     def recovered(self, session: str, node: str, lost: float, repeated: float) -> None:
         """The session is back, on ``node``, after so many seconds in which it stood still; so many
@@ -106,10 +112,13 @@ class Ledger:
 
     def of_session(self, session: str) -> dict[str, Any]:
         """Return what a checkpoint of the session says of what it has cost."""
-        self.settle()
-        self._write()
-        rows = self.rows(Wanted(session=session))[-KEPT_ROWS:]
-        return {"session": session, "rows": [row.json() for row in rows]}
+        try:
+            self.settle()
+            rows = self.rows(Wanted(session=session))[-KEPT_ROWS:]
+        except sqlite3.Error as error:
+            log.error("what session %s costs is not in its checkpoint: %s", session, error)
+            return {}
+        return {BILL: {"session": session, "rows": [row.json() for row in rows]}}
 
     def take_over(self, session: str, meta: Mapping[str, Any]) -> None:
         """A checkpoint of the session says so much in its ``meta``: what is not known here is from
@@ -123,7 +132,6 @@ class Ledger:
         except (ValueError, TypeError, AttributeError) as error:
             log.warning("what session %s has cost is not known: %s", session, error)
             return
-        self._write()
         for row in missing(self.rows(Wanted(session=session)), rows):
             self._put(row)
 

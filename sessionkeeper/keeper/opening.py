@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -158,6 +159,9 @@ class Opening:
                 self._status.say(str(outcome["why"]), "warning", kernel=kernel_id)
         manifest = self._chain.manifest
         count(recovery, resumed=manifest is not None)
+        if recovery is not None and not (recovery.planned and recovery.saved):
+            lost_for = time.monotonic() - recovery.began
+            node.pool.recovered(self._status.session, node.name, lost_for, recovery.repeated)
         if recovery is None:
             resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
             self._status.say(f"runs on {node.name}{resumed}")

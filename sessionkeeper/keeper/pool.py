@@ -18,15 +18,22 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
+def _nobody(session: str, node: str, lost: float, repeated: float) -> None:
+    """Nobody adds it up."""
+
+
 @dataclass
 class Pool:
     """``promised`` is what was agreed of each session; ``before_change`` is called before a session
-    is on a node or is not any more. With a ``file``, what was seen of nodes outlives this process.
+    is on a node or is not any more, ``recovered`` when one is back on a node after so many seconds
+    in which it stood still, and so many of work that is done again. With a ``file``, what was seen
+    of nodes outlives this process.
     """
 
     promised: dict[str, Registration] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     before_change: Callable[[], None] = _nothing
+    recovered: Callable[[str, str, float, float], None] = _nobody
     file: Path | None = None
 
     def memory_of(self, sessions: Iterable[str]) -> int:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
+import pytest
 from system.client import KernelClient
 from system.running import System
 
@@ -15,7 +20,9 @@ async def kernel_of(system: System) -> KernelClient:
     return await system.client(model["id"], "gateway").open()
 
 
-async def test_an_idle_session_moves_to_a_cheaper_node_and_one_that_runs_a_cell_stays(fresh):
+async def test_an_idle_session_moves_to_a_cheaper_node_and_one_that_runs_a_cell_stays(
+    fresh, tmp_path: Path
+):
     system = fresh(
         *("--no-ui", "--nodes", "1", "--runtime", "process"),
         *("--price", "0.4", "--rebalance-after", "1s"),
@@ -43,3 +50,28 @@ async def test_an_idle_session_moves_to_a_cheaper_node_and_one_that_runs_a_cell_
     nodes = await system.call("GET", "/api/sessionkeeper/nodes", server="gateway")
     assert [node["price"] for node in nodes["nodes"]] == [0.4, 0.01]
     await kernel.close()
+    # What it cost is in its checkpoint: a gateway that lost its disk knows it.
+    await kernel_saved(system)
+    before = {row["node"]: row for row in await rows(system)}
+    assert before.keys() == {"node-1", "node-2"}
+    for node, price in (("node-1", 0.4), ("node-2", 0.01)):
+        assert before[node]["seconds"] > 0
+        assert before[node]["paid"] == pytest.approx(before[node]["seconds"] / 3600 * price)
+        assert before[node]["on_demand"] >= before[node]["paid"]
+    await asyncio.to_thread(system.stop)
+    shutil.rmtree(system.state.gateway)
+    await asyncio.to_thread(system.start)
+    after = {row["node"]: row for row in await rows(system)}
+    assert after["node-1"]["seconds"] == pytest.approx(before["node-1"]["seconds"])
+    assert after["node-2"]["seconds"] >= before["node-2"]["seconds"]
+    told = await system.command("report", "--by", "node", "--plot", str(tmp_path / "cost.svg"))
+    assert "HOURS" in told
+    assert (tmp_path / "cost.svg").read_text().startswith("<svg")
+
+
+async def rows(system: System) -> list[dict[str, Any]]:
+    return json.loads(await system.command("report", "--format", "json"))["rows"]
+
+
+async def kernel_saved(system: System) -> None:
+    await system.call("PUT", "/api/sessionkeeper/checkpoints/tags/paid", {}, server="gateway")
