@@ -219,7 +219,11 @@ class Checkpoints:
         self._last = self._retry_at = 0.0
 
     def due(
-        self, tier: str, engine: str | None = None, variables: Variables = "no"
+        self,
+        tier: str,
+        engine: str | None = None,
+        variables: Variables = "no",
+        mean_time: float | None = None,
     ) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
         happens. It should if the newest is without ``variables`` that are wanted.
@@ -245,6 +249,7 @@ class Checkpoints:
                 active=activity.at,
                 tier=tier,
                 mid_cell=engine != "namespace",
+                mean_time=mean_time,
             )
         )
         return None if seconds is None else max(seconds, self._retry_at - now, again)

@@ -364,9 +364,8 @@ class SessionKeeper:
     # -- running, and going away ---------------------------------------------------------------
 
     async def _serve(self, here: Incarnation) -> None:
-        tier = str(here.node.hello.get("tier", "on-demand"))
-        variables = self._opening.variables(self._nodes, here.node)
-        pause = self._checkpoints.due(tier, here.node.engine, variables)
+        node, variables = here.node, self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(node.tier, node.engine, variables, node.mean_time)
         self._presence.show("running")
         if pause is None or pause > 0:
             again = self._advice().again

@@ -138,6 +138,11 @@ class Node:
         said = self.hello.get("price")
         return None if said is None else float(said)
 
+    @property
+    def mean_time(self) -> float:
+        """Seconds between two losses of it, as far as was seen."""
+        return self.pool.rates.mean_time(self.name, self.tier)
+
     def take(self, session: str) -> None:
         """The session is on it from now on."""
         self.pool.before_change()
