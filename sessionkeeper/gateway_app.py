@@ -31,13 +31,16 @@ from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.report_api import report_routes
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
@@ -65,20 +68,28 @@ class Gateway:
             lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
         )
+        self.nodes.pool.load(state / "preemptions.json")
+        promised = self.nodes.pool.promised
+        self.ledger = Ledger(
+            state / "bill.sqlite",
+            self.nodes,
+            lambda session: promised[session].owner if session in promised else "",
+        )
         grants = Grants()
         around = Around(
             self.nodes,
             grants,
-            Line(self.nodes),
+            Line(self.nodes, Rules(settings.quotas, settings.on_demand), settings.rebalance_after),
             on_rollback,
             settings.keep,
             settings.hibernate_after,
             os.environ.get(RUN),
+            self.ledger,
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters)
+        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger)
         agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
         self.app = make_shared_app(
             access.tenant,
@@ -89,6 +100,7 @@ class Gateway:
                 *routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *report_routes(shared),
             ],
             options,
             self._readiness,
@@ -120,6 +132,7 @@ class Gateway:
         await self.sessions.start(self._own, settings.session_token, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
+        adding_up = asyncio.create_task(self.ledger.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -133,6 +146,8 @@ class Gateway:
         if spawning is not None:
             spawning.cancel()
         await self.sessions.end()
+        adding_up.cancel()
+        self.ledger.close()
         for server in servers:
             server.stop()
 

@@ -15,12 +15,15 @@ from sessionkeeper.placement import TIER_ORDER
 LONGEST = 256
 """Characters in an owner or the name of an image."""
 
+MOST_CORES = 1 << 16
+
 
 @dataclass(frozen=True)
 class Registration:
     """``guarantee`` and ``limit`` are bytes of memory: what a node must have free for the session,
-    and what each of its kernels may use at most (None: what the node allows). ``created`` is in
-    Unix seconds. ``tokens`` are hashes: who has one of the tokens is the session's user.
+    and what all of its kernels together may use at most (None: what the node allows). ``cores`` is
+    what a node must have free of them. ``created`` is in Unix seconds. ``tokens`` are hashes: who
+    has one of the tokens is the session's user.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Registration:
     created: float = 0.0
     hibernated: bool = False
     tokens: tuple[str, ...] = ()
+    cores: float = 0.0
 
     def encode(self) -> bytes:
         """Inverse of :func:`decode`."""
@@ -71,7 +75,7 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
     """Return what a request asks for, under ``name`` when it does not say. Raises ``UsageError``
     that names what is wrong.
     """
-    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit"}
+    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit", "cores"}
     if unknown := set(wish) - allowed:
         raise UsageError(f"a session has no {min(unknown)!r}; it has {', '.join(sorted(allowed))}")
     given = wish.get("name", name)
@@ -92,6 +96,7 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
         tiers=_tiers(wish.get("tiers")),
         guarantee=guarantee,
         limit=limit,
+        cores=_number(wish, "cores"),
         created=now,
     )
 
@@ -110,6 +115,13 @@ def _size(wish: Mapping[str, Any], what: str) -> int | None:
     if isinstance(said, bool) or not isinstance(said, int) or said <= 0:
         raise UsageError(f"{what} must be a number of bytes, above 0")
     return said
+
+
+def _number(wish: Mapping[str, Any], what: str) -> float:
+    said = wish.get(what, 0)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < MOST_CORES:
+        raise UsageError(f"{what} must be a number from 0 on")
+    return float(said)
 
 
 def _tiers(said: Any) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from sessionkeeper.errors import UsageError
 from sessionkeeper.notices.policy import Policy
+from sessionkeeper.quotas import Quotas
+from sessionkeeper.rebalance import REBALANCE_AFTER
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
     Boolean,
@@ -30,16 +32,20 @@ from sessionkeeper.values import (
     NodeCount,
     NodeName,
     NoticeNames,
+    OnDemand,
     OnlyWhen,
     OnRollback,
     OptionalDirectory,
     OptionalFile,
     OptionalPath,
+    OptionalPrice,
     OptionalSeconds,
     OptionalText,
     OptionalUrl,
+    OrNever,
     Parser,
     Port,
+    QuotaWords,
     Runtime,
     RuntimeChoice,
     Seconds,
@@ -60,6 +66,8 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
+
+NO_QUOTAS = Quotas()
 
 LAZY_ABOVE = 128 << 20
 """Bytes. Measured on two cores with a local store: a kernel of 100 MB answers after as long (0.25
@@ -108,6 +116,15 @@ class UpSettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     """A session in which nothing has run for so long is saved and its compute released; None: it
     keeps it."""
+    quotas: QuotaWords = NO_QUOTAS
+    """How many sessions of one owner, or in one image, may have a node."""
+    on_demand: OnDemand = 0.0
+    """Seconds that a session waits for other tiers before it gets on-demand capacity; None: it
+    never does."""
+    rebalance_after: OrNever = REBALANCE_AFTER
+    """Seconds that a session is on a node before it moves to a cheaper one; None: it stays."""
+    price: OptionalPrice = None
+    """Of each of its nodes, per hour, in any one currency."""
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
@@ -134,6 +151,9 @@ class GatewaySettings(LogSettings):
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None
+    quotas: QuotaWords = NO_QUOTAS
+    on_demand: OnDemand = 0.0
+    rebalance_after: OrNever = REBALANCE_AFTER
     session: SessionId = "default"
     seed: OptionalDirectory = None
     ready_fd: Descriptor = None
@@ -149,6 +169,10 @@ class AgentSettings(LogSettings):
     token: Secret = field(repr=False)
     node: NodeName
     tier: Tier = "on-demand"
+    price: OptionalPrice = None
+    """Of this node per hour, in any one currency; None: nobody knows."""
+    list_price: OptionalPrice = None
+    """Of a machine like this one on demand; None: what on-demand cores cost, or what is paid."""
     data: FilePath
     """Directory of its own; gone when the node goes."""
     runtime: Runtime = "process"

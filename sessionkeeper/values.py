@@ -14,6 +14,8 @@ from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.notices.names import parse_names
 from sessionkeeper.notices.policy import Policy, parse_policy
+from sessionkeeper.placement import TIER_ORDER
+from sessionkeeper.quotas import Quotas, parse_quotas
 from sessionkeeper.retention import parse_retention
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
@@ -74,6 +76,31 @@ def _positive_duration(value: object) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
     return seconds
+
+
+def parse_price(value: object) -> float:
+    """A price per hour, in any one currency, such as `0.04`; ValueError for what is none."""
+    try:
+        price = float(str(value))
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < 1e6:
+        raise ValueError("is no price per hour such as 0.04")
+    return price
+
+
+def _on_demand(value: object) -> float | None:
+    words = {"always": 0.0, "never": None}
+    return words[str(value)] if str(value) in words else _positive_duration(value)
+
+
+def _or_never(value: object) -> float | None:
+    return None if value == "never" else _positive_duration(value)
+
+
+def spelled_seconds(seconds: float | None) -> str:
+    """What is read as these seconds again, where None is `never`."""
+    return "never" if seconds is None else "always" if seconds == 0 else f"{seconds}s"
 
 
 def _memory(value: object) -> int:
@@ -166,8 +193,13 @@ OptionalSeconds = Annotated[float | None, Parser(_positive_duration)]
 Size = Annotated[int | None, Parser(_memory)]
 Bytes = Annotated[int, Parser(parse_size)]
 Boolean = Annotated[bool, Parser(_boolean)]
+OptionalPrice = Annotated[float | None, Parser(parse_price)]
+OnDemand = Annotated[float | None, Parser(_on_demand)]
+OrNever = Annotated[float | None, Parser(_or_never)]
+QuotaWords = Annotated[Quotas, Parser(parse_quotas)]
 NodeName = Annotated[str, Parser(_node_name)]
-Tier = Annotated[str, Parser(_one_of("spot", "volunteer", "on-demand"))]
+parse_tier = _one_of(*TIER_ORDER)
+Tier = Annotated[str, Parser(parse_tier)]
 Runtime = Annotated[str, Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, Parser(_one_of("auto", "container", "process"))]
 CpuLevel = Annotated[str | None, Parser(_cpu_level)]

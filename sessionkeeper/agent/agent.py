@@ -108,6 +108,8 @@ class Agent:
             "node": self._settings.node,
             "instance": self._ledger.instance(),
             "tier": self._settings.tier,
+            "price": self._settings.price,
+            "list_price": self._settings.list_price,
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),

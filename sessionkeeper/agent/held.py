@@ -56,6 +56,16 @@ def let_go(pids: Iterable[int], stopped: frozenset[int]) -> None:
     send(signal.SIGCONT, [pid for pid in innermost_first if _inner(pid) not in stopped])
 
 
+def kernel_among(pids: Iterable[int]) -> int | None:
+    """Return the kernel among the processes of its container: what its shim, which is the first
+    process there, started first.
+    """
+    found = {pid: inner for pid in pids if (inner := _inner(pid)) is not None}
+    shim = next((pid for pid, inner in found.items() if inner == 1), None)
+    children = [pid for pid in found if shim is not None and _parent(pid) == shim]
+    return min(children, key=lambda pid: found[pid], default=None)
+
+
 def _stopped(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/wchan").read_text() == _STOPPED_IN

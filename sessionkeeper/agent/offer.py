@@ -38,8 +38,8 @@ class Offer(Protocol):
     """As of its places."""
 
     def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
-        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, each
-        kernel may use ``limit`` bytes (None: what the node allows).
+        """Return an empty place, whatever an earlier epoch left. Its kernels may use ``limit``
+        bytes of memory (None: what the node allows), where that can be limited.
         """
         ...
 
@@ -91,7 +91,7 @@ class ProcessOffer:
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
-        self._data = settings.data
+        self._data, self._memory = settings.data, settings.memory_bytes
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
@@ -100,7 +100,8 @@ class ProcessOffer:
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
                 ProcessPlace(self._shim, session, left).close()
-        return ProcessPlace(self._shim, session, base)
+        memory = min(filter(None, (limit, self._memory)), default=None)
+        return ProcessPlace(self._shim, session, base, memory)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._data / "images" / f"{session}-{epoch}"

@@ -134,6 +134,15 @@ class Tenancies:
 
         return gone
 
+    def _ran_out(self, session: str, epoch: int, memory: int | None) -> Gone:
+        """What tells the gateway that a kernel's memory ran out, before it hears of its end."""
+
+        def ran_out(kernel_id: str) -> None:
+            facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
+            self._uplink.tell({"event": "out_of_memory", **facts, "limit": memory})
+
+        return ran_out
+
     def _turn(self, session: str) -> asyncio.Lock:
         """Whoever opens or closes a session on this node: one after the other."""
         return self._turns.setdefault(session, asyncio.Lock())
@@ -187,7 +196,10 @@ class Tenancies:
         self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
     ) -> Tenancy:
         forward, gone = self._forward(session), self._gone(session, epoch)
-        hosted = HostedSession(session, epoch, place, forward, gone, may_warm=self._may_warm)
+        ran_out = self._ran_out(session, epoch, place.memory)
+        hosted = HostedSession(
+            session, epoch, place, forward, gone, ran_out, may_warm=self._may_warm
+        )
         tenancy = Tenancy(
             hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
         )

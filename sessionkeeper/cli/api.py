@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.errors import EXIT_CODES, SessionkeeperError, Unavailable, UnknownNode
@@ -21,6 +21,7 @@ __all__ = [
     "new_token",
     "nodes",
     "prune",
+    "report",
     "restore",
     "resume",
     "session",
@@ -50,6 +51,13 @@ def status(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
 def sessions(state: StateDirectory) -> list[dict[str, Any]]:
     """All sessions, those that only the store has too."""
     found: list[dict[str, Any]] = _call(state, "GET", "/sessions", seconds=_LONG)["sessions"]
+    return found
+
+
+def report(state: StateDirectory, asked: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of what sessions cost; `asked` are `from`, `to`, `session`, `owner`."""
+    path = f"/report?{urlencode(asked)}"
+    found: list[dict[str, Any]] = _call(state, "GET", path, seconds=_LONG)["rows"]
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
+from collections.abc import Callable
 
 from sessionkeeper.cli import api
 from sessionkeeper.cli.running import state_of
@@ -12,7 +13,7 @@ from sessionkeeper.errors import UnknownNode, UsageError
 from sessionkeeper.up import control
 from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
-from sessionkeeper.values import parse_duration
+from sessionkeeper.values import parse_duration, parse_price, parse_tier
 
 __all__ = ["drain", "kill", "list_nodes", "start"]
 
@@ -86,9 +87,21 @@ def start(arguments: Namespace) -> int:
             node=arguments.name,
             runtime=arguments.runtime,
             cpu_most=arguments.cpu_most,
+            tier=_checked("--tier", arguments.tier, parse_tier),
+            price=_checked("--price", arguments.price, parse_price),
         )
     print(f"{done['node']} is ready")
     return 0
+
+
+def _checked(flag: str, text: str | None, parse: Callable[[object], object]) -> str | None:
+    """What was typed, if the agent will take it."""
+    try:
+        if text is not None:
+            parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {text!r} {error}") from None
+    return text
 
 
 def _draining(state: StateDirectory, name: str) -> bool:

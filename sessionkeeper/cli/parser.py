@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gateway.options import FLAGS
+from sessionkeeper.cli.report_parser import add_report
 from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
@@ -123,6 +124,7 @@ def _parser() -> Parser:
     _add_up(commands)
     _add_operating(commands)
     _add_node(commands)
+    add_report(commands, _add, _add_state)
     add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)
@@ -174,6 +176,12 @@ _LOG_FLAGS = {
     "--log-level": ("LEVEL", "debug (each message's way, too), info, warning or error (info)"),
 }
 
+_RULES = {
+    "--quotas": ("WHAT", "nodes at a time: owner=5,image=100,owner:alice=20 (no limit)"),
+    "--on-demand": ("WHEN", "always, never, or after waiting: 5m (always, as the last resort)"),
+    "--rebalance-after": ("TIME", "an idle session moves to a cheaper node then, or never (600s)"),
+}
+
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
     "--store": (
@@ -198,6 +206,8 @@ _UP_FLAGS = {
     ),
     "--hibernate-after": ("TIME", "a session idle for so long is saved and releases its compute"),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
+    "--price": ("P", "what each node costs per hour, in any one currency (not known)"),
+    **_RULES,
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
     "--notices": ("NAMES", "who says that its nodes will go: none, auto, aws,logind,... (none)"),
@@ -218,6 +228,7 @@ _GATEWAY_FLAGS = {
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
+    **_RULES,
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
@@ -229,6 +240,8 @@ _AGENT_FLAGS = {
     "--token-file": ("FILE", "the agents' token"),
     "--node": ("NAME", "name of this node"),
     "--tier": ("TIER", "spot, volunteer or on-demand (on-demand)"),
+    "--price": ("P", "what this node costs per hour, in any one currency (not known)"),
+    "--list-price": ("P", "what a machine like it costs on demand (from its cores)"),
     "--data": ("DIR", "directory for what kernels need here"),
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
@@ -307,9 +320,12 @@ def _add_node(commands: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
     parser.add_argument("--runtime", metavar="R", help="container or process (that of the others)")
-    parser.add_argument(
-        "--cpu-most", metavar="LEVEL", help="treat its CPU as one of that level (native)"
-    )
+    for flag, metavar, text in (
+        ("--cpu-most", "LEVEL", "treat its CPU as one of that level (native)"),
+        ("--tier", "TIER", "what it claims to be (that of the others)"),
+        ("--price", "P", "what it costs per hour (that of the others)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
     _add_state(parser)
 
 

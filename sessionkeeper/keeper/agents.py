@@ -17,6 +17,9 @@ from sessionkeeper.keeper.sessions import Sessions
 log = logging.getLogger(__name__)
 
 
+_OF_KERNELS = {"kernel_gone", "out_of_memory"}
+
+
 class NodeConnection(AgentConnection):
     """An agent's connection. Agents have a token of their own: it opens nothing but this."""
 
@@ -53,13 +56,17 @@ class NodeAgents(Agents):
                 log.warning("%s gave a notice without sense: %s", node.name, event)
             else:
                 self._nodes.noticed(node, word)
-        elif event.get("event") == "kernel_gone" and event["session"] in node.hosting:
+        elif event.get("event") in _OF_KERNELS and event["session"] in node.hosting:
             kept, kernel_id = self._sessions.find(event["session"]), event["kernel_id"]
             if kept is not None and kernel_id in kept.kernels:
                 channel = kept.kernels.channel(kernel_id)
-                if channel.attached == event["epoch"]:
-                    why, passes = str(event.get("why") or ""), bool(event.get("passes"))
-                    channel.exited(KernelExit(None, signal.SIGKILL, why=why, passes=passes))
+                if channel.attached != event["epoch"]:
+                    return
+                if event["event"] == "out_of_memory":
+                    kept.compute.out_of_memory.heard(kernel_id, event.get("limit"))
+                    return
+                why, passes = str(event.get("why") or ""), bool(event.get("passes"))
+                channel.exited(KernelExit(None, signal.SIGKILL, why=why, passes=passes))
 
     def frame(self, connection: AgentConnection, address: str, frame: bytes | memoryview) -> None:
         node = self._by_connection[connection]

@@ -27,6 +27,7 @@ from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.sessions import Sessions
 
@@ -67,6 +68,7 @@ class Shared:
     nodes: Nodes
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
+    ledger: Ledger | None = None
 
 
 LONGEST_DEADLINE = 7 * 86400.0

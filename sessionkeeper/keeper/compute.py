@@ -20,6 +20,7 @@ from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
 KEPT = ("name", "env", "path", "notebook", "created", "generation")
@@ -170,6 +171,7 @@ class SessionCompute(Observer):
         self._keeper = keeper
         self._nodes = nodes
         self._specs: dict[str, dict[str, Any]] = {}
+        self.out_of_memory = OutOfMemory(kernels, keeper, self)
 
     # -- gateway.kernels.Compute ---------------------------------------------------------------
 
@@ -209,6 +211,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        if (told := self.out_of_memory.exited(kernel_id)) is not None:
+            self._keeper.status.say(told, "error", kernel=kernel_id)
+            return told
         if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL and not ended.why:
@@ -225,6 +230,7 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
+        self.out_of_memory.rolled_back(rollback)
         text = rolled_back(rollback)
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)

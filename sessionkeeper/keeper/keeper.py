@@ -35,7 +35,7 @@ from sessionkeeper.keeper.sleep import Sleep
 from sessionkeeper.keeper.status import AT_REST, State, Status
 from sessionkeeper.keeper.whereto import Line, Whereto
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import choose
+from sessionkeeper.rebalance import Advice
 from sessionkeeper.registration import Registration
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class SessionKeeper:
                 self._presence.in_background(self._check_hosted(here))
             self._incarnations.attach(here)
             if node.suspect:
-                self._presence.in_background(self._stage_elsewhere(node))
+                self._presence.in_background(self._opening.stage_elsewhere(self._nodes, node))
             self.status.warn("notice", node.notice)
         elif hosts and not self.is_on(node):
             epoch = int(node.hello["sessions"][self.session])
@@ -277,6 +277,7 @@ class SessionKeeper:
             needs=needs,
             failed=failed,
             turn=self._whereto.turn(needs, failed) if waits else None,
+            better=self._advice().target,
             asleep=self.sleep.asleep,
             go_back=self.going_back.wanted,
             unsaved=self.going_back.unsaved,
@@ -308,7 +309,7 @@ class SessionKeeper:
                 await self.going_back.apply()
             case steps.End():
                 await self._leaving.end()
-            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack() | steps.Hibernate():
+            case _:
                 if self._presence.here is None:
                     await self._settling.take_up()
                 elif isinstance(step, steps.GoBack):
@@ -317,6 +318,8 @@ class SessionKeeper:
                     await self._leaving.go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._leaving.move(self._presence.here, self._nodes.get(step.target))
+                elif isinstance(step, steps.Rebalance):
+                    await self._leaving.rebalance(self._presence.here, self._nodes.get(step.target))
                 elif isinstance(step, steps.Hibernate):
                     await self._leaving.hibernate(self._presence.here)
                 else:
@@ -363,14 +366,19 @@ class SessionKeeper:
     # -- running, and going away ---------------------------------------------------------------
 
     async def _serve(self, here: Incarnation) -> None:
-        tier = str(here.node.hello.get("tier", "on-demand"))
-        variables = self._opening.variables(self._nodes, here.node)
-        pause = self._checkpoints.due(tier, here.node.engine, variables)
+        node, variables = here.node, self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(node.tier, node.engine, variables, node.mean_time)
         self._presence.show("running")
         if pause is None or pause > 0:
-            await self._changes.idle(pause)
+            again = self._advice().again
+            await self._changes.idle(min(filter(None, (pause, again)), default=None))
         else:
             await self._checkpoints.take(here.node, here.epoch, variables=variables)
+
+    def _advice(self) -> Advice:
+        activity, pending = self._channels.activity(), self._channels.pending()
+        needs, busy = self._opening.needs(), activity.busy or pending
+        return self._whereto.advise(self._presence.here, activity.at, busy, needs)
 
     async def _come_to_rest(self) -> None:
         here = self._presence.here
@@ -386,11 +394,6 @@ class SessionKeeper:
             if not await self._incarnations.is_on(here.node) and here is self._presence.here:
                 self._leaving.lose()
                 self.changed()
-
-    async def _stage_elsewhere(self, suspect: Node) -> None:
-        choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
-        if choice.node:
-            await self._opening.stage(self._nodes.get(choice.node))
 
     def is_on(self, node: Node) -> bool:
         """Whether the session is on the node, as far as is known."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import GatewayError
-from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
+from sessionkeeper.keeper.facts import facts_of
 from sessionkeeper.keeper.notices import Leaving, Notices, Word
+from sessionkeeper.keeper.pool import Pool
 from sessionkeeper.keeper.pressure import SAVING, Pressure
 from sessionkeeper.placement import NodeFacts
 
@@ -90,8 +91,9 @@ class Node:
     hosting: set[str] = field(default_factory=set)
     coming: set[str] = field(default_factory=set)
     """Sessions that are on their way to it."""
-    guarantees: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of memory that each session was promised."""
+    near: dict[str, int] = field(default_factory=dict)
+    """Bytes of each session's checkpoint that were brought to it ahead."""
+    pool: Pool = field(default_factory=Pool)
     pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
@@ -129,6 +131,32 @@ class Node:
         return str(self.hello.get("runtime", "process"))
 
     @property
+    def tier(self) -> str:
+        return str(self.hello.get("tier", "on-demand"))
+
+    @property
+    def price(self) -> float | None:
+        """What it costs per hour, if it says so."""
+        said = self.hello.get("price")
+        return None if said is None else float(said)
+
+    @property
+    def mean_time(self) -> float:
+        """Seconds between two losses of it, as far as was seen."""
+        return self.pool.rates.mean_time(self.name, self.tier)
+
+    def take(self, session: str) -> None:
+        """The session is on it from now on."""
+        self.pool.before_change()
+        self.hosting.add(session)
+
+    def release(self, session: str) -> None:
+        """The session is not on it any more."""
+        if session in self.hosting:
+            self.pool.before_change()
+            self.hosting.discard(session)
+
+    @property
     def state(self) -> str:
         if self.gone.done():
             return "lost"
@@ -136,20 +164,7 @@ class Node:
 
     def facts(self, but: str = "") -> NodeFacts:
         """Return what placement wants to know; ``but`` that session does not count."""
-        there = (self.hosting | self.coming) - {but}
-        return NodeFacts(
-            name=self.name,
-            ready=self.ready and self.connection is not None,
-            state=self.state if not self.ready or self.connection is not None else "away",
-            tier=str(self.hello.get("tier", "on-demand")),
-            runtime=self.runtime,
-            load=len(there),
-            cores=int(self.hello.get("cores", 1)),
-            memory=self.hello.get("memory"),
-            promised=sum(self.guarantees.get(session, 0) for session in there),
-            cpu=Cpu.from_json(self.hello),
-            images=Cpu.from_json(self.hello.get("images") or {}),
-        )
+        return facts_of(self, but)
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
         """Ask the agent, as soon as it is connected: it may have crashed and be about to come back.
@@ -197,8 +212,7 @@ class Nodes:
         self._changed = changed
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
-        self.guarantees: dict[str, int] = {}
-        """Bytes of memory, by session."""
+        self.pool = Pool()
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -226,7 +240,7 @@ class Nodes:
         if node is not None and not node.gone.done() and node.is_another(hello):
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, self.lease, guarantees=self.guarantees)
+            node = Node(name, connection, hello, self.lease, pool=self.pool)
             self._nodes[name] = node
         else:
             node.hello = hello
@@ -281,7 +295,7 @@ class Nodes:
         """
         if name in self._nodes:
             return
-        node = Node(name, None, {"node": name}, self.lease)
+        node = Node(name, None, {"node": name}, self.lease, pool=self.pool)
         self._nodes[name] = node
         self.heard(node)
 
@@ -351,6 +365,7 @@ class Nodes:
         if not node.gone.done():
             log.warning("node %s is lost: it %s", node.name, why)
             self._notices.withdraw(node.name)
+            self.pool.note_loss(node.name, node.tier, by_wish=why == "left")
             node.gone.set_result(None)
             if node.connection is not None:
                 node.connection.close("your lease is over")
@@ -377,6 +392,8 @@ class Nodes:
                 "cpu_baseline": n.hello.get("cpu_baseline"),
                 "cores": n.hello.get("cores"),
                 "memory": n.hello.get("memory"),
+                "price": n.price,
+                "losses_per_hour": n.pool.rates.rate(n.name, n.tier),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
                 "notice": self._notice_of(n),

@@ -17,6 +17,10 @@ SOON_AGAIN = 60.0
 again: it would die of the same."""
 
 
+MOST_IN_A_ROW = 3
+"""Checkpoints that are tried for a kernel that runs out of memory as soon as it is restored."""
+
+
 class SessionKernels:
     """The kernels of one session. Calls may come from anywhere in the event loop."""
 
@@ -32,6 +36,8 @@ class SessionKernels:
         self._channels = channels
         self._checkpoints = checkpoints
         self._brought_back: dict[str, tuple[float, int]] = {}
+        self._began_anew: dict[str, tuple[float, int]] = {}
+        self._in_a_row: dict[str, int] = {}
 
     async def start(self, kernel: dict[str, Any]) -> None:
         """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
@@ -117,10 +123,15 @@ class SessionKernels:
             here.kernels.discard(kernel_id)
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
 
-    def bring_back(self, kernel_id: str, *, passes: bool = False) -> bool:
+    def bring_back(
+        self, kernel_id: str, *, passes: bool = False, ran_out: int | None = None
+    ) -> bool:
         """The kernel's process was killed: have the session go back to its newest checkpoint.
 
         False: there is none with this kernel, or it was brought back a moment ago and died again.
+        ``ran_out``: the number of the input in which it ran out of memory. If the checkpoint has it
+        in the middle of that, it is interrupted there; if it ran out a moment ago as well, the
+        checkpoint before that is taken.
         """
         here, now = self._presence.here, time.monotonic()
         manifest = self._checkpoints.chain.manifest
@@ -129,12 +140,32 @@ class SessionKernels:
         again = not passes and now - last < SOON_AGAIN and applied <= asked
         if here is not None and self.to_go_back(here):
             again = False  # it is only said twice
-        if here is None or manifest is None or kernel_id not in manifest.processes or again:
+        if here is None or manifest is None or kernel_id not in manifest.processes:
             return False
+        times = self._in_a_row[kernel_id] = self._in_a_row.get(kernel_id, 0) + 1 if again else 0
+        if again and (ran_out is None or times > MOST_IN_A_ROW):
+            return False
+        unfit = "a kernel ran out of memory as soon as it was restored." if again else ""
         self._brought_back[kernel_id] = now, applied
-        self._checkpoints.give_up(here.epoch)
+        self._checkpoints.give_up(here.epoch, unfit)
+        if ran_out is not None and self._checkpoints.has_begun(kernel_id, ran_out):
+            self._incarnations.interrupt.add(kernel_id)
         self._presence.changes.note()
         return True
+
+    def may_begin_anew(self, kernel_id: str) -> bool:
+        """Whether a kernel is to that no checkpoint helps: not if it has just done so."""
+        now, applied = time.monotonic(), self._channels.position(kernel_id).applied
+        last, asked = self._began_anew.get(kernel_id, (-SOON_AGAIN, 0))
+        self._began_anew[kernel_id] = now, applied
+        return now - last >= SOON_AGAIN or applied > asked
+
+    def interrupt_in(self, kernel_id: str, number: int) -> None:
+        """Interrupt a kernel that turned out to be restored in the middle of that input; one of
+        which it was known was interrupted before it went on.
+        """
+        if not self._checkpoints.has_begun(kernel_id, number):
+            self._presence.in_background(self._presence.ask("kernel.interrupt", kernel_id))
 
     def to_go_back(self, here: Incarnation) -> bool:
         """Whether this incarnation is to be given up for the checkpoint before it."""

@@ -37,6 +37,8 @@ class Recovery:
     """When the node was last heard, in Unix seconds."""
     told_as: str | None = None
     """What it is called, if it is not about a node."""
+    repeated: float = 0.0
+    """Seconds of work that no checkpoint had."""
     cause: str = "node_lost"
     """For the metrics: one of their causes."""
 
