@@ -40,7 +40,7 @@ class Application(web.Application):
         return super().find_handler(request, **kwargs)
 
 
-UNCERTIFIED = re.compile(r"/(agents|blobs/.*|healthz|readyz)$")
+UNCERTIFIED = re.compile(r"/(agents(/join)?|blobs/.*|healthz|readyz)$")
 """Agents have tokens of their own, a node gets no certificate; probes show nothing."""
 
 

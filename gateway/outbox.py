@@ -34,10 +34,17 @@ def next_piece(data: bytes | memoryview) -> bytes:
 
 
 class Pieces:
-    """Puts pieces together again, of each kernel for itself."""
+    """Puts pieces together again, of each kernel for itself. All that waits for its rest has no more
+    than `most` bytes: two of the longest frames there are, unless the peer is up to no good.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 2 * FRAME_LIMIT) -> None:
         self._begun: dict[str, tuple[bytearray, int]] = {}
+        self._most = most
+
+    def forget(self, kernel_id: str) -> None:
+        """Nobody waits for the rest of what was begun of this kernel."""
+        self._begun.pop(kernel_id, None)
 
     def take(self, kernel_id: str, body: bytes) -> bytes | memoryview | None:
         """Take a frame or a piece; the frame that is whole now, None if none is.
@@ -60,6 +67,10 @@ class Pieces:
             if begun is None:
                 return None
             (whole, total), data = begun, memoryview(body)[1:]
+        others = sum(len(one) for one, _ in self._begun.values() if one is not whole)
+        if others + len(whole) + len(data) > self._most:
+            self.forget(kernel_id)
+            raise BadFrame(f"Unfinished link frames of more than {self._most} bytes.")
         whole += data
         if len(whole) < total:
             self._begun[kernel_id] = whole, total
@@ -79,6 +90,11 @@ class Outbox:
         self._bodies: OrderedDict[str, deque[tuple[bytes | memoryview, ...]]] = OrderedDict()
         self._waiting: dict[str, int] = {}
         self._assembled = Pieces()
+
+    @property
+    def texts(self) -> int:
+        """Calls, answers and events that wait."""
+        return len(self._texts)
 
     def text(self, message: str) -> None:
         """A call, an answer, an event: goes before all frames."""

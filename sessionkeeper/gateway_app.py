@@ -32,9 +32,11 @@ from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.metrics import SessionsCollector
+from sessionkeeper.keeper.node_api import node_routes
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
@@ -64,7 +66,9 @@ class Gateway:
             settings.lease_seconds,
             lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
+            state / "leases.json",
         )
+        roster = Roster(state / "nodes.json")
         grants = Grants()
         around = Around(
             self.nodes,
@@ -78,8 +82,12 @@ class Gateway:
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters)
-        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        shared = Shared(access, self.sessions, self.nodes, masters, roster)
+        agents = {
+            "agents": NodeAgents(self.nodes, self.sessions, roster),
+            "token": settings.agent_token,
+            "roster": roster,
+        }
         self.app = make_shared_app(
             access.tenant,
             access.check_operator,
@@ -87,6 +95,7 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
+                *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
             ],

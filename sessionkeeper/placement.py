@@ -13,6 +13,7 @@ TIER_ORDER = ("spot", "volunteer", "on-demand")
 STATES = {
     "draining": "is being drained; `sessionkeeper node start NAME` takes it back",
     "suspect": "has not been heard for a moment",
+    "cordoned": "is cordoned; `sessionkeeper node uncordon NAME` takes that back",
     "lost": "is lost",
     "away": "is not connected",
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from sessionkeeper.errors import UsageError
+from sessionkeeper.leases import AWAY, NEAR
 from sessionkeeper.notices.policy import Policy
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
@@ -25,6 +26,7 @@ from sessionkeeper.values import (
     Descriptor,
     FilePath,
     Keep,
+    LeaseTimes,
     LogFormat,
     LogLevel,
     NodeCount,
@@ -92,8 +94,8 @@ class UpSettings(LogSettings):
     port: Port = 8888
     """Where the browser goes. The gateway takes a free port above it."""
     runtime: RuntimeChoice = "auto"
-    lease_seconds: Seconds = 2.0
-    """A node that was not heard for so long is lost."""
+    lease_seconds: LeaseTimes = NEAR
+    """A node that was not heard for so long is lost; by its tier."""
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     """Which checkpoints are kept."""
@@ -130,7 +132,7 @@ class GatewaySettings(LogSettings):
     """Opens the session that is served, and nothing else."""
     store: Text
     master_key: FilePath
-    lease_seconds: Seconds = 2.0
+    lease_seconds: LeaseTimes = AWAY
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None

@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 
 from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
+from sessionkeeper.duration import parse_duration as parse_duration
+from sessionkeeper.duration import positive_duration
+from sessionkeeper.leases import Leases, parse_leases
 from sessionkeeper.notices.names import parse_names
 from sessionkeeper.notices.policy import Policy, parse_policy
 from sessionkeeper.retention import parse_retention
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -25,14 +26,6 @@ _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 LEAST_MEMORY = 128 << 20
 """Bytes: an idle Python kernel with its shim takes about half of it."""
-
-
-def parse_duration(text: object) -> float:
-    """Seconds of `5s`, `500ms`, `1m`, `2h`, `5`; ValueError for anything else, negatives too."""
-    match = _DURATION.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError("is not a duration such as 5s, 500ms or 1m")
-    return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def parse_size(text: object) -> int:
@@ -67,13 +60,6 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 def _cpu_level(value: object) -> str | None:
     return None if value == "native" else _one_of("native", *LEVELS)(value)
-
-
-def _positive_duration(value: object) -> float:
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
-    return seconds
 
 
 def _memory(value: object) -> int:
@@ -161,8 +147,9 @@ OptionalPath = Annotated[Path | None, Parser(_path)]
 OptionalFile = Annotated[Path | None, Parser(_file)]
 OptionalDirectory = Annotated[Path | None, Parser(_directory)]
 SessionId = Annotated[str, Parser(_session_id)]
-Seconds = Annotated[float, Parser(_positive_duration)]
-OptionalSeconds = Annotated[float | None, Parser(_positive_duration)]
+Seconds = Annotated[float, Parser(positive_duration)]
+LeaseTimes = Annotated[Leases, Parser(parse_leases)]
+OptionalSeconds = Annotated[float | None, Parser(positive_duration)]
 Size = Annotated[int | None, Parser(_memory)]
 Bytes = Annotated[int, Parser(parse_size)]
 Boolean = Annotated[bool, Parser(_boolean)]

@@ -189,7 +189,7 @@ _UP_FLAGS = {
     "--state": ("DIR", "where everything is kept (root: /var/lib/sessionkeeper)"),
     "--workspace": ("DIR", "a new session's workspace begins with these files"),
     "--memory": ("SIZE", "memory that one kernel may use, such as 2G (no limit)"),
-    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--lease-seconds": ("TIME", "a node silent for so long is lost (2s,volunteer=15s)"),
     "--on-rollback": ("WHAT", "replay or stop: cells that a lost node took with it (replay)"),
     "--keep": (
         "WHAT",
@@ -214,7 +214,7 @@ _GATEWAY_FLAGS = {
     "--agent-token-file": ("FILE", "the token that agents show"),
     "--store": ("URL", "blob store: a directory, or s3://bucket/prefix?endpoint=URL"),
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
-    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--lease-seconds": ("TIME", "a node silent for so long is lost (4s,volunteer=15s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),

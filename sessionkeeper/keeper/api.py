@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -28,6 +28,7 @@ from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.sessions import Sessions
 
 STATUS = {
@@ -47,6 +48,9 @@ STATUS = {
     "is_a_directory": 409,
     "not_a_directory": 409,
     "refused": 403,
+    "node_revoked": 403,
+    "join_refused": 403,
+    "name_refused": 409,
     "forbidden": 403,
     "unauthorized": 401,
     "full": 507,
@@ -67,6 +71,8 @@ class Shared:
     nodes: Nodes
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
+    roster: Roster = field(default_factory=Roster)
+    """The machines that have joined."""
 
 
 LONGEST_DEADLINE = 7 * 86400.0
@@ -130,11 +136,6 @@ class StatusHandler(SessionHandler):
         self.finish(self.keeper.status.json())
 
 
-class NodesHandler(OperatorHandler):
-    def get(self) -> None:
-        self.finish({"nodes": self.nodes.report()})
-
-
 class DrainHandler(OperatorHandler):
     """The preemption notice: the node's sessions move, and nothing new is placed there."""
 
@@ -164,15 +165,6 @@ class DrainHandler(OperatorHandler):
                 "seconds": time.monotonic() - began,
             }
         )
-
-
-class UncordonHandler(OperatorHandler):
-    """The notice is withdrawn: sessions may be placed there again."""
-
-    def post(self, name: str) -> None:
-        node = self.nodes.get(name)
-        self.nodes.uncordon(node)
-        self.finish({"name": name, "state": node.state})
 
 
 class EventsHandler(ErrorsInWords, WebSocketHandler):
@@ -313,9 +305,7 @@ def routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict[str, An
     handlers: dict[str, type[RequestHandler]] = {
         "status": StatusHandler,
         "events": EventsHandler,
-        "nodes": NodesHandler,
         "nodes/([^/]+)/drain": DrainHandler,
-        "nodes/([^/]+)/uncordon": UncordonHandler,
         "files/(.*)": FilesHandler,
     }
     return [

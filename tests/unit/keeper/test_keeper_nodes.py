@@ -17,6 +17,7 @@ from gateway.errors import AgentGone
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.nodes import STALL, NameTaken, Node, NodeLost, Nodes
 from sessionkeeper.keeper.notices import Notices
+from sessionkeeper.leases import Leases
 
 T = TypeVar("T")
 LEASE = 4.0
@@ -85,7 +86,9 @@ class Watched(Nodes):
 
     def __init__(self, notices: Notices | None = None) -> None:
         self.states: list[tuple[str, str]] = []
-        super().__init__(LEASE, lambda node: self.states.append((node.name, node.state)), notices)
+        super().__init__(
+            Leases(LEASE), lambda node: self.states.append((node.name, node.state)), notices
+        )
 
 
 def hello(name: str = "a", **more: Any) -> dict[str, Any]:
