@@ -40,7 +40,7 @@ class Agents:
         """Anything but `hello`: a heartbeat, say."""
 
     def hears(self, connection: AgentConnection, kernel_id: str) -> bool:
-        """Whether pieces of this kernel's frames are to be kept until they are whole: it runs there."""
+        """Whether it runs there: else pieces of its frames are not kept until they are whole."""
         return True
 
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes | memoryview) -> None:

@@ -216,6 +216,7 @@ HTTP_STATUS: dict[str, int] = {
     Unauthorized.code: 401,
     Forbidden.code: 403,
     NodeRevoked.code: 403,
+    WrongGateway.code: 403,
     TooManyKernels.code: 403,
     CrossOrigin.code: 404,  # as Jupyter Server has it
     KernelNotFound.code: 404,

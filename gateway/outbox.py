@@ -34,8 +34,9 @@ def next_piece(data: bytes | memoryview) -> bytes:
 
 
 class Pieces:
-    """Puts pieces together again, of each kernel for itself. All that waits for its rest has no more
-    than `most` bytes: two of the longest frames there are, unless the peer is up to no good.
+    """Puts pieces together again, of each kernel for itself.
+
+    What waits for its rest has `most` bytes in all: two of the longest frames there are.
     """
 
     def __init__(self, most: int = 2 * FRAME_LIMIT) -> None:

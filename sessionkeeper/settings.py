@@ -34,6 +34,7 @@ from sessionkeeper.values import (
     NoticeNames,
     OnlyWhen,
     OnRollback,
+    OptionalCount,
     OptionalDirectory,
     OptionalFile,
     OptionalPath,
@@ -148,7 +149,10 @@ class AgentSettings(LogSettings):
 
     gateway_url: Text
     """`http://host:port` or `https://...` of the gateway."""
-    token: Secret = field(repr=False)
+    token: Secret = field(repr=False, default="")
+    """The agents'. A machine that has joined has an identity of its own instead."""
+    identity: OptionalFile = None
+    """What `node join` has left: see `sessionkeeper.agent.membership`."""
     node: NodeName
     tier: Tier = "on-demand"
     data: FilePath
@@ -157,6 +161,9 @@ class AgentSettings(LogSettings):
     criu: OptionalPath = None
     memory_bytes: Size = None
     """Memory that one kernel may use; None: no limit."""
+    offered_cores: OptionalCount = None
+    offered_memory: Size = None
+    """What all sessions together may use here; None: all that the machine has."""
     lazy_above: Bytes = LAZY_ABOVE
     """A kernel with more memory than so many bytes answers before it has arrived, where that
     works."""

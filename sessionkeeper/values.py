@@ -136,6 +136,7 @@ class Parser:
 
 
 NodeCount = Annotated[int, Parser(_whole(1, 60))]
+OptionalCount = Annotated[int | None, Parser(_whole(1, 4096))]
 Port = Annotated[int, Parser(_whole(1, 65535))]
 Descriptor = Annotated[int | None, Parser(_whole(0, 1 << 20))]
 Text = Annotated[str, Parser(_text)]

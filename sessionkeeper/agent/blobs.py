@@ -7,7 +7,11 @@ other end.
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 
@@ -24,15 +28,39 @@ from checkpoint.errors import (
 _ERRORS: dict[int, type[StoreError]] = {507: StoreFull, 403: StoreNotWritable}
 
 
-class ProxiedBlobs:
-    """A :class:`checkpoint.blobs.BlobStore` over HTTP at ``url``. Thread-safe."""
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL (``HTTPS_PROXY``, ``HTTP_PROXY``), if
+    it is none of those in ``NO_PROXY``.
+    """
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
-    def __init__(self, url: str, token: str, *, connections: int = 8) -> None:
+
+def _proxied(proxy: str, **how: Any) -> urllib3.ProxyManager:
+    who = urlsplit(proxy)
+    basic = f"{unquote(who.username)}:{unquote(who.password or '')}" if who.username else None
+    headers = urllib3.make_headers(proxy_basic_auth=basic)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **how)
+
+
+class ProxiedBlobs:
+    """A :class:`checkpoint.blobs.BlobStore` over HTTP at ``url``. Thread-safe.
+
+    ``by_proxy``: through the one that the environment names for the URL, if it does.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, connections: int = 8, by_proxy: bool = False
+    ) -> None:
         self._url = url.rstrip("/")
         self.renew(token)
         # Only what is safe to ask twice is asked twice, and only when nothing was answered.
         retries = urllib3.Retry(connect=5, read=0, redirect=0, status=0, backoff_factor=0.1)
-        self._pool = urllib3.PoolManager(
+        proxy = proxy_for(url) if by_proxy else None
+        make = partial(_proxied, proxy) if proxy else urllib3.PoolManager
+        self._pool: urllib3.PoolManager = make(
             maxsize=connections,
             block=True,
             retries=retries,

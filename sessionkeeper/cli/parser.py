@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gateway.options import FLAGS
+from sessionkeeper.cli.node_parser import add_node
 from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
@@ -47,18 +48,6 @@ exit codes:
   69 a part did not come up
 """
 )
-
-_NODE = """\
-examples:
-  sessionkeeper node list
-  sessionkeeper node drain node-1 --deadline 30s
-  sessionkeeper node kill node-2
-  sessionkeeper node start node-2
-
-exit codes:
-  1 not all has moved   2 that cannot be asked   7 no such node   9 nothing runs here
-  69 the gateway does not answer
-"""
 
 _CHECKPOINT = """\
 Of the session that runs. `sessionkeeper store` works on the store itself, whether anything runs.
@@ -122,7 +111,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_up(commands)
     _add_operating(commands)
-    _add_node(commands)
+    add_node(commands, _add, _add_state)
     add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)
@@ -227,12 +216,15 @@ _GATEWAY_FLAGS = {
 _AGENT_FLAGS = {
     "--gateway-url": ("URL", "the gateway, http://host:port"),
     "--token-file": ("FILE", "the agents' token"),
+    "--identity": ("FILE", "what `node join` has left; instead of the token"),
     "--node": ("NAME", "name of this node"),
     "--tier": ("TIER", "spot, volunteer or on-demand (on-demand)"),
     "--data": ("DIR", "directory for what kernels need here"),
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
     "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--offered-cores": ("N", "cores that sessions may use (all)"),
+    "--offered-memory": ("SIZE", "memory that sessions may use (all)"),
     "--lazy-above": ("SIZE", "a kernel with more memory answers before it has arrived (128M)"),
     "--cgroup": ("PATH", "parent of the kernels' control groups"),
     "--cpu-baseline": (
@@ -282,35 +274,6 @@ def _add_operating(commands: Any) -> None:
         if name == "status":
             _add_session(parser)
             parser.add_argument("--json", action="store_true", help="as the gateway says it")
-
-
-def _add_node(commands: Any) -> None:
-    node = _add(commands, "node", "list, drain, kill or start nodes", epilog=_NODE)
-    node.set_defaults(shown=node)
-    actions = node.add_subparsers(title="actions", metavar="ACTION")
-    parser = _add(actions, "list", "the nodes, as the gateway sees them", "node:list_nodes")
-    parser.add_argument("--json", action="store_true", help="as the gateway says it")
-    _add_state(parser)
-    parser = _add(
-        actions, "drain", "the notice before a node goes: what runs on it moves", "node:drain"
-    )
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--deadline", metavar="TIME", default="30s", help="time there is (30s)")
-    _add_state(parser)
-    parser = _add(
-        actions, "kill", "pull the plug: all of it dies at once, its data is gone", "node:kill"
-    )
-    parser.add_argument("name", metavar="NAME")
-    _add_state(parser)
-    parser = _add(
-        actions, "start", "start a killed node, take back a drained one, or add one", "node:start"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
-    parser.add_argument("--runtime", metavar="R", help="container or process (that of the others)")
-    parser.add_argument(
-        "--cpu-most", metavar="LEVEL", help="treat its CPU as one of that level (native)"
-    )
-    _add_state(parser)
 
 
 def _add_checkpoint(commands: Any) -> None:
