@@ -18,9 +18,8 @@ import httpx
 
 from gateway import durable
 from gateway.dial import AgentLink
-from gateway.errors import RemoteError
 from gateway.identity import Identity, NodeKey
-from sessionkeeper.errors import Unavailable, UsageError
+from sessionkeeper.errors import NotLetIn, Unavailable, UsageError
 
 __all__ = ["Membership", "checked_url", "enrol", "is_address", "leave", "leave_now"]
 
@@ -66,7 +65,7 @@ def enrol(
 
     It may be asked again with the same key, when no answer came. Raises UsageError (also for a
     gateway without TLS, unless `plain`, as session keys are sent over that connection), Unavailable
-    when the gateway does not answer, RemoteError with its words.
+    when the gateway does not answer, NotLetIn with its words.
     """
     checked_url(url, plain=plain)
     wish: dict[str, Any] = {"name": name, "token": token, "key": key.public}
@@ -74,16 +73,18 @@ def enrol(
     address = f"{url.rstrip('/')}/agents/join"
     try:
         answer = httpx.post(address, json=wish, timeout=SECONDS)
-        said = answer.json()
+        said: dict[str, Any] = dict(answer.json())
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise Unavailable(f"the gateway at {url} does not answer: {error}") from None
-    except ValueError:
+    except (ValueError, TypeError):
         raise Unavailable(
             f"{address} answered {answer.status_code}, and not as a gateway does",
             hint="is the URL right? It is the gateway's, not that of JupyterLab",
         ) from None
     if answer.status_code != 201:
-        raise RemoteError(said if isinstance(said, dict) else {})
+        words = str(said.get("message", answer.reason_phrase))
+        kind = UsageError if said.get("code") == UsageError.code else NotLetIn
+        raise kind(words, hint=str(said.get("hint", "")))
     return Membership(url.rstrip("/"), said["gateway"], said["name"], said["tier"], key.text)
 
 

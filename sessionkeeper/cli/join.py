@@ -176,8 +176,10 @@ def host_name(name: str) -> str:
 def _offer(member: Membership, arguments: Namespace, home: Home, terminal: Terminal) -> int:
     from sessionkeeper import agent, doctor, machine
 
-    facts = machine.examine(home.directory)
-    runtime = doctor.choose_runtime(arguments.runtime or "auto", facts)
+    runtime = arguments.runtime or "auto"
+    if runtime != "process":  # which any machine can
+        with terminal.step("looking at what this machine can do"):
+            runtime = doctor.choose_runtime(runtime, machine.examine(home.directory))
     settings = _settings(member, arguments, home, runtime)
     logs.set_up(member.name, "text", settings.log_level, [member.key])
     for line in offered(member, settings, os.cpu_count() or 1, _memory()):

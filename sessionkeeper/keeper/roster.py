@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway import durable
-from gateway.errors import GatewayError, NodeRevoked, Unauthorized
+from gateway.errors import NodeRevoked, Unauthorized
 from gateway.identity import check_joining
-from sessionkeeper.errors import UnknownNode, UsageError
+from sessionkeeper.errors import NotLetIn, UnknownNode, UsageError
 from sessionkeeper.placement import TIER_ORDER
 from sessionkeeper.registration import hashed
 
@@ -38,14 +38,14 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _OURS = re.compile(r"node-\d+")
 
 
-class JoinRefused(Unauthorized):
+class JoinRefused(NotLetIn):
     """The token is none, was used, or its time is over: who asks is not told which."""
 
     code = "join_refused"
     hint = "Ask for a new one: `sessionkeeper node token create`, on the gateway's machine."
 
 
-class NameRefused(GatewayError):
+class NameRefused(NotLetIn):
     """Another machine has the name, or it can be no machine's."""
 
     code = "name_refused"
@@ -114,7 +114,7 @@ class Roster:
         if not 0 < seconds <= LONGEST_LIFE:
             raise UsageError(f"a token is good for {LONGEST_LIFE / 86400:.0f} days at most")
         self._forget_old()
-        token = secrets.token_urlsafe(24)
+        token = secrets.token_hex(24)  # typed as an argument: it must not begin with a dash
         ticket = Ticket(secrets.token_hex(4), hashed(token), tier, uses, self._now() + seconds)
         self._tickets[ticket.id] = ticket
         self._save()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from joining_rig import LEASE, Machine, Site
+from joining_rig import Machine, Site
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +89,8 @@ async def test_node_that_leaves_is_drained_first_and_forgotten(site: Site, home:
         left = await asyncio.to_thread(there.run, "leave")
         assert left.returncode == 0, left.stderr
         assert there.end() == 0
-        moved = await site.until(lambda s: s["state"] == "running" and s["node"] != there.name)
-        assert any("moved from" in event["text"] for event in moved["events"])
+        moved = f"moved from {there.name}"
+        await site.until(lambda s: any(moved in event["text"] for event in s["events"]))
         assert await kernel.ask("z") == "5"
     assert there.name not in [n for n, one in site.nodes().items() if one["state"] != "lost"]
     assert not list((there.home).glob("*.json"))
@@ -117,16 +116,14 @@ async def test_revoked_node_is_refused_with_words_and_its_session_goes_elsewhere
     assert await asyncio.to_thread(had.end) == 13
     assert f"operator has revoked {had.name}" in had.said
     assert not had.kernels()
-    again = had.run("join")
+    again = had.run("join", "--runtime", "process")
     assert again.returncode == 13
     assert site.nodes()[had.name]["state"] == "revoked"
 
 
-def test_gateway_without_tls_is_refused_unless_said(site: Site, tmp_path: Path) -> None:
+def test_gateway_without_tls_is_refused_unless_said(site: Site) -> None:
     far = site.machine("far")
     refused = far.run("join", "http://gateway.invalid:1", "--token", "x")
     assert refused.returncode == 2
     assert "without TLS" in refused.stderr
-    away = far.run("join", f"https://{'127.0.0.1'}:1", "--token", "x")
-    assert away.returncode == 69
-    assert LEASE < 2
+    assert far.run("join", "https://127.0.0.1:1", "--token", "x").returncode == 69
