@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -121,6 +122,8 @@ def leave(arguments: Namespace) -> int:
     leave_now(member)
     for file in (home.member, home.key):
         file.unlink(missing_ok=True)
+    if os.path.ismount(home.data / "images"):  # of a node with containers
+        subprocess.run(["umount", str(home.data / "images")], check=False)
     shutil.rmtree(home.data, ignore_errors=True)
     terminal.say(f"{member.name} is none of the nodes of {member.url} any more")
     return 0

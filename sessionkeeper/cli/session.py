@@ -39,6 +39,7 @@ def create(arguments: Namespace) -> int:
         "tiers": arguments.tiers.split(",") if arguments.tiers else None,
         "guarantee": _size("--guarantee", arguments.guarantee),
         "limit": _size("--limit", arguments.limit),
+        "secrets": arguments.secrets,
     }
     done = api.create(state, {what: said for what, said in wish.items() if said is not None})
     name = done["session"]["name"]

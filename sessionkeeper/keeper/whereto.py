@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.line import Waiting, place
 from sessionkeeper.placement import Choice, Needs, choose
 from sessionkeeper.registration import Registration
+from sessionkeeper.sensitive import has_secrets
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,16 @@ class Line:
 class Whereto:
     """Where one session is to go."""
 
-    def __init__(self, registration: Registration, nodes: Nodes, line: Line) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        nodes: Nodes,
+        line: Line,
+        kernels: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
+        """``kernels`` tells which there are, each with its ``env``."""
         self._registration = registration
+        self._kernels = kernels
         self._nodes = nodes
         self._line = line
         self._heading: Node | None = None
@@ -102,7 +111,16 @@ class Whereto:
     def needs(self, needs: Needs) -> Needs:
         """Return ``needs`` with what was agreed of the session."""
         agreed = self._registration
-        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers)
+        tiers = agreed.may_use(self._secrets())
+        return replace(needs, memory=agreed.guarantee, tiers=tiers)
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether it may use a node of that tier. It may not any more when it gets secrets."""
+        tier = str(node.hello.get("tier", "on-demand"))
+        return tier in self._registration.may_use(self._secrets())
+
+    def _secrets(self) -> bool:
+        return any(has_secrets(kernel.get("env", {})) for kernel in self._kernels())
 
     def turn(self, needs: Needs, failed: frozenset[str]) -> Choice:
         """Return what the line has for it."""
