@@ -192,6 +192,8 @@ class Site:
             self.process.wait(PATIENCE)
 
     def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()  # nothing of it is wanted any more
         for machine in self.machines.values():
             if machine.process is not None and machine.process.poll() is None:
                 machine.process.kill()
@@ -219,7 +221,8 @@ class Site:
                 content = answer.read()
                 return answer.status, json.loads(content) if content else None
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read() or b"null")
+            said = error.read().decode()
+            return error.code, json.loads(said) if said.startswith("{") else said
 
     def operate(self, method: str, path: str, body: Any = None) -> Any:
         status, said = self.ask(method, f"/api/sessionkeeper/{path}", body)
