@@ -23,7 +23,7 @@ HELLO_SECONDS, HELLO_BYTES = 20.0, 4 << 20
 # Bytes of a message afterwards, from an agent that sends long link frames in pieces.
 MESSAGE_BYTES = 64 << 20
 # Answers and events that wait for an agent which does not read them.
-MOST_WAITING = 20_000
+MOST_WAITING = 5_000
 
 
 class Agents:

@@ -239,7 +239,7 @@ async def test_it_cannot_fill_the_gateways_memory(
     async with dial(site, evil) as liar:  # asks and asks, and does not read the answers
         await liar.hello()
         liar.socket.transport.pause_reading()
-        many = json.dumps({"event": "heartbeat", "sent": "x" * 2000})
+        many = json.dumps({"event": "heartbeat", "sent": "x" * 10_000})
         assert await shut(liar, many, 20 * MOST_WAITING)
     assert peak(site.process.pid) - before < 150 << 20
     async with site.kernel() as kernel:
