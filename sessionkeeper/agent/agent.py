@@ -122,7 +122,7 @@ class Agent:
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
             **self._offer.cpu.json(),
-            "cores": processors(),
+            "cores": min(processors(), self._settings.offered_cores or processors()),
             "memory": self._settings.offered_memory or memory(),
             "machine": machine(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},

@@ -1,7 +1,8 @@
 """The systemd unit that keeps a machine joined. Pure.
 
 Stopping it is a notice: what runs here moves first (`--grace`), so systemd must wait longer than
-that. A machine that is not let in any more is not started again. Source: systemd.service(5),
+that. Kernels outlive an agent that crashed, and the next one takes them over: only the agent is
+ended. A machine that is not let in any more is not started again. Source: systemd.service(5),
 systemd.kill(5).
 """
 
@@ -35,9 +36,9 @@ After=network-online.target
 [Service]
 ExecStart={" ".join(map(_quoted, command))}
 Restart=always
-RestartSec=5
+RestartSec=1
 RestartPreventExitStatus={refused}
-KillMode=mixed
+KillMode=process
 TimeoutStopSec={grace + 30:.0f}
 {"Delegate=yes" if root else "NoNewPrivileges=yes"}
 

@@ -173,7 +173,7 @@ def _token(arguments: Namespace) -> str | None:
 def host_name(name: str) -> str:
     """What a machine of that host name is called as a node."""
     words = re.sub(r"[^a-z0-9]+", "-", name.partition(".")[0].lower()).strip("-")[:32].strip("-")
-    return f"host-{words}" if re.fullmatch(r"node-\d+|", words) else words
+    return f"host-{words}".rstrip("-") if re.fullmatch(r"node-\d+|", words) else words
 
 
 def _offer(member: Membership, arguments: Namespace, home: Home, terminal: Terminal) -> int:
