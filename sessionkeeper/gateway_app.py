@@ -33,10 +33,12 @@ from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
+from sessionkeeper.keeper.node_api import node_routes
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.report_api import report_routes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
@@ -67,6 +69,7 @@ class Gateway:
             settings.lease_seconds,
             lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
+            state / "leases.json",
         )
         self.nodes.pool.load(state / "preemptions.json")
         promised = self.nodes.pool.promised
@@ -75,6 +78,7 @@ class Gateway:
             self.nodes,
             lambda session: promised[session].owner if session in promised else "",
         )
+        roster = Roster(state / "nodes.json")
         grants = Grants()
         around = Around(
             self.nodes,
@@ -89,8 +93,12 @@ class Gateway:
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger)
-        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger, roster)
+        agents = {
+            "agents": NodeAgents(self.nodes, self.sessions, roster),
+            "token": settings.agent_token,
+            "roster": roster,
+        }
         self.app = make_shared_app(
             access.tenant,
             access.check_operator,
@@ -98,6 +106,7 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
+                *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
                 *report_routes(shared),

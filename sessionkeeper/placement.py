@@ -46,6 +46,7 @@ CROWD = 0.01
 STATES = {
     "draining": "is being drained; `sessionkeeper node start NAME` takes it back",
     "suspect": "has not been heard for a moment",
+    "cordoned": "is cordoned; `sessionkeeper node uncordon NAME` takes that back",
     "lost": "is lost",
     "away": "is not connected",
 }

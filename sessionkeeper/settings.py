@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from sessionkeeper.errors import UsageError
+from sessionkeeper.leases import AWAY, NEAR
 from sessionkeeper.notices.policy import Policy
 from sessionkeeper.quotas import Quotas
 from sessionkeeper.rebalance import REBALANCE_AFTER
@@ -27,6 +28,7 @@ from sessionkeeper.values import (
     Descriptor,
     FilePath,
     Keep,
+    LeaseTimes,
     LogFormat,
     LogLevel,
     NodeCount,
@@ -35,6 +37,7 @@ from sessionkeeper.values import (
     OnDemand,
     OnlyWhen,
     OnRollback,
+    OptionalCount,
     OptionalDirectory,
     OptionalFile,
     OptionalPath,
@@ -100,8 +103,8 @@ class UpSettings(LogSettings):
     port: Port = 8888
     """Where the browser goes. The gateway takes a free port above it."""
     runtime: RuntimeChoice = "auto"
-    lease_seconds: Seconds = 2.0
-    """A node that was not heard for so long is lost."""
+    lease_seconds: LeaseTimes = NEAR
+    """A node that was not heard for so long is lost; by its tier."""
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     """Which checkpoints are kept."""
@@ -147,7 +150,7 @@ class GatewaySettings(LogSettings):
     """Opens the session that is served, and nothing else."""
     store: Text
     master_key: FilePath
-    lease_seconds: Seconds = 2.0
+    lease_seconds: LeaseTimes = AWAY
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None
@@ -166,7 +169,10 @@ class AgentSettings(LogSettings):
 
     gateway_url: Text
     """`http://host:port` or `https://...` of the gateway."""
-    token: Secret = field(repr=False)
+    token: Secret = field(repr=False, default="")
+    """The agents'. A machine that has joined has an identity of its own instead."""
+    identity: OptionalFile = None
+    """What `node join` has left: see `sessionkeeper.agent.membership`."""
     node: NodeName
     tier: Tier = "on-demand"
     price: OptionalPrice = None
@@ -179,6 +185,9 @@ class AgentSettings(LogSettings):
     criu: OptionalPath = None
     memory_bytes: Size = None
     """Memory that one kernel may use; None: no limit."""
+    offered_cores: OptionalCount = None
+    offered_memory: Size = None
+    """What all sessions together may use here; None: all that the machine has."""
     lazy_above: Bytes = LAZY_ABOVE
     """A kernel with more memory than so many bytes answers before it has arrived, where that
     works."""

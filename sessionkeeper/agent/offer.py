@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,7 +20,10 @@ from sessionkeeper.cpu import NodeCpu, this_node
 from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
+from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
+
+log = logging.getLogger(__name__)
 
 IMAGES_SHARE = "60%"
 """Of the machine's memory, what process images on their way may take at most."""
@@ -63,11 +67,15 @@ class ContainerOffer:
         self._images = data / "images"
         _mount_tmpfs(self._images)
         self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
+        group = settings.cgroup or f"/sessionkeeper/{settings.node}"
+        for what in cgroups.limit(group, settings.offered_cores, settings.offered_memory):
+            log.warning("the %s that sessions use cannot be limited on this machine", what)
+        most = min(int(MEMORY_SHARE * memory()), settings.offered_memory or memory())
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
-            cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes or int(MEMORY_SHARE * memory()),
+            cgroup=group,
+            memory=settings.memory_bytes or most,
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,

@@ -337,4 +337,5 @@ class Tenancies:
                 await self._uplink.hang_up()  # the next hello does not name it
 
     def _store(self, token: str) -> ProxiedBlobs:
-        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token)
+        joined = self._settings.identity is not None
+        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token, by_proxy=joined)

@@ -42,6 +42,7 @@ def create(arguments: Namespace) -> int:
         "guarantee": _size("--guarantee", arguments.guarantee),
         "limit": _size("--limit", arguments.limit),
         "cores": arguments.cores,
+        "secrets": arguments.secrets,
     }
     done = api.create(state, {what: said for what, said in wish.items() if said is not None})
     name = done["session"]["name"]

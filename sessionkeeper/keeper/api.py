@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -29,6 +29,7 @@ from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.sessions import Sessions
 
 STATUS = {
@@ -48,6 +49,9 @@ STATUS = {
     "is_a_directory": 409,
     "not_a_directory": 409,
     "refused": 403,
+    "node_revoked": 403,
+    "join_refused": 403,
+    "name_refused": 409,
     "forbidden": 403,
     "unauthorized": 401,
     "full": 507,
@@ -69,6 +73,8 @@ class Shared:
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
     ledger: Ledger | None = None
+    roster: Roster = field(default_factory=Roster)
+    """The machines that have joined."""
 
 
 LONGEST_DEADLINE = 7 * 86400.0
@@ -132,11 +138,6 @@ class StatusHandler(SessionHandler):
         self.finish(self.keeper.status.json())
 
 
-class NodesHandler(OperatorHandler):
-    def get(self) -> None:
-        self.finish({"nodes": self.nodes.report()})
-
-
 class DrainHandler(OperatorHandler):
     """The preemption notice: the node's sessions move, and nothing new is placed there."""
 
@@ -166,15 +167,6 @@ class DrainHandler(OperatorHandler):
                 "seconds": time.monotonic() - began,
             }
         )
-
-
-class UncordonHandler(OperatorHandler):
-    """The notice is withdrawn: sessions may be placed there again."""
-
-    def post(self, name: str) -> None:
-        node = self.nodes.get(name)
-        self.nodes.uncordon(node)
-        self.finish({"name": name, "state": node.state})
 
 
 class EventsHandler(ErrorsInWords, WebSocketHandler):
@@ -315,9 +307,7 @@ def routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict[str, An
     handlers: dict[str, type[RequestHandler]] = {
         "status": StatusHandler,
         "events": EventsHandler,
-        "nodes": NodesHandler,
         "nodes/([^/]+)/drain": DrainHandler,
-        "nodes/([^/]+)/uncordon": UncordonHandler,
         "files/(.*)": FilesHandler,
     }
     return [

@@ -79,15 +79,15 @@ class SessionKeeper:
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
+        self._whereto = Whereto(registration, nodes, line, channels.wanted)
         self.kernels = SessionKernels(
-            self._presence, self._incarnations, channels, self._checkpoints
+            self._presence, self._incarnations, channels, self._checkpoints, self._whereto
         )
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
         self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
-        self._whereto = Whereto(registration, nodes, line)
         line.enter(registration, self.changed)
         self._leaving = Leaving(
             nodes,
@@ -203,7 +203,9 @@ class SessionKeeper:
                 self._presence.in_background(self._check_hosted(here))
             self._incarnations.attach(here)
             if node.suspect:
-                self._presence.in_background(self._opening.stage_elsewhere(self._nodes, node))
+                needs = self._whereto.needs(self._opening.needs())
+                elsewhere = self._opening.stage_elsewhere(self._nodes, node, needs)
+                self._presence.in_background(elsewhere)
             self.status.warn("notice", node.notice)
         elif hosts and not self.is_on(node):
             epoch = int(node.hello["sessions"][self.session])
@@ -268,12 +270,15 @@ class SessionKeeper:
         wanted = bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost)
         needs, failed = self._whereto.needs(self._opening.needs()), frozenset(self._opening.failed)
         waits = self._epochs.placed is None and wanted and not self.sleep.asleep
+        leaving = {n.name for n in nodes if n.draining}
+        if here and not self._channels.activity().busy and not self._whereto.may_be_on(here):
+            leaving.add(here.name)  # between two cells, as nothing makes it hurry
         return steps.Facts(
             wanted=wanted,
             placed=self._epochs.placed,
             nodes=tuple(n.facts(but=self.session) for n in nodes),
             lost=frozenset(lost),
-            leaving=frozenset(n.name for n in nodes if n.draining),
+            leaving=frozenset(leaving),
             needs=needs,
             failed=failed,
             turn=self._whereto.turn(needs, failed) if waits else None,

@@ -13,14 +13,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import GatewayError
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.facts import facts_of
+from sessionkeeper.keeper.granted import Granted
 from sessionkeeper.keeper.notices import Leaving, Notices, Word
 from sessionkeeper.keeper.pool import Pool
 from sessionkeeper.keeper.pressure import SAVING, Pressure
+from sessionkeeper.leases import Leases
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,8 @@ class Node:
     beat: float | None = None
     """The agent's clock when it sent its newest heartbeat."""
     draining: bool = False
+    cordoned: bool = False
+    """Nothing new is placed there; what is there stays."""
     leaves_at: float = 0.0
     """When it will be gone, in the event loop's time, while it is draining."""
     notice: str | None = None
@@ -119,7 +124,7 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        return not self.gone.done() and not self.draining and not self.suspect
+        return not (self.gone.done() or self.draining or self.suspect or self.cordoned)
 
     @property
     def engine(self) -> str | None:
@@ -160,7 +165,9 @@ class Node:
     def state(self) -> str:
         if self.gone.done():
             return "lost"
-        return "draining" if self.draining else "suspect" if self.suspect else "ready"
+        if self.draining:
+            return "draining"
+        return "suspect" if self.suspect else "cordoned" if self.cordoned else "ready"
 
     def facts(self, but: str = "") -> NodeFacts:
         """Return what placement wants to know; ``but`` that session does not count."""
@@ -206,9 +213,15 @@ class Nodes:
     """All nodes by name. ``changed`` is called with a node whenever its state changed."""
 
     def __init__(
-        self, lease: float, changed: Callable[[Node], None], notices: Notices | None = None
+        self,
+        leases: Leases,
+        changed: Callable[[Node], None],
+        notices: Notices | None = None,
+        granted: Path | None = None,
     ) -> None:
-        self.lease = lease
+        """``granted`` is a file with the leases that nodes have, for who is started after us."""
+        self._leases = leases
+        self._granted = Granted(granted)
         self._changed = changed
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
@@ -228,7 +241,9 @@ class Nodes:
     def find(self, name: str | None) -> Node | None:
         return self._nodes.get(name) if name else None
 
-    def joined(self, connection: Connection, hello: dict[str, Any]) -> Node:
+    def joined(
+        self, connection: Connection, hello: dict[str, Any], *, cordoned: bool = False
+    ) -> Node:
         """An agent said hello. Its node is the one it was if its lease has not ended, else a new
         one.
 
@@ -239,12 +254,16 @@ class Nodes:
         node = self._nodes.get(name)
         if node is not None and not node.gone.done() and node.is_another(hello):
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
+        lease = self._leases.of(str(hello.get("tier", "on-demand")))
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, self.lease, pool=self.pool)
+            node = Node(name, connection, hello, lease, pool=self.pool)
             self._nodes[name] = node
+            there = (one for one in self._nodes.values() if not one.gone.done())
+            self._granted.are({one.name: one.lease for one in there})
         else:
             node.hello = hello
             node.connect(connection)
+        node.cordoned = cordoned
         self.heard(node)
         leaving = self._notices.leaving(name, hello.get("instance"))
         if leaving is not None and not node.draining:
@@ -257,8 +276,14 @@ class Nodes:
         self._notices.give(node.name, node.hello.get("instance"), seconds)
         self._count(node)
 
+    def cordon(self, node: Node) -> None:
+        """Nothing new is placed there until :meth:`uncordon`; what is there stays."""
+        node.cordoned = True
+        self._changed(node)
+
     def uncordon(self, node: Node) -> None:
-        """All notices are withdrawn."""
+        """All notices are withdrawn, and sessions may be placed there again."""
+        node.cordoned = False
         self._notices.withdraw(node.name)
         self._count(node)
         self._changed(node)
@@ -295,7 +320,8 @@ class Nodes:
         """
         if name in self._nodes:
             return
-        node = Node(name, None, {"node": name}, self.lease, pool=self.pool)
+        lease = self._granted.of(name) or self._leases.seconds
+        node = Node(name, None, {"node": name}, lease, pool=self.pool)
         self._nodes[name] = node
         self.heard(node)
 
@@ -332,9 +358,9 @@ class Nodes:
                 longer = {"sent": node.beat, "seconds": node.lease + seconds}
                 node.connection.send_event({"event": "lease", **longer})
 
-    def left(self, node: Node) -> None:
+    def left(self, node: Node, how: str = "left") -> None:
         """The node is gone for good, by its own or the operator's word."""
-        self._lose(node, "left")
+        self._lose(node, how)
 
     def _watch(self, node: Node) -> None:
         loop = asyncio.get_running_loop()

@@ -80,9 +80,9 @@ class Opening:
         if self.no_images(target) is None:
             await self._incarnations.stage(target)
 
-    async def stage_elsewhere(self, nodes: Nodes, suspect: Node) -> None:
-        """Have them brought to where the session would go without that node."""
-        choice = choose([n.facts() for n in nodes if n is not suspect], self.needs())
+    async def stage_elsewhere(self, nodes: Nodes, suspect: Node, needs: Needs) -> None:
+        """Have them brought to where a session that ``needs`` that would go without that node."""
+        choice = choose([n.facts() for n in nodes if n is not suspect], needs)
         if choice.node:
             await self.stage(nodes.get(choice.node))
 

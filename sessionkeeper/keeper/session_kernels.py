@@ -11,6 +11,7 @@ from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import NodeLost
 from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.whereto import Whereto
 
 SOON_AGAIN = 60.0
 """Seconds in which a kernel that was brought back, and asked nothing since, is not brought back
@@ -30,11 +31,13 @@ class SessionKernels:
         incarnations: Incarnations,
         channels: Channels,
         checkpoints: Checkpoints,
+        whereto: Whereto,
     ) -> None:
         self._presence = presence
         self._incarnations = incarnations
         self._channels = channels
         self._checkpoints = checkpoints
+        self._whereto = whereto
         self._brought_back: dict[str, tuple[float, int]] = {}
         self._began_anew: dict[str, tuple[float, int]] = {}
         self._in_a_row: dict[str, int] = {}
@@ -45,6 +48,10 @@ class SessionKernels:
             here = await self._presence.up()
             if kernel["kernel_id"] in here.kernels:
                 return  # it was among those that the session was opened with
+            if not self._whereto.may_be_on(here.node):
+                # Its secrets are not for that machine: the session goes to another one first.
+                await self._presence.changes.watch()
+                continue
             try:
                 await here.ask("kernel.start", kernel)
             except NodeLost:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
@@ -25,6 +25,7 @@ from sessionkeeper.placement import (
 )
 from sessionkeeper.rebalance import REBALANCE_AFTER, Advice, Situation, advise
 from sessionkeeper.registration import Registration
+from sessionkeeper.sensitive import has_secrets
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,16 @@ class Line:
 class Whereto:
     """Where one session is to go."""
 
-    def __init__(self, registration: Registration, nodes: Nodes, line: Line) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        nodes: Nodes,
+        line: Line,
+        kernels: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
+        """``kernels`` tells which there are, each with its ``env``."""
         self._registration = registration
+        self._kernels = kernels
         self._nodes = nodes
         self._line = line
         self._heading: Node | None = None
@@ -130,7 +139,7 @@ class Whereto:
     def needs(self, needs: Needs) -> Needs:
         """Return ``needs`` with what was agreed of the session."""
         agreed = self._registration
-        tiers = agreed.tiers
+        tiers = agreed.may_use(self._secrets())
         wanted = replace(
             needs,
             memory=agreed.guarantee,
@@ -146,6 +155,13 @@ class Whereto:
         if self._line.rules.on_demand is None and last_resort(wanted):
             tiers = tuple(tier for tier in tiers if tier != LAST_RESORT)
         return replace(wanted, tiers=tiers)
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether it may use a node of that tier. It may not any more when it gets secrets."""
+        return node.tier in self._registration.may_use(self._secrets())
+
+    def _secrets(self) -> bool:
+        return any(has_secrets(kernel.get("env", {})) for kernel in self._kernels())
 
     def turn(self, needs: Needs, failed: frozenset[str]) -> Choice:
         """Return what the line has for it."""

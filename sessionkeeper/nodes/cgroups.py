@@ -39,6 +39,38 @@ def freezer(name: str) -> Path:
     raise FileNotFoundError(f"there is no control group {name} that can be frozen")
 
 
+_PERIOD = 100_000
+"""Microseconds in which a group may use so many of processor time: the kernel's default."""
+
+
+def limit(name: str, cores: int | None, memory: int | None) -> list[str]:
+    """Make a group, and have all that is in it and below use so many cores and bytes of memory at
+    most. Returns what of it cannot be had here, in words. Source: Linux, cgroup-v2.rst, and
+    sched-bwc.rst and memory.rst for version 1.
+    """
+    wanted: dict[str, dict[str, str]] = {}
+    if cores is not None:
+        quota = str(cores * _PERIOD)
+        wanted["cores"] = {"cpu.cfs_quota_us": quota, "cpu.max": f"{quota} {_PERIOD}"}
+    if memory is not None:
+        wanted["memory"] = {"memory.limit_in_bytes": str(memory), "memory.max": str(memory)}
+    left = dict.fromkeys(wanted)
+    for root in hierarchies() if wanted else []:
+        top = root / name.strip("/")
+        with suppress(OSError):
+            top.mkdir(parents=True, exist_ok=True)
+        for above in reversed([one for one in top.parents if one.is_relative_to(root)]):
+            with suppress(OSError):  # version 2 alone has it
+                (above / "cgroup.subtree_control").write_text("+cpu +memory")
+        for what, files in wanted.items():
+            for file, value in files.items():
+                with suppress(OSError):
+                    if (top / file).exists():
+                        (top / file).write_text(value)
+                        left.pop(what, None)
+    return list(left)
+
+
 def freeze(name: str, timeout: float = 10.0) -> None:
     """Freeze everything below a group. Returns when it stands still; raises `TimeoutError` when
     that took more than `timeout` (seconds), it goes on then, and `FileNotFoundError` when there is

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sessionkeeper import leases
 from sessionkeeper.nodes.local import cgroup_of
 from sessionkeeper.quotas import spelled_quotas
 from sessionkeeper.retention import spelled
@@ -63,7 +64,7 @@ class Commands:
             *("--store", settings.store),
             *("--master-key", str(settings.master_key or state.master_key)),
             *("--session", settings.session),
-            *("--lease-seconds", str(settings.lease_seconds)),
+            *("--lease-seconds", leases.spelled(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
