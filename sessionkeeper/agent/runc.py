@@ -19,9 +19,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,10 @@ CAP_SYS_RESOURCE = 24
 CRIU_CONFIG_FILE = "criu.conf"
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
+
+MOST_PRINTED = 16 << 20
+ALONE = ("pid", "mount", "ipc", "uts", "network")
+"""Namespaces of a container that reaches nobody."""
 
 SHORT, LONG = 60.0, 300.0
 """Seconds that a call of runc may take; the long one is for those that copy a kernel's memory."""
@@ -59,7 +65,7 @@ class Runc:
         self.base = base
         self._runc = runc
         base.mkdir(parents=True, exist_ok=True)
-        self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
+        self._criu = criu
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
         subprocess.run([criu, "check"], capture_output=True)
 
@@ -84,15 +90,15 @@ class Runc:
         """Let a frozen container go on; nothing happens when it is not frozen."""
         cgroups.thaw(container.cgroup)
 
-    def dump(self, name: str, images: Path) -> None:
-        """Dump the (frozen) container into ``images``, and leave it as it is. Raises
-        :class:`DumpFailed`.
+    def dump(self, name: str, images: Path, user: int = USER_ID) -> None:
+        """Dump the (frozen) container of ``user``'s processes into ``images``, and leave it as it
+        is. Raises :class:`DumpFailed`.
         """
         images.mkdir(parents=True)
         log = self.work(images)
         done = self._call(
-            "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
-            "--image-path", str(images), "--work-path", str(log), name,
+            "--criu", str(self._criu_for(user)), "checkpoint", "--leave-running",
+            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log), name,
             limit=LONG,
         )  # fmt: skip
         if done.returncode:
@@ -116,8 +122,8 @@ class Runc:
         (bundle / CRIU_CONFIG_FILE).write_text(f"{CRIU_CONFIG}leave-stopped\n")
         log = self.work(images)
         done = self._call(
-            "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
-            "--image-path", str(images), "--work-path", str(log),
+            "--criu", str(self._criu_for(container.user)), "restore", "--detach",
+            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log),
             "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
@@ -130,6 +136,32 @@ class Runc:
             raise RestoreFailed(
                 f"the kernel could not be restored: {_reason(log / 'restore.log', done.log)}"
             )
+
+    def ask(self, container: Container) -> tuple[int, bytes]:
+        """Run a container without a network to its end: its exit code, and what it printed. One
+        that takes too long, or says too much, is killed.
+        """
+        bundle = self._bundle(container)
+        said = config(container)
+        said["linux"]["namespaces"] = [{"type": kind} for kind in ALONE]
+        (bundle / "config.json").write_text(json.dumps(said))
+        late = threading.Timer(SHORT, self.delete, (container.name,))
+        late.start()
+        try:
+            with subprocess.Popen(
+                [self._runc, "--root", str(self.base / "state"), "run", "--bundle", str(bundle),
+                 container.name],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ) as process:  # fmt: skip
+                assert process.stdout is not None
+                printed = process.stdout.read(MOST_PRINTED)
+                self.delete(container.name)
+            return process.returncode, printed
+        finally:
+            late.cancel()
+            shutil.rmtree(bundle, ignore_errors=True)
 
     def delete(self, name: str) -> None:
         """Kill the container, frozen or not, and forget it."""
@@ -180,12 +212,16 @@ class Runc:
                     return Outcome(1, "", f"it did not end within {limit:.0f} s")
             return Outcome(process.returncode, stdout or "", log.read().decode(errors="replace"))
 
-    def _with_real_user(self, criu: Path) -> Path:
-        wrapper = self.base / "criu-as-user"
-        wrapper.write_text(
-            f'#!/bin/sh\nexec setpriv --ruid {USER_ID} --rgid {USER_ID} --keep-groups {criu} "$@"\n'
-        )
-        wrapper.chmod(0o755)
+    def _criu_for(self, user: int) -> Path:
+        if has_capability(CAP_SYS_RESOURCE):
+            return self._criu
+        wrapper = self.base / f"criu-as-{user}"
+        if not wrapper.exists():
+            part = wrapper.with_name(f"{wrapper.name}.{threading.get_ident()}")
+            real = f"setpriv --ruid {user} --rgid {user} --keep-groups"
+            part.write_text(f'#!/bin/sh\nexec {real} {self._criu} "$@"\n')
+            part.chmod(0o755)
+            part.replace(wrapper)
         return wrapper
 
 
