@@ -24,6 +24,8 @@ from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.serving import image_routes
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -76,8 +78,9 @@ class Gateway:
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
+        self.images = ImageStore(settings.images or state / "images")
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters)
+        shared = Shared(access, self.sessions, self.nodes, masters, self.images)
         agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
         self.app = make_shared_app(
             access.tenant,
@@ -88,6 +91,7 @@ class Gateway:
                 *routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *image_routes(self.images, settings.agent_token),
             ],
             options,
             self._readiness,

@@ -37,6 +37,8 @@ class NodeFacts:
     cores: int = 1
     memory: int | None = None
     promised: int = 0
+    has: frozenset[str] = frozenset()
+    """Digests of the container images that are there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Needs:
     avoid: frozenset[str] = frozenset()
     memory: int = 0
     tiers: tuple[str, ...] = TIER_ORDER
+    image: str | None = None
+    """Digest of the container image that it runs in; None: in none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class Choice:
 
 def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
     """Return, among the nodes that fit, one that can take the process images if there is any, then
-    the one with the cheapest tier, then the least load, then the first by name.
+    the one with the cheapest tier, then the least load, then the first by name. To have to fetch
+    the session's container image weighs as much as one more session for each processor.
     """
     reasons: dict[str, str] = {}
     fitting: list[NodeFacts] = []
@@ -88,9 +93,16 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
     if not fitting:
         return Choice(None, reasons)
     best = min(fitting, key=lambda node: rank(node, needs))
-    reasons.update({n.name: f"{best.name} is preferred" for n in fitting if n is not best})
+    why = f"{best.name} is preferred"
+    had = f"{why}, which has the image" if needs.image in best.has else why
+    for node in fitting:
+        if node is not best:
+            reasons[node.name] = why if needs.image in node.has else had
     return Choice(best.name, reasons)
 
+
+FETCHING = 1.0
+"""Sessions per processor that fetching an image is worth."""
 
 Rank = tuple[bool, int, float, str]
 
@@ -98,6 +110,8 @@ Rank = tuple[bool, int, float, str]
 def rank(node: NodeFacts, needs: Needs) -> Rank:
     """Return what nodes that fit are ordered by: the least is the best."""
     tier, crowd = TIER_ORDER.index(node.tier), node.load / max(1, node.cores)
+    if needs.image is not None and needs.image not in node.has:
+        crowd += FETCHING
     return no_images(node, needs) is not None, tier, crowd, node.name
 
 
@@ -116,6 +130,8 @@ def never(node: NodeFacts, needs: Needs) -> str | None:
         return f"is of the tier {node.tier}, which it may not use"
     if needs.memory and node.memory is not None and needs.memory > node.memory:
         return f"has {_gigabytes(node.memory)} of memory, and {_gigabytes(needs.memory)} are wanted"
+    if needs.image is not None and node.runtime != "container":
+        return "runs plain processes, in no image"
     return None if needs.variables else no_images(node, needs)
 
 

@@ -12,7 +12,7 @@ from checkpoint.repository import checked
 from sessionkeeper.errors import UsageError
 from sessionkeeper.placement import TIER_ORDER
 
-LONGEST = 256
+LONGEST = 512
 """Characters in an owner or the name of an image."""
 
 

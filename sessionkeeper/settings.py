@@ -136,6 +136,8 @@ class GatewaySettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     session: SessionId = "default"
     seed: OptionalDirectory = None
+    images: OptionalPath = None
+    """Where images are kept; None: in the state directory."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 

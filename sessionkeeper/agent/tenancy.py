@@ -20,7 +20,7 @@ from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
-from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.kernelspecs import Specs
 from sessionkeeper.agent.restorable import only, part_of, restorable
 from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
 from sessionkeeper.agent.staging import Staged
@@ -45,7 +45,7 @@ class Tenancy:
         hosted: HostedSession,
         savepoints: Savepoints,
         store: BlobStore,
-        kernelspecs: Kernelspecs,
+        kernelspecs: Specs,
         cpu: NodeCpu,
         turns: Turns | None = None,
     ) -> None:

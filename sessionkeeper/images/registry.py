@@ -19,7 +19,8 @@ import urllib3
 
 from sessionkeeper.images.errors import ImageDamaged, ImageUnavailable, ImageUnknown
 from sessionkeeper.images.manifest import INDEXES, LARGEST_DOCUMENT, MANIFESTS, chosen
-from sessionkeeper.images.reference import Reference, is_digest
+from sessionkeeper.images.reference import Reference, is_digest, parse
+from sessionkeeper.images.store import ImageStore
 
 PIECE = 1 << 20
 _ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
@@ -132,6 +133,18 @@ class Registry:
             return f"Bearer {found.get('token') or found['access_token']}"
         except (urllib3.exceptions.HTTPError, ValueError, KeyError, AttributeError) as error:
             raise ImageUnavailable(f"{self.url} gave no token: {error!r}") from None
+
+
+def pinned(image: str, kept: ImageStore | None) -> str:
+    """Return the reference with the digest that it has now, in ``kept`` or in its registry: what is
+    called so later is another session's. Raises ``ImageError``.
+    """
+    wanted = parse(image)
+    if not wanted.host:
+        if kept is None:
+            raise ImageUnknown(f"this gateway keeps no images, so not {image} either")
+        return str(wanted.pinned(kept.resolve(wanted)))
+    return str(wanted.pinned(Registry.at(wanted.host).resolve(wanted)))
 
 
 def _credentials(host: str, file: Path | None) -> str:

@@ -23,6 +23,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords
 from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
@@ -52,6 +53,11 @@ STATUS = {
     "store_full": 507,
     "unavailable": 503,
     "usage": 400,
+    "bad_image_name": 400,
+    "image_unknown": 404,
+    "image_damaged": 409,
+    "image_unusable": 409,
+    "image_unavailable": 503,
 }
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -65,6 +71,8 @@ class Shared:
     nodes: Nodes
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
+
+    images: ImageStore | None = None
 
 
 LONGEST_DEADLINE = 7 * 86400.0

@@ -93,12 +93,15 @@ class Node:
     hosting: set[str] = field(default_factory=set)
     coming: set[str] = field(default_factory=set)
     """Sessions that are on their way to it."""
+    has: set[str] = field(default_factory=set)
+    """Digests of the images that are there."""
     guarantees: Mapping[str, int] = field(default_factory=dict)
     """Bytes of memory that each session was promised."""
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
         self.connect(self.connection)
+        self.has = set(self.hello.get("has_images") or ())
 
     def time_to_stage(self) -> float:
         """Seconds that may pass, on a node that leaves, before its kernels are frozen: what the
@@ -147,6 +150,7 @@ class Node:
             promised=sum(self.guarantees.get(session, 0) for session in there),
             cpu=Cpu.from_json(self.hello),
             images=Cpu.from_json(self.hello.get("images") or {}),
+            has=frozenset(self.has),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:

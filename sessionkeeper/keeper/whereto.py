@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sessionkeeper.images.reference import parse
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.line import Waiting, place
 from sessionkeeper.placement import Choice, Needs, choose
@@ -102,7 +103,8 @@ class Whereto:
     def needs(self, needs: Needs) -> Needs:
         """Return ``needs`` with what was agreed of the session."""
         agreed = self._registration
-        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers)
+        image = parse(agreed.image).digest if agreed.image else None
+        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers, image=image)
 
     def turn(self, needs: Needs, failed: frozenset[str]) -> Choice:
         """Return what the line has for it."""
