@@ -11,7 +11,7 @@ command -v uv >/dev/null || {
 resolve() {
   uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate \
-    --extra examples --extra kubernetes --extra s3 --group build "$@" >/dev/null
+    --extra examples --extra kubernetes --extra launch --extra s3 --group build "$@" >/dev/null
 }
 resolve "$@" --output-file requirements.lock
 # The second agrees with the first: only what that does not hold is resolved anew.

@@ -19,6 +19,7 @@ from sessionkeeper.errors import UsageError
 from sessionkeeper.notices.policy import Policy
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
+    Binder,
     Boolean,
     Bytes,
     CpuLevel,
@@ -111,6 +112,8 @@ class UpSettings(LogSettings):
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,11 @@ class GatewaySettings(LogSettings):
     seed: OptionalDirectory = None
     images: OptionalPath = None
     """Where images are kept; None: in the state directory."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched: who has the operator's token, `open`: anybody
+    who reaches it, `off`: nobody."""
+    up: OptionalPath = None
+    """State directory of the `sessionkeeper up` that starts UI servers; None: nobody does."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 

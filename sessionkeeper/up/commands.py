@@ -65,6 +65,8 @@ class Commands:
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
             *_given("--seed", settings.workspace),
+            *("--binder", settings.binder),
+            *("--up", str(state.path)),
             *("--ready-fd", "{ready_fd}"),
         ]
 
