@@ -48,12 +48,14 @@ class Source:
 
     @property
     def slug(self) -> str:
-        """What of its address is fit for the name of an image or of a session."""
-        path = self.url if "://" not in self.url else urlsplit(self.url).path
-        path = path.rpartition(":")[2] if _SSH.fullmatch(self.url) else path
-        words = re.sub(r"[^a-z0-9]+", "-", path.lower().removesuffix(".git")).strip("-")
-        parts = words[-LONGEST_SLUG:].strip("-")
-        return parts or "repository"
+        """What of its address is fit for the name of an image or of a session: the repository's
+        name, and whose it is.
+        """
+        path = self.url.rpartition(":")[2] if "://" not in self.url else urlsplit(self.url).path
+        parts = path.strip("/").removesuffix(".git").split("/")
+        name = "-".join(parts[-1:] if self.provider == LOCAL else parts[-2:])
+        words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        return words[:LONGEST_SLUG].strip("-") or "repository"
 
     @property
     def image(self) -> str:

@@ -19,7 +19,7 @@ HOME = "/home/ann"
 ENV = "/srv/env"
 NOT_NEEDED = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|site-packages|dist-packages"
-    r"|config-[^/]*|__phello__)(/|$)|\.(a|pyi|exe)$"
+    r"|config-[^/]*|__phello__)(/|$)|\.(a|pyi|exe)$|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|_test|_ctypes_test|_xx)"
 )
 LEFT_OUT = {"debugpy"}  # 30 MB, and only debuggers want it
 PROGRAMS = ("/bin/sh", "/bin/bash", "/bin/cat", "/bin/mkdir", "/bin/sleep", "/usr/bin/env")

@@ -115,3 +115,20 @@ def test_every_node_is_taken_or_has_its_reason(nodes: list[NodeFacts], needs: Ne
 @given(NODES, NEEDS)
 def test_order_of_the_nodes_does_not_matter(nodes: list[NodeFacts], needs: Needs) -> None:
     assert choose(nodes, needs) == choose(nodes[::-1], needs)
+
+
+def test_node_that_has_the_image_is_taken_before_one_that_would_have_to_fetch_it():
+    image = "sha256:1"
+    has_not = replace(SPOT, name="a", load=0)
+    has = replace(has_not, name="z", has=frozenset({image}))
+    choice = choose([has, has_not], Needs(image=image))
+    assert (choice.node, choice.reasons) == ("z", {"a": "z is preferred, which has the image"})
+    # But not at any price: fetching it once is no reason for all sessions to be in one place.
+    crowded = replace(has, load=2)
+    assert choose([crowded, has_not], Needs(image=image)).node == "a"
+
+
+def test_node_of_plain_processes_runs_no_image():
+    plain = replace(SPOT, runtime="process")
+    choice = choose([plain], Needs(image="sha256:1"))
+    assert (choice.node, choice.reasons) == (None, {"spot": "runs plain processes, in no image"})
