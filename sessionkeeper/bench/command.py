@@ -10,14 +10,23 @@ import tempfile
 
 from rich.console import Console
 
-from sessionkeeper.bench import checkpoint, gateway, latency, machine, recovery, report, start
+from sessionkeeper.bench import (
+    checkpoint,
+    gateway,
+    latency,
+    launch,
+    machine,
+    recovery,
+    report,
+    start,
+)
 from sessionkeeper.bench.figures import Figure
 from sessionkeeper.errors import DiskFull
 from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["main"]
 
-_BENCHES = ("latency", "start", "recovery", "checkpoint", "gateway")
+_BENCHES = ("latency", "start", "recovery", "checkpoint", "gateway", "launch")
 _ROOM = 8
 """Times what a kernel holds: on two nodes, restored files and image files beside the store."""
 
@@ -91,6 +100,8 @@ async def _measure(
                 measured, runtime = await checkpoint.measure(terminal, found.runs)
             case "gateway":
                 measured, runtime = await gateway.measure(terminal, found.runs)
+            case "launch":
+                measured, runtime = await launch.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured

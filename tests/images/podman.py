@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from images import python
-from images.small import layer
+from sessionkeeper.bench import own_image as python
+from sessionkeeper.images.writing import layer
 
 BASE = "localhost/base:1"
 _CONTAINERS = """\

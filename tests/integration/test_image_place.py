@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import python
-from images.small import File, layer, put
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
@@ -26,10 +24,12 @@ from sessionkeeper.agent.offer import Offer, offer
 from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.relay import ShimRelay
 from sessionkeeper.agent.workspace import LiveWorkspace
+from sessionkeeper.bench import own_image as python
 from sessionkeeper.images.errors import ImageUnknown, ImageUnusable
 from sessionkeeper.images.reference import Reference
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.writing import File, layer, put
 from sessionkeeper.settings import AgentSettings
 
 pytestmark = pytest.mark.container

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from images import python
-from images.small import File, layer, put
 from system.client import KernelClient
 from system.running import System
 
+from sessionkeeper.bench import own_image as python
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.writing import File, layer, put
 
 pytestmark = pytest.mark.container
 SESSIONS = "/api/sessionkeeper/sessions"

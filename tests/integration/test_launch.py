@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import podman, python
+from images import podman
 from system.client import KernelClient
 from system.fixtures import end
 from system.running import DIRECT, System
 
+from sessionkeeper.bench import own_image as python
 from sessionkeeper.nodes import processes
 
 pytestmark = [pytest.mark.container, pytest.mark.needs("podman", "repo2docker", "git")]

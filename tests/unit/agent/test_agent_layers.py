@@ -9,11 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from images.small import File, layer
 
 from sessionkeeper.agent.layers import Layers, unpacked
 from sessionkeeper.images.errors import ImageDamaged
 from sessionkeeper.images.manifest import Layer
+from sessionkeeper.images.writing import File, layer
 
 pytestmark = pytest.mark.needs("root")
 

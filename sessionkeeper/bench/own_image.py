@@ -1,4 +1,6 @@
-"""An image with a shell, this Python and ipykernel, as a repository's would have them."""
+"""An image with a shell, this machine's Python and ipykernel, as that of a repository would have
+them. Made without a builder and without a network, for measurements and tests.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from images.small import File
+from sessionkeeper.images.writing import File
 
 USER = 1000
 HOME = "/home/ann"

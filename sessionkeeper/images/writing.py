@@ -1,4 +1,4 @@
-"""Makes images by the OCI image specification, out of trees of files."""
+"""Makes small images by the OCI image specification out of files, without builder or network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class File:
 
 
 def layer(files: Iterable[File], packed: str = "") -> bytes:
+    """Return a layer with these entries, in memory; ``packed`` as in ``manifest.Layer``."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for one in files:
