@@ -99,7 +99,7 @@ def hide(upper: Path, places: Iterable[Path]) -> None:
 def prepare_mount_points(upper: Path) -> None:
     """Make what a checkpoint leaves out: the places where this node mounts something of its own."""
     for place in NOT_SAVED:
-        (upper / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        make(upper, place.lstrip("/"), 0o755)
 
 
 def mount(layers: Layers, lower: Sequence[str] = ("/",), within: Path = Path("/")) -> None:
@@ -145,7 +145,9 @@ def _opaque(upper: Path, place: Path, mode: int) -> None:
 
 
 def make(upper: Path, place: str, mode: int) -> Path:
-    """Make a directory of the upper layer; what a checkpoint may have in its place goes."""
+    """Make a directory of the upper layer. What a checkpoint has in its place goes: a link there,
+    of a user who may write to the root of an image, leads anywhere on this node.
+    """
     directory = upper
     for part in Path(place).parts:
         directory /= part
