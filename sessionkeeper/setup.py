@@ -285,7 +285,7 @@ def _only_one(path: Path, say: Say) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`setup criu [--rebuild | --untried]`: returns the exit code, prints progress and errors on stderr."""
+    """`setup criu [--rebuild | --untried]`: the exit code; progress and errors are on stderr."""
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
