@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
@@ -223,11 +223,25 @@ class ContainerPlace:
             ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
         )
 
+    def processes(self, slot: Slot) -> list[int]:
+        return self._processes([slot])
+
     def dump_size(self, slots: list[Slot]) -> int:
         return sum(own_memory(pid) for pid in self._processes(slots))
 
-    def dump(self, slot: Slot, images: Path) -> None:
-        self._node.runc.dump(self._name(slot), images, self._below.user)
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        dump = self._node.runc.dump(self._container(slot), images, known, room)
+        self._note(slot, images)
+        return dump
+
+    def dump_plainly(self, slot: Slot, images: Path) -> None:
+        """As :meth:`dump`, as ``runc`` does it: :meth:`restore` takes what is in ``images``."""
+        self._node.runc.dump_whole(self._container(slot), images)
+        self._note(slot, images)
+
+    def _note(self, slot: Slot, images: Path) -> None:
         criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.kernelspecs import Specs
 
@@ -134,12 +134,21 @@ class Place(Protocol):
         """Return where the kernel in ``slot`` and this program leave files for each other."""
         ...
 
+    def processes(self, slot: Slot) -> list[int]:
+        """Return the ids of the processes in ``slot`` whose memory may be read as they run."""
+        ...
+
     def dump_size(self, slots: list[Slot]) -> int:
         """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
         ...
 
-    def dump(self, slot: Slot, images: Path) -> None:
-        """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        """Take the image of the frozen processes in ``slot``: its files into the new directory
+        ``images``, its memory, but what is ``known``, into the file ``room``, if there is one.
+        """
+        ...
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until

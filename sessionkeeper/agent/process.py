@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
@@ -176,10 +176,15 @@ class ProcessPlace:
             one.mkdir(parents=True, exist_ok=True)
         return Exchange(directory, directory, given, given, INSIDE)
 
+    def processes(self, slot: Slot) -> list[int]:
+        return []
+
     def dump_size(self, slots: list[Slot]) -> int:
         return 0
 
-    def dump(self, slot: Slot, images: Path) -> None:
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:

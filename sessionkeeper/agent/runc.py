@@ -1,4 +1,4 @@
-"""``runc`` and the CRIU it drives, as calls that return or raise.
+"""``runc``, and CRIU by itself and as runc drives it, as calls that return or raise.
 
 What made dump and restore work, and why:
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -28,13 +27,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checkpoint.criu import Dump, Known
+from sessionkeeper.agent import dumping
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
-from sessionkeeper.agent.oci import USER_ID, Container, config
+from sessionkeeper.agent.oci import Container, config
+from sessionkeeper.agent.reasons import reason, words
 from sessionkeeper.nodes import cgroups
 
 CAP_SYS_RESOURCE = 24
 CRIU_CONFIG_FILE = "criu.conf"
+PID_FILE = "pid"
+"""In a bundle: the id of the container's first process."""
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
 
@@ -64,6 +68,7 @@ class Runc:
     def __init__(self, base: Path, criu: Path, *, runc: str = "runc") -> None:
         self.base = base
         self._runc = runc
+        self._bundles = base / "bundles"
         base.mkdir(parents=True, exist_ok=True)
         self._criu = criu
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
@@ -74,10 +79,13 @@ class Runc:
         if self._exists(container.name):
             raise KernelStartFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
-        done = self._call("run", "--detach", "--bundle", str(bundle), container.name)
+        done = self._call(
+            *("run", "--detach", "--pid-file", str(bundle / PID_FILE)),
+            *("--bundle", str(bundle), container.name),
+        )
         if done.returncode:
             self.delete(container.name)
-            raise KernelStartFailed(f"the container did not start: {_words(done.log)}")
+            raise KernelStartFailed(f"the container did not start: {words(done.log)}")
 
     def pause(self, container: Container) -> None:
         """Freeze all of the container's processes. Raises :class:`DumpFailed`."""
@@ -90,20 +98,40 @@ class Runc:
         """Let a frozen container go on; nothing happens when it is not frozen."""
         cgroups.thaw(container.cgroup)
 
-    def dump(self, name: str, images: Path, user: int = USER_ID) -> None:
-        """Dump the (frozen) container of ``user``'s processes into ``images``, and leave it as it
-        is. Raises :class:`DumpFailed`.
+    def dump(
+        self,
+        container: Container,
+        images: Path,
+        known: Known | None = None,
+        room: Path | None = None,
+    ) -> Dump:
+        """Dump the (frozen) container, and leave it as it is; see
+        :func:`sessionkeeper.agent.dumping.dump`.
         """
-        images.mkdir(parents=True)
+        bundle = self._bundles / container.name
+        container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
+        try:
+            pid = int((bundle / PID_FILE).read_text())
+        except (OSError, ValueError):
+            raise DumpFailed(f"there is no container {container.name}") from None
+        criu = [str(self._criu_for(container.user))]
+        return dumping.dump(criu, container, pid, images, self.work(images), known, room)
+
+    def dump_whole(self, container: Container, images: Path) -> None:
+        """``runc checkpoint``: all of a (frozen) container into ``images``, which :meth:`restore`
+        takes. Raises :class:`DumpFailed`.
+        """
+        images.mkdir(parents=True, exist_ok=True)
         log = self.work(images)
         done = self._call(
-            "--criu", str(self._criu_for(user)), "checkpoint", "--leave-running",
-            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log), name,
+            "--criu", str(self._criu_for(container.user)), "checkpoint", "--leave-running",
+            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log),
+            container.name,
             limit=LONG,
         )  # fmt: skip
         if done.returncode:
             raise DumpFailed(
-                f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
+                f"the kernel could not be dumped: {reason(log / 'dump.log', done.log)}"
             )
 
     def work(self, images: Path) -> Path:
@@ -124,7 +152,8 @@ class Runc:
         done = self._call(
             "--criu", str(self._criu_for(container.user)), "restore", "--detach",
             *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log),
-            "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
+            "--pid-file", str(bundle / PID_FILE), "--bundle", str(bundle),
+            *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
             within=("unshare", "--mount"),
@@ -134,7 +163,7 @@ class Runc:
         if done.returncode:
             self.delete(container.name)
             raise RestoreFailed(
-                f"the kernel could not be restored: {_reason(log / 'restore.log', done.log)}"
+                f"the kernel could not be restored: {reason(log / 'restore.log', done.log)}"
             )
 
     def ask(self, container: Container) -> tuple[int, bytes]:
@@ -185,7 +214,7 @@ class Runc:
         return (self.base / "state" / name).exists()
 
     def _bundle(self, container: Container) -> Path:
-        bundle = self.base / "bundles" / container.name
+        bundle = self._bundles / container.name
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / CRIU_CONFIG_FILE).write_text(CRIU_CONFIG)
         container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
@@ -223,22 +252,3 @@ class Runc:
             part.chmod(0o755)
             part.replace(wrapper)
         return wrapper
-
-
-def _words(log: str) -> str:
-    """Return the message of the last line of runc's log (``level=error msg="..."``)."""
-    lines = [line for line in log.strip().splitlines() if line]
-    if not lines:
-        return "runc gave no reason"
-    found = re.search(r'msg="(?P<what>.*)"', lines[-1])
-    return found["what"] if found else lines[-1]
-
-
-def _reason(criu_log: Path, runc_log: str) -> str:
-    """Return what CRIU's log gives as the first error that is not a mere remark."""
-    if criu_log.exists():
-        for line in criu_log.read_text(errors="replace").splitlines():
-            found = re.search(r"Error \((?P<where>[^)]*)\): (?P<what>.*)", line)
-            if found and not found["what"].startswith("rlimit:"):
-                return f"{found['what']} ({found['where']})"
-    return _words(runc_log)

@@ -1,6 +1,6 @@
 """Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
 
-The kernels stand still only while memory is copied to tmpfs and while what changed in the file
+The kernels stand still only while memory is looked at and while what changed in the file
 tree since a pass just before is read. Hashing, sealing and sending happen after they run again.
 Every call here blocks.
 """
@@ -32,6 +32,10 @@ from sessionkeeper.agent.place import Place, Slot
 from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
 
+PRECOPY_ABOVE = 64 << 20
+"""Bytes of a kernel's memory that are new, as far as one knows: they are stored while it runs. With
+less it stands still no shorter for that."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -40,7 +44,7 @@ class Cut:
     """
 
     kernels: tuple[HostedKernel, ...]
-    images: Mapping[str, Path]
+    images: Mapping[str, criu.Dump]
     tree: files.Tree
     meta: Mapping[str, Any]
     pause: float
@@ -78,6 +82,10 @@ class Savepoints:
         self._writer: Future[Writer] | None = None
         self._begins_with: tuple[PackRef, ...] = ()
         self._known: dict[str, Future[criu.Image]] = {}
+        self._changed: dict[str, int] = {}
+        """Of each kernel: bytes of memory that the last dump brought."""
+        self._leave_out: dict[str, criu.Known] = {}
+        """Of each slot: what the next dump need not bring."""
         self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
@@ -105,8 +113,7 @@ class Savepoints:
 
         Raises ``DumpFailed`` when there is too little of that.
         """
-        size = self._place.dump_size([kernel.slot for kernel in kernels])
-        reserving = self._pool.submit(self._room.reserve, size)
+        reserving = self._pool.submit(self._make_room, tuple(kernels))
         try:
             self._tree = self._scan(copy=False)
         finally:
@@ -115,6 +122,27 @@ class Savepoints:
     def unprepare(self) -> None:
         """There is no cut, or no more: memory at hand for it is given back."""
         self._room.release()
+        self._leave_out = {}
+
+    def _make_room(self, kernels: tuple[HostedKernel, ...]) -> None:
+        """For what of their memory is not stored already, as far as one can know before."""
+        writer, sizes, leave_out = self._open_writer(), {}, {}
+        for kernel in kernels:
+            size = self._place.dump_size([kernel.slot])
+            known = criu.known(writer, self._before(kernel.kernel_id))
+            if known is not None:
+                grown = max(0, size - known.image.size)
+                size = min(size, grown + self._changed.get(kernel.kernel_id, 0))
+            if size >= PRECOPY_ABOVE:
+                processes = self._place.processes(kernel.slot)
+                image, stored = criu.precopy(writer, processes, known)
+                known = criu.known(writer, image)
+                size = max(0, size - stored)
+            if known is not None:
+                leave_out[kernel.slot.name] = known
+            sizes[kernel.slot.name] = size
+        self._room.reserve(sizes)
+        self._leave_out = leave_out
 
     def cut(
         self,
@@ -130,8 +158,10 @@ class Savepoints:
 
         Raises ``DumpFailed``; the kernels go on then.
         """
-        with self._room.given():
+        try:
             return self._cut(tuple(kernels), meta, final, namespaces)
+        finally:
+            self.unprepare()
 
     def _cut(
         self,
@@ -142,30 +172,24 @@ class Savepoints:
     ) -> Cut:
         slots = [k.slot for k in kernels]
         self._round += 1
-        images = {}
-        if namespaces is None:
-            images = {k.kernel_id: self._images / f"{self._round}" / k.slot.name for k in kernels}
+        dumped = kernels if namespaces is None else ()
         clock = Stopwatch()
         began = time.monotonic()
         done = False
-        dumps: list[Future[None]] = []
+        dumps: list[Future[criu.Dump]] = []
         try:
             self._place.freeze(slots)
             clock.lap("freeze")
-            dumps = [
-                self._pool.submit(self._place.dump, k.slot, images[k.kernel_id])
-                for k in kernels
-                if k.kernel_id in images
-            ]
+            dumps = [self._pool.submit(self._dump, k.slot) for k in dumped]
             # Remembered, so that the next pass before a cut does not take them for left out.
             self._in_use = self._place.in_use(slots)
             tree = self._scan(copy=True, reread=self._place.written_through(slots))
             clock.lap("files")
-            for dump in dumps:
-                dump.result()
-            for directory in images.values():
-                criu.note_open_files(directory, self._place.root)
-                criu.keep_locks(directory)
+            taken = [dump.result() for dump in dumps]
+            images = {k.kernel_id: dump for k, dump in zip(dumped, taken, strict=True)}
+            for dump in taken:
+                criu.note_open_files(dump.directory, self._place.root)
+                criu.keep_locks(dump.directory)
             clock.lap("dump")
             facts = meta()
             done = True
@@ -178,6 +202,11 @@ class Savepoints:
         pause = time.monotonic() - began
         return Cut(kernels, images, tree, facts, pause, clock.laps, namespaces or {})
 
+    def _dump(self, slot: Slot) -> criu.Dump:
+        where = self._images / f"{self._round}" / slot.name
+        known, room = self._leave_out.get(slot.name), self._room.file(slot.name)
+        return self._place.dump(slot, where, known, room)
+
     def save(self, cut: Cut) -> Saved:
         """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
         clock = Stopwatch(cut.seconds)
@@ -185,9 +214,7 @@ class Savepoints:
         before = writer.written_bytes
         try:
             images = {
-                k.kernel_id: criu.encode(
-                    writer, cut.images[k.kernel_id], self._before(k.kernel_id), spend=True
-                )
+                k.kernel_id: criu.encode(writer, cut.images[k.kernel_id], self._before(k.kernel_id))
                 for k in cut.kernels
                 if k.kernel_id in cut.images
             }
@@ -205,6 +232,7 @@ class Savepoints:
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
+        self._changed = {kernel_id: dump.size for kernel_id, dump in cut.images.items()}
         self._tree = cut.tree
         self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
         others = {kernel_id: part for kernel_id, (_, part) in beside.items()}

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["freeze", "hierarchies", "remove", "thaw"]
+__all__ = ["freeze", "freezer", "hierarchies", "remove", "thaw"]
 
 _FREEZERS = (
     ("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN"),
@@ -25,25 +25,30 @@ def hierarchies() -> list[Path]:
     return [Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
 
 
+def freezer(name: str) -> Path:
+    """The directory of a group through which it is frozen. Raises `FileNotFoundError`."""
+    for root in hierarchies():
+        top = root / name.strip("/")
+        if any((top / file).exists() for file, *_ in _FREEZERS):
+            return top
+    raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+
+
 def freeze(name: str, timeout: float = 10.0) -> None:
     """Freeze everything below a group. Returns when it stands still; raises `TimeoutError` when
     that took more than `timeout` (seconds), it goes on then, and `FileNotFoundError` when there is
     no such group.
     """
-    tops = [root / name.strip("/") for root in hierarchies()]
-    for top in tops:
-        for file, on, off, told, done in _FREEZERS:
-            if (top / file).exists():
-                deadline = time.monotonic() + timeout
-                while not _stands(top / file, on, top / told, done):
-                    # One that has called exec waits for its other threads to end, and these are
-                    # frozen: let it have that, and try again.
-                    (top / file).write_text(off)
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"it took more than {timeout:.0f} s")
-                    time.sleep(0.002)
-                return
-    raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+    top = freezer(name)
+    file, on, off, told, done = next(one for one in _FREEZERS if (top / one[0]).exists())
+    deadline = time.monotonic() + timeout
+    while not _stands(top / file, on, top / told, done):
+        # One that has called exec waits for its other threads to end, and these are frozen: let it
+        # have that, and try again.
+        (top / file).write_text(off)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it took more than {timeout:.0f} s")
+        time.sleep(0.002)
 
 
 def _stands(file: Path, word: str, told: Path, done: str) -> bool:

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import podman
 from system.client import KernelClient
 from system.fixtures import end
 from system.running import DIRECT, System
 
+from images import podman
 from sessionkeeper.bench import own_image as python
 from sessionkeeper.nodes import processes
 
