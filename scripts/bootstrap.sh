@@ -10,7 +10,7 @@ profile=${1:-run}
 case $profile in
   run)  lock=requirements.lock;     packages="runc nftables iproute2 procps" ;;
   test) lock=requirements-dev.lock; packages="runc nftables iproute2 procps util-linux git chromium
-          fonts-dejavu-core libatomic1 r-cran-irkernel dbus-daemon" ;;  # Playwright's driver needs libatomic
+          fonts-dejavu-core libatomic1 r-cran-irkernel dbus-daemon podman" ;;  # Playwright's driver needs libatomic
   *) echo "usage: $0 run|test" >&2; exit 2 ;;
 esac
 

@@ -24,6 +24,8 @@ from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.serving import image_routes
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -42,9 +44,14 @@ from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.launch.build import Builder
+from sessionkeeper.launch.handlers import Binder, binder_routes
+from sessionkeeper.launch.launches import Launches
+from sessionkeeper.launch.servers import GatewayAlone, UpServers
 from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
+from sessionkeeper.up.state import StateDirectory
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +99,14 @@ class Gateway:
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
+        self.images = ImageStore(settings.images or state / "images")
+        up = StateDirectory(settings.up) if settings.up is not None else None
+        servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
+        self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger, roster)
+        shared = Shared(
+            access, self.sessions, self.nodes, masters, self.ledger, roster, self.images
+        )
         agents = {
             "agents": NodeAgents(self.nodes, self.sessions, roster),
             "token": settings.agent_token,
@@ -110,6 +123,8 @@ class Gateway:
                 *checkpoint_routes(shared),
                 *session_routes(shared),
                 *report_routes(shared),
+                *image_routes(self.images, settings.agent_token),
+                *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),
             ],
             options,
             self._readiness,
@@ -117,6 +132,14 @@ class Gateway:
                 KernelCollector(lambda: [kept.kernels for kept in self.sessions]),
                 SessionsCollector(lambda: [k.keeper.status for k in self.sessions], self.nodes),
             ],
+        )
+
+    def _binder(self, access: Access) -> Binder:
+        def has_nodes() -> bool:
+            return any(node.ready for node in self.nodes)
+
+        return Binder(
+            self.launches, access.check_operator, has_nodes, self._settings.binder == "open"
         )
 
     def _readiness(self) -> Readiness:
@@ -154,6 +177,7 @@ class Gateway:
         await stop.wait()
         if spawning is not None:
             spawning.cancel()
+        await self.launches.end()
         await self.sessions.end()
         adding_up.cancel()
         self.ledger.close()

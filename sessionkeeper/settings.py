@@ -22,6 +22,7 @@ from sessionkeeper.quotas import Quotas
 from sessionkeeper.rebalance import REBALANCE_AFTER
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
+    Binder,
     Boolean,
     Bytes,
     CpuLevel,
@@ -131,6 +132,8 @@ class UpSettings(LogSettings):
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,13 @@ class GatewaySettings(LogSettings):
     rebalance_after: OrNever = REBALANCE_AFTER
     session: SessionId = "default"
     seed: OptionalDirectory = None
+    images: OptionalPath = None
+    """Where images are kept; None: in the state directory."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched: who has the operator's token, `open`: anybody
+    who reaches it, `off`: nobody."""
+    up: OptionalPath = None
+    """State directory of the `sessionkeeper up` that starts UI servers; None: nobody does."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 

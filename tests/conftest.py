@@ -87,6 +87,8 @@ SERVICES: dict[str, Callable[[], str]] = {
     "rclone": lambda: "" if rclone() else "no rclone",
     "dbus": lambda: _program("dbus-daemon"),
     "git": lambda: _program("git"),
+    "podman": lambda: _program("podman"),
+    "repo2docker": lambda: "" if find_spec("repo2docker") else "no repo2docker",
     "pandas-2": lambda: "" if PANDAS_2.exists() else "`make test` installs pandas 2 for the tests",
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
