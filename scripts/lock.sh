@@ -15,5 +15,5 @@ resolve() {
 }
 resolve "$@" --output-file requirements.lock
 # The second agrees with the first: only what that does not hold is resolved anew.
-resolve "$@" --group lint --group matrix --group test --constraints requirements.lock \
+resolve "$@" --extra hub --group lint --group matrix --group test --constraints requirements.lock \
   --output-file requirements-dev.lock

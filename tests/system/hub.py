@@ -1,0 +1,298 @@
+"""A real JupyterHub and configurable-http-proxy beside a system that is up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sessionkeeper.ui.attendant import ENDED
+from system.client import PATIENCE, KernelClient
+from system.running import DIRECT, System, free_port
+
+JUPYTERHUB_5 = Path(sys.prefix) / "jupyterhub-5"
+"""Beside the newest one."""
+
+_CONFIG = """
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.Authenticator.admin_users = {{"root"}}
+c.JupyterHub.db_url = "sqlite:///{place}/hub.sqlite"
+c.JupyterHub.bind_url = "http://127.0.0.1:{port}/base/"
+c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
+c.JupyterHub.cookie_secret_file = "{place}/cookie_secret"
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.last_activity_interval = 86400
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api_port}"
+c.ConfigurableHTTPProxy.auth_token = "{secret}"
+c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
+c.JupyterHub.load_roles = [{{
+    "name": "tests",
+    "services": ["tests"],
+    "scopes": ["admin:users", "admin:servers", "access:servers", "tokens", "proxy"],
+}}]
+c.JupyterHub.spawner_class = "sessionkeeper.spawner.SessionKeeperSpawner"
+c.SessionKeeperSpawner.gateway_url = "{gateway}"
+c.SessionKeeperSpawner.gateway_token = "{gateway_token}"
+c.SessionKeeperSpawner.state_directory = "{place}/ui"
+c.SessionKeeperSpawner.poll_interval = 1
+c.SessionKeeperSpawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
+{more}
+"""
+
+
+class Hub:
+    """`path`: of a JupyterHub that goes before the one that is installed; `more`: lines of its
+    configuration."""
+
+    def __init__(
+        self, system: System, place: Path, path: Path | None = None, more: str = ""
+    ) -> None:
+        self.system = system
+        self.place = place
+        self.token = secrets.token_hex(16)
+        self.port, hub_port, api_port = free_port(), free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}/base"
+        secret = secrets.token_hex(16)
+        self._environ = {**os.environ, "PYTHONPATH": str(path or "")}
+        self._api_port, self._secret = api_port, secret
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "config.py").write_text(
+            _CONFIG.format(
+                place=place,
+                port=self.port,
+                hub_port=hub_port,
+                api_port=api_port,
+                secret=secret,
+                token=self.token,
+                gateway=system.url("gateway"),
+                gateway_token=system.state.token("gateway"),
+                more=more,
+            )
+        )
+        self._proxy: subprocess.Popen[bytes] | None = None
+        self._hub: subprocess.Popen[bytes] | None = None
+        self._default = f"http://127.0.0.1:{hub_port}"
+
+    # -- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> Hub:
+        """Start the proxy and the hub; both answer afterwards."""
+        self._proxy = subprocess.Popen(
+            [
+                "configurable-http-proxy",
+                *("--ip", "127.0.0.1", "--port", str(self.port)),
+                *("--api-ip", "127.0.0.1", "--api-port", str(self._api_port)),
+                *(
+                    "--default-target",
+                    self._default,
+                    "--error-target",
+                    f"{self._default}/base/hub/error",
+                ),
+            ],
+            env={
+                **os.environ,
+                "CONFIGPROXY_AUTH_TOKEN": self._secret,
+                # Debian's modules, for a node that is not Debian's.
+                "NODE_PATH": "/usr/share/nodejs",
+            },
+            stdout=(self.place / "proxy.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        await self.start_hub()
+        return self
+
+    async def start_hub(self) -> None:
+        """Only the hub, for the first time or again."""
+        self._hub = subprocess.Popen(
+            [sys.executable, "-m", "jupyterhub", "-f", str(self.place / "config.py")],
+            env=self._environ,
+            cwd=self.place,
+            stdout=(self.place / "hub.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        async with asyncio.timeout(PATIENCE):
+            while (await self.ask("GET", "/hub/api/"))[0] != 200:
+                assert self._hub.poll() is None, (self.place / "hub.log").read_text()
+                await asyncio.sleep(0.05)
+
+    def kill_hub(self) -> None:
+        """SIGKILL to the hub alone."""
+        assert self._hub is not None
+        self._hub.kill()
+        self._hub.wait()
+
+    def stop(self) -> None:
+        """End all of it, UI servers too."""
+        for process in (self._hub, self._proxy):
+            if process is not None:
+                process.kill()
+                process.wait()
+        for home in (self.place / "ui").glob("*"):
+            (home / ENDED).write_text("0")
+            with suppress(OSError, ValueError):
+                os.kill(int((home / "lock").read_text()), signal.SIGTERM)
+
+    # -- requests through the proxy ------------------------------------------------------------
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, token: str = ""
+    ) -> tuple[int, bytes]:
+        """One request; status (0: nobody listens) and content."""
+        return await asyncio.to_thread(self._ask, method, path, body, token or self.token)
+
+    def _ask(self, method: str, path: str, body: Any, token: str) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json", "Authorization": f"token {token}"}
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with DIRECT.open(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError:
+            return 0, b""
+
+    async def call(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
+        """One request and the JSON it answers. AssertionError for an error."""
+        status, content = await self.ask(method, path, body, token)
+        assert 200 <= status < 400, f"{method} {path}: {status} {content.decode()}"
+        return json.loads(content) if content else None
+
+
+class Server:
+    """The server of a user, begun with `options`."""
+
+    def __init__(self, hub: Hub, user: str, name: str = "") -> None:
+        self.hub = hub
+        self.user = user
+        self.path = f"/user/{user}/" + (f"{name}/" if name else "")
+        self._api = f"/hub/api/users/{user}"
+        self._server = f"{self._api}/servers/{name}" if name else f"{self._api}/server"
+        self.token = ""
+        self.events: list[dict[str, Any]] = []
+
+    async def spawn(self, options: dict[str, Any] | None = None) -> Server:
+        """Start it; returns when it answers. AssertionError when that fails."""
+        await self.hub.ask("POST", self._api)
+        await self.hub.call("POST", self._server, options)
+        self.events = await self.progress()
+        assert self.events[-1].get("ready"), self.events
+        if not self.token:
+            made = await self.hub.call("POST", f"{self._api}/tokens", {})
+            self.token = made["token"]
+        return self
+
+    async def progress(self) -> list[dict[str, Any]]:
+        """The events of a start, to its end."""
+        _, content = await self.hub.ask("GET", f"{self._server}/progress")
+        lines = content.decode().splitlines()
+        return [json.loads(line[5:]) for line in lines if line.startswith("data:")]
+
+    async def model(self) -> dict[str, Any] | None:
+        """What the hub says of it; None: it does not run."""
+        user = await self.hub.call("GET", self._api)
+        name = self.path.split("/")[3]
+        found: dict[str, Any] | None = user["servers"].get(name)
+        return found
+
+    async def stop(self) -> None:
+        status, content = await self.hub.ask("DELETE", self._server)
+        assert status in {202, 204}, content
+
+    async def delete_user(self) -> None:
+        status, content = await self.hub.ask("DELETE", self._api)
+        assert status == 204, content
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The API of the UI server, through the proxy."""
+        return await self.hub.call(method, self.path + path, body, self.token)
+
+    async def status(self, path: str = "api/kernels") -> int:
+        return (await self.hub.ask("GET", self.path + path, None, self.token))[0]
+
+    async def kernel(self) -> KernelClient:
+        """A new kernel, and a client to it through the proxy."""
+        model = await self.call("POST", "api/kernels", {"name": "python3"})
+        return await self.client(model["id"]).open()
+
+    def client(self, kernel_id: str) -> KernelClient:
+        return KernelClient(
+            kernel_id, (self.hub.url + self.path.rstrip("/")).replace("http", "ws", 1), self.token
+        )
+
+    @property
+    def home(self) -> Path:
+        """Of its UI server."""
+        (found,) = [
+            one
+            for one in (self.hub.place / "ui").glob("*")
+            if one.name.rpartition("-")[0]
+            == self.path.strip("/").removeprefix("user/").replace("/", "-")
+        ]
+        return found
+
+    def attendant(self) -> int:
+        return int((self.home / "lock").read_text())
+
+    def ui(self) -> int:
+        """Process id of the UI server."""
+        children = Path(f"/proc/{self.attendant()}/task/{self.attendant()}/children").read_text()
+        return int(children.split()[0])
+
+    def session(self) -> str:
+        """Its session's name at the gateway."""
+        start = json.loads((self.home / "start.json").read_text())
+        return str(start["env"]["SESSIONKEEPER_SESSION"])
+
+    async def said(self) -> dict[str, Any]:
+        """What the gateway says of its session."""
+        path = f"/api/sessionkeeper/sessions/{self.session()}"
+        found: dict[str, Any] = await self.hub.system.call("GET", path, server="gateway")
+        return found
+
+    async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until what the gateway says of its session fulfils a condition."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition(said := await self.said()):
+                await asyncio.sleep(0.05)
+        return said
+
+
+class Visitor:
+    """Asks a server again and again, as an open page does: every answer must be a good one."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.statuses: list[int] = []
+        self.slowest = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Visitor:
+        self._task = asyncio.create_task(self._visit())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _visit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            self.statuses.append(await self._server.status())
+            self.slowest = max(self.slowest, loop.time() - began)
+            await asyncio.sleep(0.02)
