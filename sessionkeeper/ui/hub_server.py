@@ -12,6 +12,7 @@ from typing import Any
 
 from jupyterhub.singleuser.extension import JupyterHubSingleUser
 from tornado import web
+from traitlets.config import Config
 
 from sessionkeeper.ui.handlers import FEED
 from sessionkeeper.ui.identity import TokenIdentity
@@ -36,11 +37,11 @@ class HubServer(JupyterHubSingleUser):
     def load_config_file(self) -> None:
         super().load_config_file()
         if TOKEN in os.environ:
-            config = self.serverapp.config.ServerApp
-            config.identity_provider_class = HubToken
             origin = os.environ.get(ALLOW_ORIGIN, "")
-            if origin:
-                config.allow_origin = origin
+            own = {"identity_provider_class": HubToken, "allow_origin": origin}
+            if origin == "*":  # which is not enough for files (github.com/jupyter/notebook, 5898)
+                own["allow_origin_pat"] = ".*"
+            self.serverapp.update_config(Config(ServerApp=own))
 
     async def notify_activity(self) -> None:
         """Tell the hub. Without a page nobody else asks what kernels do."""

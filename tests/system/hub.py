@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
@@ -13,15 +14,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 from sessionkeeper.ui.attendant import ENDED
 from system.client import PATIENCE, KernelClient
 from system.running import DIRECT, System, free_port
-
-JUPYTERHUB_5 = Path(sys.prefix) / "jupyterhub-5"
-"""Beside the newest one."""
 
 _CONFIG = """
 c.JupyterHub.authenticator_class = "dummy"
@@ -128,6 +128,21 @@ class Hub:
                 assert self._hub.poll() is None, (self.place / "hub.log").read_text()
                 await asyncio.sleep(0.05)
 
+    async def forget(self) -> None:
+        """Delete the sessions of its users."""
+        listed = await self.system.call("GET", "/api/sessionkeeper/sessions", server="gateway")
+        for one in listed["sessions"]:
+            if one["name"].startswith("hub-"):
+                path = f"/api/sessionkeeper/sessions/{one['name']}"
+                await self.system.call("DELETE", path, server="gateway")
+
+    def keep(self, place: Path) -> None:
+        """Copy what helps to understand a failure."""
+        place.mkdir(parents=True, exist_ok=True)
+        for log in (*self.place.glob("*.log"), *self.place.glob("ui/*/ui.log")):
+            name = "-".join(log.relative_to(self.place).parts)
+            (place / name).write_bytes(log.read_bytes())
+
     def kill_hub(self) -> None:
         """SIGKILL to the hub alone."""
         assert self._hub is not None
@@ -144,6 +159,9 @@ class Hub:
             (home / ENDED).write_text("0")
             with suppress(OSError, ValueError):
                 os.kill(int((home / "lock").read_text()), signal.SIGTERM)
+        for home in (self.place / "ui").glob("*"):
+            with (home / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # its attendant has ended
 
     # -- requests through the proxy ------------------------------------------------------------
 
@@ -164,6 +182,15 @@ class Hub:
             return error.code, error.read()
         except OSError:
             return 0, b""
+
+    async def headers(self, path: str, token: str) -> Message:
+        """The headers of an answer."""
+        request = urllib.request.Request(
+            self.url + path, headers={"Authorization": f"token {token}"}
+        )
+        answer = await asyncio.to_thread(DIRECT.open, request, timeout=PATIENCE)
+        headers: Message = answer.headers
+        return headers
 
     async def call(self, method: str, path: str, body: Any = None, token: str = "") -> Any:
         """One request and the JSON it answers. AssertionError for an error."""
@@ -187,12 +214,17 @@ class Server:
     async def spawn(self, options: dict[str, Any] | None = None) -> Server:
         """Start it; returns when it answers. AssertionError when that fails."""
         await self.hub.ask("POST", self._api)
-        await self.hub.call("POST", self._server, options)
+        asking = asyncio.create_task(self.hub.call("POST", self._server, options))
+        while not asking.done() and not await self.model():
+            await asyncio.sleep(0.02)  # there is no progress yet
         self.events = await self.progress()
+        await asking
         assert self.events[-1].get("ready"), self.events
-        if not self.token:
-            made = await self.hub.call("POST", f"{self._api}/tokens", {})
-            self.token = made["token"]
+        return self if self.token else await self.have_token()
+
+    async def have_token(self) -> Server:
+        """Get a token of its user's."""
+        self.token = (await self.hub.call("POST", f"{self._api}/tokens", {}))["token"]
         return self
 
     async def progress(self) -> list[dict[str, Any]]:
@@ -209,8 +241,29 @@ class Server:
         return found
 
     async def stop(self) -> None:
+        """Stop it as its user does; returns when that is done."""
         status, content = await self.hub.ask("DELETE", self._server)
         assert status in {202, 204}, content
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Wait until the hub says that it does not run."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.model():
+                await asyncio.sleep(0.05)
+
+    async def last_activity(self) -> datetime:
+        """As the culler sees it."""
+        model = await self.model()
+        assert model is not None
+        return datetime.fromisoformat(model["last_activity"])
+
+    async def active_after(self, moment: datetime) -> datetime:
+        """Wait for activity after that moment; when it was."""
+        async with asyncio.timeout(PATIENCE):
+            while (found := await self.last_activity()) <= moment:
+                await asyncio.sleep(0.05)
+        return found
 
     async def delete_user(self) -> None:
         status, content = await self.hub.ask("DELETE", self._api)
@@ -218,7 +271,7 @@ class Server:
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """The API of the UI server, through the proxy."""
-        return await self.hub.call(method, self.path + path, body, self.token)
+        return await self.hub.call(method, self.path + path.lstrip("/"), body, self.token)
 
     async def status(self, path: str = "api/kernels") -> int:
         return (await self.hub.ask("GET", self.path + path, None, self.token))[0]
@@ -252,16 +305,42 @@ class Server:
         children = Path(f"/proc/{self.attendant()}/task/{self.attendant()}/children").read_text()
         return int(children.split()[0])
 
+    def runs(self) -> bool:
+        """Whether its UI server does, or what would start it again."""
+        return Path(f"/proc/{self.attendant()}").exists()
+
+    def address(self) -> list[Any]:
+        """Where its UI server listens."""
+        return list(self._start()["address"])
+
+    def environ(self) -> dict[str, str]:
+        """The environment of its UI server."""
+        lines = Path(f"/proc/{self.ui()}/environ").read_text().split("\0")
+        return dict(line.partition("=")[::2] for line in lines if line)
+
+    async def answers(self) -> None:
+        """Wait until it does."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.status() != 200:
+                await asyncio.sleep(0.05)
+
     def session(self) -> str:
         """Its session's name at the gateway."""
-        start = json.loads((self.home / "start.json").read_text())
-        return str(start["env"]["SESSIONKEEPER_SESSION"])
+        return str(self._start()["env"]["SESSIONKEEPER_SESSION"])
+
+    def _start(self) -> Any:
+        return json.loads((self.home / "start.json").read_text())
 
     async def said(self) -> dict[str, Any]:
-        """What the gateway says of its session."""
-        path = f"/api/sessionkeeper/sessions/{self.session()}"
-        found: dict[str, Any] = await self.hub.system.call("GET", path, server="gateway")
-        return found
+        """What the gateway says of its session, and of its kernels."""
+        name, system = self.session(), self.hub.system
+        path = f"/api/sessionkeeper/sessions/{name}"
+        found: dict[str, Any] = await system.call("GET", path, server="gateway")
+        token = self._start()["env"]["SESSIONKEEPER_GATEWAY_TOKEN"]
+        _, kernels = await asyncio.to_thread(
+            system.request, "GET", "/api/kernels", server="gateway", token=token
+        )
+        return {**found, "kernels": json.loads(kernels)}
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait until what the gateway says of its session fulfils a condition."""
