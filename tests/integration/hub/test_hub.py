@@ -1,7 +1,4 @@
-"""A real JupyterHub 6 and its proxy, whose spawner is ours; what the hub sees when things are lost.
-
-The tests of this module follow the server of one user, in order.
-"""
+"""A real JupyterHub 6 and its proxy, whose spawner is ours: what the hub sees of what is lost."""
 
 from __future__ import annotations
 
@@ -59,6 +56,8 @@ async def evidence(request, hub: Hub, artifacts: Path) -> AsyncIterator[None]:
     if request.node.stash.get(FAILED, False):
         hub.keep(artifacts)
         hub.system.keep(artifacts)
+    else:
+        artifacts.rmdir()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -126,59 +125,58 @@ async def test_lost_attendant_is_mended_by_the_poll_of_a_new_hub(ann: Server, ke
     assert await computes(ann, kernel)
 
 
-async def test_busy_kernel_without_a_page_is_activity_and_an_idle_one_is_culled(
-    hub: Hub, ann: Server, kernel: KernelClient
-):
-    client = await ann.client(kernel.id).open()
-    await client.send("import os\nwhile not os.path.exists('enough'): pass")
-    await ann.until(lambda said: any(k["execution_state"] == "busy" for k in said["kernels"]))
+async def test_busy_kernel_without_a_page_is_activity_and_an_idle_one_hibernates(hub: Hub):
+    cat = await Server(hub, "cat").spawn()
+    client = await cat.kernel()
+    await client.send("import os; x = 41\nwhile not os.path.exists('enough'): pass")
+    await cat.until(lambda said: any(k["execution_state"] == "busy" for k in said["kernels"]))
     await client.close()
-    seen = await ann.last_activity()
+    seen = await cat.last_activity()
     for _ in range(3):  # in silence: nobody sends or gets anything
-        seen = await ann.active_after(seen)
-    await ann.call("PUT", "api/contents/enough", {"type": "file", "format": "text", "content": ""})
-    await ann.until(lambda said: all(k["execution_state"] == "idle" for k in said["kernels"]))
-    while await ann.model():
-        await culler.cull_idle(f"{hub.url}/hub/api", hub.token, inactive_limit=2, logger=log)
-    said = await ann.until(lambda said: said["session"]["state"] == "hibernated")
+        seen = await cat.active_after(seen)
+    await cat.call("PUT", "api/contents/enough", {"type": "file", "format": "text", "content": ""})
+    await cat.until(lambda said: all(k["execution_state"] == "idle" for k in said["kernels"]))
+
+    def idle(inactive, inactive_limit, server) -> bool:
+        return "/cat/" in server["url"] and inactive.total_seconds() > inactive_limit
+
+    while await cat.model():
+        await culler.cull_idle(
+            f"{hub.url}/hub/api", hub.token, inactive_limit=2, logger=log, cull_arbiter=idle
+        )
+    said = await cat.until(lambda said: said["session"]["state"] == "hibernated")
     assert said["session"]["node"] is None
-    assert not ann.runs()
+    assert not cat.runs()
 
-
-async def test_next_start_goes_on_with_what_was_culled(ann: Server, kernel: KernelClient):
-    session = ann.session()
-    await ann.spawn()
-    assert ann.session() == session
-    texts = [event["message"] for event in ann.events]
+    session = cat.session()
+    await cat.spawn()
+    assert cat.session() == session
+    texts = [event["message"] for event in cat.events]
     assert any(text.startswith("Restoring checkpoint") for text in texts), texts
     assert any(text.startswith("Running on node-") for text in texts), texts
-    assert await computes(ann, kernel)
+    assert await computes(cat, client)
 
 
-async def test_end_by_the_user_is_final_and_the_session_hibernates(hub: Hub, ann: Server):
-    status, _ = await hub.ask("POST", f"{ann.path}api/shutdown", {}, ann.token)
+async def test_end_by_the_user_is_final_and_the_session_hibernates(hub: Hub):
+    dan = await Server(hub, "dan").spawn({"image": "first"})
+    status, _ = await hub.ask("POST", f"{dan.path}api/shutdown", {}, dan.token)
     assert status == 200
-    await ann.gone()
-    await ann.until(lambda said: said["session"]["state"] == "hibernated")
-    assert not ann.runs()
-    hub.kill_hub()
-    await hub.start_hub()
-    assert await ann.model() is None
-    assert not ann.runs()
+    await dan.gone()
+    await dan.until(lambda said: said["session"]["state"] == "hibernated")
+    assert not dan.runs()
 
 
-async def test_each_image_has_its_session_and_the_user_takes_all_along(
-    hub: Hub, ann: Server, kernel: KernelClient
-):
-    first = ann.session()
-    await ann.spawn({"image": "second"})
-    second = ann.session()
+async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
+    eve = await Server(hub, "eve").spawn({"image": "first"})
+    first = eve.session()
+    await eve.stop()
+    await eve.spawn({"image": "second"})
+    second = eve.session()
     assert second != first
-    assert await ann.call("GET", "api/kernels") == []
-    said = (await ann.said())["session"]
-    assert (said["image"], said["owner"]) == ("second", "ann")
-    await ann.stop()
-    await ann.delete_user()
+    said = (await eve.said())["session"]
+    assert (said["image"], said["owner"]) == ("second", "eve")
+    await eve.stop()
+    await eve.delete_user()
     listed = await hub.system.call("GET", "/api/sessionkeeper/sessions", server="gateway")
     assert not {first, second} & {one["name"] for one in listed["sessions"]}
 
