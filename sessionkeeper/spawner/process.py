@@ -1,7 +1,7 @@
 """A UI server as a process on the hub's machine: begun, found again, mended, ended.
 
 All there is to know of it is in its directory, which outlives this process: `start.json` (what to
-run, with its secrets: only its owner can read it), `port`, `lock` (locked while its attendant
+run and where, with its secrets: only its owner can read it), `lock` (locked while its attendant
 lives, with the attendant's process id in it) and `ended` (it has ended for good). So a hub that was
 killed at any moment finds what it left, and ids of processes that are used again deceive nobody.
 
@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gateway import durable
 from sessionkeeper.errors import Unavailable
@@ -64,11 +65,13 @@ class UiProcess:
 
     def address(self) -> tuple[str, int] | None:
         """Where it listens; None: it was never started."""
-        try:
-            ip, port = json.loads((self.home / START).read_text())["address"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return str(ip), int(port)
+        started = self._started()
+        return None if started is None else (str(started["address"][0]), int(started["address"][1]))
+
+    def environ(self) -> dict[str, str]:
+        """What it was started with; empty: it never was."""
+        started = self._started()
+        return {} if started is None else dict(started["env"])
 
     def poll(self) -> int | None:
         """None while it runs, else its exit status; 0: it was never started."""
@@ -110,6 +113,13 @@ class UiProcess:
                 break
         if self._attendant is not None:
             self._attendant.poll()
+
+    def _started(self) -> dict[str, Any] | None:
+        try:
+            started: dict[str, Any] = json.loads((self.home / START).read_text())
+        except (OSError, ValueError):
+            return None
+        return started
 
     def _attend(self, held: socket.socket, lock: int) -> None:
         descriptors = (held.fileno(), lock)

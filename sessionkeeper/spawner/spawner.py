@@ -42,6 +42,9 @@ _BINDER = (
 )
 """What BinderHub says of a launch (binderhub/launcher.py, and `extra_args` in builder.py)."""
 
+_SESSION = "SESSIONKEEPER_SESSION"
+"""In the environment of a UI server: the session's name."""
+
 _ANYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 - these are not addresses to connect to
 
 
@@ -274,7 +277,7 @@ class SessionKeeperSpawner(Spawner):
             "SESSIONKEEPER_STATE": str(self._ui.home / "ui"),
             "SESSIONKEEPER_GATEWAY_URL": self.gateway_url,
             "SESSIONKEEPER_GATEWAY_TOKEN": token,
-            "SESSIONKEEPER_SESSION": self._session,
+            _SESSION: self._session,
             "SESSIONKEEPER_PORT": str(self.port),
         }
         if not self.auth_enabled:
@@ -306,6 +309,8 @@ class SessionKeeperSpawner(Spawner):
                             break
                 await waking
         except TimeoutError:
+            if waking.done():
+                waking.result()  # why it did not come up
             await self._say({"progress": 80, "message": "The session still waits for a node"})
         finally:
             waking.cancel()
@@ -354,7 +359,8 @@ class SessionKeeperSpawner(Spawner):
         await self._rest()
 
     async def _rest(self) -> None:
-        name = self._session
+        # A hub that was killed in the middle of a start may not know of it.
+        name = self._session or self._ui.environ().get(_SESSION, "")
         if not name or self._over:
             return
         self._over = True

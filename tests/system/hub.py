@@ -19,38 +19,19 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+from sessionkeeper.bench.client import Server as Address
+from sessionkeeper.bench.hub import configuration, proxy
 from sessionkeeper.ui.attendant import ENDED
 from system.client import PATIENCE, KernelClient
 from system.running import DIRECT, System, free_port
 
-_CONFIG = """
-c.JupyterHub.authenticator_class = "dummy"
-c.Authenticator.allow_all = True
-c.Authenticator.admin_users = {{"root"}}
-c.JupyterHub.db_url = "sqlite:///{place}/hub.sqlite"
-c.JupyterHub.bind_url = "http://127.0.0.1:{port}/base/"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
-c.JupyterHub.cookie_secret_file = "{place}/cookie_secret"
+_MORE = """
 c.JupyterHub.cleanup_servers = False
-c.JupyterHub.allow_named_servers = True
 c.JupyterHub.last_activity_interval = 86400
-c.ConfigurableHTTPProxy.should_start = False
-c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api_port}"
-c.ConfigurableHTTPProxy.auth_token = "{secret}"
-c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
-c.JupyterHub.load_roles = [{{
-    "name": "tests",
-    "services": ["tests"],
-    "scopes": ["admin:users", "admin:servers", "access:servers", "tokens", "proxy"],
-}}]
-c.JupyterHub.spawner_class = "sessionkeeper.spawner.SessionKeeperSpawner"
-c.SessionKeeperSpawner.gateway_url = "{gateway}"
-c.SessionKeeperSpawner.gateway_token = "{gateway_token}"
-c.SessionKeeperSpawner.state_directory = "{place}/ui"
 c.SessionKeeperSpawner.poll_interval = 1
-c.SessionKeeperSpawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
-{more}
+c.SessionKeeperSpawner.environment = {"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}
 """
+_BASE = "/base/"
 
 
 class Hub:
@@ -62,55 +43,24 @@ class Hub:
     ) -> None:
         self.system = system
         self.place = place
-        self.token = secrets.token_hex(16)
-        self.port, hub_port, api_port = free_port(), free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}/base"
-        secret = secrets.token_hex(16)
+        self.token, self._secret = secrets.token_hex(16), secrets.token_hex(16)
+        self._ports = (free_port(), free_port(), free_port())
+        self.url = f"http://127.0.0.1:{self._ports[0]}{_BASE}".rstrip("/")
         self._environ = {**os.environ, "PYTHONPATH": str(path or "")}
-        self._api_port, self._secret = api_port, secret
         place.mkdir(parents=True, exist_ok=True)
-        (place / "config.py").write_text(
-            _CONFIG.format(
-                place=place,
-                port=self.port,
-                hub_port=hub_port,
-                api_port=api_port,
-                secret=secret,
-                token=self.token,
-                gateway=system.url("gateway"),
-                gateway_token=system.state.token("gateway"),
-                more=more,
-            )
-        )
+        gateway = Address(system.url("gateway"), system.state.token("gateway"))
+        config = configuration(place, self._ports, gateway, self.token, self._secret, _BASE)
+        (place / "config.py").write_text(config + _MORE + more)
         self._proxy: subprocess.Popen[bytes] | None = None
         self._hub: subprocess.Popen[bytes] | None = None
-        self._default = f"http://127.0.0.1:{hub_port}"
 
     # -- its life ------------------------------------------------------------------------------
 
     async def start(self) -> Hub:
         """Start the proxy and the hub; both answer afterwards."""
-        self._proxy = subprocess.Popen(
-            [
-                "configurable-http-proxy",
-                *("--ip", "127.0.0.1", "--port", str(self.port)),
-                *("--api-ip", "127.0.0.1", "--api-port", str(self._api_port)),
-                *(
-                    "--default-target",
-                    self._default,
-                    "--error-target",
-                    f"{self._default}/base/hub/error",
-                ),
-            ],
-            env={
-                **os.environ,
-                "CONFIGPROXY_AUTH_TOKEN": self._secret,
-                # Debian's modules, for a node that is not Debian's.
-                "NODE_PATH": "/usr/share/nodejs",
-            },
-            stdout=(self.place / "proxy.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )
+        words, environ = proxy(self._ports, self._secret, _BASE)
+        log = (self.place / "proxy.log").open("ab")
+        self._proxy = subprocess.Popen(words, env=environ, stdout=log, stderr=log)
         await self.start_hub()
         return self
 
