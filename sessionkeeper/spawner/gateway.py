@@ -62,9 +62,14 @@ class Gateway:
                 raise
             return None
 
-    async def session(self, name: str) -> Json:
-        """What is known of it: `{"session", "status", "why"}`."""
-        return await self._call("GET", _of(name))
+    async def session(self, name: str) -> Json | None:
+        """What is known of it: `{"session", "status", "why"}`; None: there is none."""
+        try:
+            return await self._call("GET", _of(name))
+        except GatewayRefused as error:
+            if error.code != "unknown_session":
+                raise
+            return None
 
     async def new_token(self, name: str) -> str:
         """A token of the session; those before it are no good any more."""

@@ -26,7 +26,8 @@ from gateway import durable
 from sessionkeeper.errors import SessionkeeperError, explain
 from sessionkeeper.placement import TIER_ORDER
 from sessionkeeper.spawner import progress
-from sessionkeeper.spawner.gateway import Gateway, GatewayRefused
+from sessionkeeper.spawner.claim import claim
+from sessionkeeper.spawner.gateway import Gateway
 from sessionkeeper.spawner.names import directory_name, session_names
 from sessionkeeper.spawner.process import UiProcess, listen
 
@@ -214,9 +215,6 @@ class SessionKeeperSpawner(Spawner):
 
     async def _have_session(self, image: str) -> str:
         """The session's token; `self._session` is its name."""
-        known = self._sessions.get(image)
-        others = self._of_other_servers()
-        names = session_names(self.session_prefix, self.user.name, self.name, image)
         wish = {
             "owner": self.user.name,
             "image": image or None,
@@ -225,35 +223,23 @@ class SessionKeeperSpawner(Spawner):
             "limit": int(self.mem_limit) if self.mem_limit else None,
         }
         wish = {what: said for what, said in wish.items() if said is not None}
-        while True:
-            name = known or next(one for one in names if one not in others)
-            known = None
-            token = await self._gateway.begin({"name": name, **wish})
-            if token is None:
-                await self._say({"progress": 10, "message": "Going on with the session"})
-                token = await self._token_of(name)
-            else:
-                await self._say({"progress": 10, "message": "A new session"})
-            if token is not None:
-                self._session = self._sessions[image] = name
-                durable.replace(self._file("token"), token)
-                return token
-
-    async def _token_of(self, name: str) -> str | None:
-        """A token of a session that there is; None: it is not ours, or just being deleted."""
+        others = self._of_other_servers()
+        names = session_names(self.session_prefix, self.user.name, self.name, image)
         try:
-            session = (await self._gateway.session(name))["session"]
-            if session["owner"] != self.user.name:
-                return None
-            with contextlib.suppress(OSError):
-                token = self._file("token").read_text()
-                if await self._gateway.opens(name, token):
-                    return token
-            return await self._gateway.new_token(name)
-        except GatewayRefused as error:
-            if error.code in {"unknown_session", "session_deleted"}:
-                return None
-            raise
+            kept = self._file("token").read_text()
+        except OSError:
+            kept = None
+        name, token = await claim(
+            self._gateway,
+            self._sessions.get(image),
+            (one for one in names if one not in others),
+            wish,
+            kept,
+            lambda text: self._say({"progress": 10, "message": text}),
+        )
+        self._session = self._sessions[image] = name
+        durable.replace(self._file("token"), token)
+        return token
 
     def _of_other_servers(self) -> set[str]:
         """Sessions of this user's other servers: one that was renamed keeps those of its former
@@ -303,7 +289,8 @@ class SessionKeeperSpawner(Spawner):
                     async for status in statuses:
                         why = None
                         if status["state"] == "waiting":
-                            why = (await self._gateway.session(self._session))["why"]
+                            found = await self._gateway.session(self._session)
+                            why = found and found["why"]
                         await self._say(progress.told(status, why))
                         if progress.is_there(status):
                             break

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from email.message import Message
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,18 @@ class Hub:
             while (await self.ask("GET", "/hub/api/"))[0] != 200:
                 assert self._hub.poll() is None, (self.place / "hub.log").read_text()
                 await asyncio.sleep(0.05)
+
+    async def image(self, name: str) -> str:
+        """Have the gateway keep an image of that name; sessions can run in it."""
+        if find_spec("sessionkeeper.images"):
+            own, store, writing = (
+                import_module(f"sessionkeeper.{one}")
+                for one in ("bench.own_image", "images.store", "images.writing")
+            )
+            kept = store.ImageStore(self.system.state.gateway / "images")
+            layers = [(writing.layer(own.files()), "")]
+            await asyncio.to_thread(writing.put, kept, name, layers, own.CONFIG)
+        return name
 
     async def forget(self) -> None:
         """Delete the sessions of its users."""

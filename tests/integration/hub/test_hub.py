@@ -62,7 +62,7 @@ async def evidence(request, hub: Hub, artifacts: Path) -> AsyncIterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ann(hub: Hub) -> Server:
-    return await Server(hub, "ann").spawn({"image": "first"})
+    return await Server(hub, "ann").spawn()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -158,7 +158,7 @@ async def test_busy_kernel_without_a_page_is_activity_and_an_idle_one_hibernates
 
 
 async def test_end_by_the_user_is_final_and_the_session_hibernates(hub: Hub):
-    dan = await Server(hub, "dan").spawn({"image": "first"})
+    dan = await Server(hub, "dan").spawn()
     status, _ = await hub.ask("POST", f"{dan.path}api/shutdown", {}, dan.token)
     assert status == 200
     await dan.gone()
@@ -167,14 +167,15 @@ async def test_end_by_the_user_is_final_and_the_session_hibernates(hub: Hub):
 
 
 async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
-    eve = await Server(hub, "eve").spawn({"image": "first"})
+    image = await hub.image("second:1")
+    eve = await Server(hub, "eve").spawn()
     first = eve.session()
     await eve.stop()
-    await eve.spawn({"image": "second"})
+    await eve.spawn({"image": image})
     second = eve.session()
     assert second != first
     said = (await eve.said())["session"]
-    assert (said["image"], said["owner"]) == ("second", "eve")
+    assert (said["image"].partition("@")[0], said["owner"]) == (image, "eve")
     await eve.stop()
     await eve.delete_user()
     listed = await hub.system.call("GET", "/api/sessionkeeper/sessions", server="gateway")
@@ -183,7 +184,7 @@ async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
 
 async def test_binder_gets_what_it_asks_for(hub: Hub):
     options = {
-        "image": "registry.example/binder:abc",
+        "image": await hub.image("binder-repo:abc"),
         "repo_url": "https://github.com/org/repo",
         "token": "made-by-binderhub",
         "binder_ref_url": "https://github.com/org/repo/tree/abc",
@@ -198,7 +199,8 @@ async def test_binder_gets_what_it_asks_for(hub: Hub):
     for name in ("binder_ref_url", "binder_launch_host", "binder_request"):
         assert environ[name.upper()] == options[name]
     assert environ["BINDER_PERSISTENT_REQUEST"] == options["binder_persistent_request"]
-    assert (await server.said())["session"]["image"] == options["image"]
+    said = (await server.said())["session"]
+    assert said["image"].partition("@")[0] == options["image"]
 
     answers = {
         token: (await hub.ask("GET", f"{server.path}api/kernels", None, token))[0]

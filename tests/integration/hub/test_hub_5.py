@@ -40,7 +40,7 @@ async def hub(
 
 async def test_lost_node_lost_ui_server_and_a_stop_under_jupyterhub_5(hub: Hub):
     assert (await hub.call("GET", "/hub/api/"))["version"].startswith("5.")
-    ann = await Server(hub, "ann", "lab").spawn({"image": "first"})
+    ann = await Server(hub, "ann", "lab").spawn()
     kernel = await ann.kernel()
     await kernel.ask("x = 41")
     said = await ann.until(lambda said: said["session"]["checkpoint"])
