@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.container,
     pytest.mark.browser,
     pytest.mark.needs("hub", "http-proxy"),
-    pytest.mark.timeout(120),
 ]
 
 log = logging.getLogger(__name__)

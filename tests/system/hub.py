@@ -229,6 +229,10 @@ class Server:
                 await asyncio.sleep(0.05)
         return found
 
+    async def rename(self, name: str) -> None:
+        """Give the server, which is stopped, another name (JupyterHub 6)."""
+        await self.hub.call("PATCH", self._server, {"name": name})
+
     async def delete_user(self) -> None:
         status, content = await self.hub.ask("DELETE", self._api)
         assert status == 204, content

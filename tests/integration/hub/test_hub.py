@@ -21,16 +21,16 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.container,
     pytest.mark.needs("hub", "http-proxy"),
-    pytest.mark.timeout(120),
 ]
 
 log = logging.getLogger(__name__)
 
-# BinderHub's servers have no authentication but their token.
+# BinderHub's servers have no authentication but their token; here they do not come back.
 BINDER = """
 def binder(spawner):
     spawner.auth_enabled = not spawner.user.name.startswith("binder")
     spawner.cors_allow_origin = "https://thebe.example"
+    spawner.on_stop = "hibernate" if spawner.auth_enabled else "delete"
 c.Spawner.pre_spawn_hook = binder
 """
 
@@ -166,9 +166,14 @@ async def test_end_by_the_user_is_final_and_the_session_hibernates(hub: Hub):
     assert not dan.runs()
 
 
+async def sessions(hub: Hub) -> set[str]:
+    listed = await hub.system.call("GET", "/api/sessionkeeper/sessions", server="gateway")
+    return {one["name"] for one in listed["sessions"]}
+
+
 async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
     image = await hub.image("second:1")
-    eve = await Server(hub, "eve").spawn()
+    eve = await Server(hub, "eve", "lab").spawn()
     first = eve.session()
     await eve.stop()
     await eve.spawn({"image": image})
@@ -177,9 +182,10 @@ async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
     said = (await eve.said())["session"]
     assert (said["image"].partition("@")[0], said["owner"]) == (image, "eve")
     await eve.stop()
+    await eve.rename("desk")
+    assert {first, second} <= await sessions(hub)
     await eve.delete_user()
-    listed = await hub.system.call("GET", "/api/sessionkeeper/sessions", server="gateway")
-    assert not {first, second} & {one["name"] for one in listed["sessions"]}
+    assert not {first, second} & await sessions(hub)
 
 
 async def test_binder_gets_what_it_asks_for(hub: Hub):
@@ -211,6 +217,9 @@ async def test_binder_gets_what_it_asks_for(hub: Hub):
     assert headers["Access-Control-Allow-Origin"] == "https://thebe.example"
     # BinderHub does not know of activity, but the culler does.
     await server.active_after(await server.last_activity())
+    session = server.session()
+    await server.stop()
+    assert session not in await sessions(hub)
 
 
 async def test_binder_without_image_or_token_is_refused_with_words(hub: Hub):

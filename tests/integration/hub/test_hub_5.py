@@ -17,7 +17,6 @@ from system.running import System
 pytestmark = [
     pytest.mark.container,
     pytest.mark.needs("hub", "hub-5", "http-proxy"),
-    pytest.mark.timeout(120),
 ]
 
 # Installed beside JupyterHub 6.
