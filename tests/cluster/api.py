@@ -104,7 +104,8 @@ class ApiServer:
         seconds = grace
         if seconds is None:
             seconds = one.get("spec", {}).get("terminationGracePeriodSeconds", 30)
-        if plural != "pods" or not one["spec"].get("nodeName") or seconds == 0:
+        over = one.get("status", {}).get("phase") in ("Succeeded", "Failed")
+        if plural != "pods" or not one["spec"].get("nodeName") or over or seconds == 0:
             await self.remove(plural, name)
             return one
         before = one["metadata"].get("deletionGracePeriodSeconds")
