@@ -23,6 +23,7 @@ from gateway.metrics import KernelCollector
 from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
+from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
@@ -31,7 +32,7 @@ from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.metrics import SessionsCollector
-from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.session_api import session_routes
@@ -61,7 +62,7 @@ class Gateway:
         on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
         self.nodes = Nodes(
             settings.lease_seconds,
-            lambda node: self.sessions.node_changed(node),
+            self._node_changed,
             Notices(state / "notices.json"),
         )
         grants = Grants()
@@ -76,6 +77,7 @@ class Gateway:
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
+        self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
         shared = Shared(access, self.sessions, self.nodes, masters)
         agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
@@ -97,6 +99,11 @@ class Gateway:
             ],
         )
 
+    def _node_changed(self, node: Node) -> None:
+        self.sessions.node_changed(node)
+        if self._provisioner is not None:
+            self._provisioner.wake()
+
     def _readiness(self) -> Readiness:
         found = journal_readiness(self._settings.state / "sessions")
         keepers = [kept.keeper for kept in self.sessions]
@@ -106,7 +113,7 @@ class Gateway:
             of_all["session"] = "another gateway has it"
         elif any(keeper.status.state == "failed" for keeper in keepers):
             found.notes["session"] = "no node can run it"
-        if not any(node.ready for node in self.nodes):
+        if self._provisioner is None and not any(node.ready for node in self.nodes):
             found.notes["nodes"] = "no node is ready"
         # Their words may name a user's files, and who asks here has shown no token.
         for keeper in keepers:
@@ -126,11 +133,14 @@ class Gateway:
         if self._options.prespawn_count:
             own = await self.sessions.have(settings.session)
             spawning = asyncio.create_task(prespawn(own.kernels, own.compute, self._options))
+        provisioning = None
+        if self._provisioner is not None:
+            provisioning = asyncio.create_task(self._provisioner.run())
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        if spawning is not None:
-            spawning.cancel()
+        for task in filter(None, (spawning, provisioning)):
+            task.cancel()
         await self.sessions.end()
         for server in servers:
             server.stop()

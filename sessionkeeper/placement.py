@@ -37,6 +37,8 @@ class NodeFacts:
     cores: int = 1
     memory: int | None = None
     promised: int = 0
+    only: str | None = None
+    """The session that it was started for, and nobody else is let on; None: it is for all."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Needs:
     avoid: frozenset[str] = frozenset()
     memory: int = 0
     tiers: tuple[str, ...] = TIER_ORDER
+    only: str | None = None
+    """The session, if there is a node for it alone."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def unfit(node: NodeFacts, needs: Needs) -> str | None:
 
 def never(node: NodeFacts, needs: Needs) -> str | None:
     """Why the node could not have it even if nothing else were there; None: it could."""
+    if node.only is not None and node.only != needs.only:
+        return "is another session's own"
     if node.tier not in needs.tiers:
         return f"is of the tier {node.tier}, which it may not use"
     if needs.memory and node.memory is not None and needs.memory > node.memory:

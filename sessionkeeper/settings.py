@@ -21,6 +21,7 @@ from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
     Boolean,
     Bytes,
+    ComputeKind,
     CpuLevel,
     Descriptor,
     FilePath,
@@ -136,6 +137,14 @@ class GatewaySettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     session: SessionId = "default"
     seed: OptionalDirectory = None
+    compute: ComputeKind = "none"
+    """Where compute for sessions is started; `none`: nodes join by themselves."""
+    compute_config: OptionalFile = None
+    """Of `kubernetes`: see `sessionkeeper.kubernetes.cluster`."""
+    compute_name: SessionId = "sessionkeeper"
+    """Of this gateway, where others start compute in the same place."""
+    compute_grace: Seconds = 30.0
+    """Compute that no session wants is kept for so long."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 

@@ -220,6 +220,10 @@ _GATEWAY_FLAGS = {
     "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
+    "--compute": ("WHERE", "start each session's own: local, kubernetes or none (none)"),
+    "--compute-config": ("FILE", "which cluster, as TOML: docs/kubernetes.md"),
+    "--compute-grace": ("TIME", "what no session wants is kept for so long (30s)"),
+    "--compute-name": ("NAME", "of this gateway, where several start compute (sessionkeeper)"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
     "--config": ("FILE", "TOML, in the table [gateway]; or .py, .json: of the kernel gateway"),
 }

@@ -6,7 +6,7 @@ was killed between any two steps finds afterwards what it had begun, and nothing
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -79,6 +79,13 @@ class ComputeBackend(Protocol):
     does not help.
     """
 
+    @property
+    def tiers(self) -> Mapping[str, float]:
+        """Those it has, each with the seconds that compute there may take to run before another
+        one is tried.
+        """
+        ...
+
     async def start(self, wanted: Compute) -> None:
         """Ask for it. Returns as soon as it is asked for; idempotent by name."""
         ...
@@ -95,7 +102,7 @@ class ComputeBackend(Protocol):
         """
         ...
 
-    def watch(self) -> AsyncIterator[Mapping[str, Found]]:
+    def watch(self) -> AsyncGenerator[Mapping[str, Found], None]:
         """All there is, by name: at first, and again whenever it changed. It does not end by
         itself, and repeats nothing that is the same. After an error it is asked for anew.
         """

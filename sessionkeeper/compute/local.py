@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from gateway import durable
@@ -31,6 +31,8 @@ class LocalBackend:
     """``state`` is its directory. ``argv`` is what is started, given a directory for its data; it
     ends on SIGTERM, else ``grace`` seconds later.
     """
+
+    tiers: Mapping[str, float] = {"on-demand": 60.0}
 
     def __init__(self, state: Path, argv: Argv, grace: float = 10.0) -> None:
         self._state = state
@@ -105,7 +107,7 @@ class LocalBackend:
     async def prepare(self, images: frozenset[str]) -> None:
         """There are no images here."""
 
-    async def watch(self) -> AsyncIterator[Mapping[str, Found]]:
+    async def watch(self) -> AsyncGenerator[Mapping[str, Found], None]:
         changed = asyncio.Event()
         self._changed.add(changed)
         waits: dict[int, asyncio.Task[None]] = {}

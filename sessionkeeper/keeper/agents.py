@@ -7,9 +7,10 @@ import signal
 from typing import Any
 
 from gateway.agents import AgentConnection, Agents
-from gateway.auth import check_token
-from gateway.errors import Fenced, KernelNotFound
+from gateway.auth import check_token, token_of
+from gateway.errors import Fenced, KernelNotFound, Unauthorized
 from gateway.observer import KernelExit
+from sessionkeeper.compute.tokens import name_of
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import word_of
 from sessionkeeper.keeper.sessions import Sessions
@@ -18,14 +19,25 @@ log = logging.getLogger(__name__)
 
 
 class NodeConnection(AgentConnection):
-    """An agent's connection. Agents have a token of their own: it opens nothing but this."""
+    """An agent's connection. Agents have a token of their own: it opens nothing but this. One that
+    was started for a session has one that is good for its own name alone.
+    """
 
     def initialize(self, agents: Agents, token: str = "") -> None:
         super().initialize(agents)
         self._token = token
 
     def prepare(self) -> None:
-        check_token(self.request, self._token)
+        self._alone = name_of(self._token, token_of(self.request) or "")
+        if self._alone is None:
+            check_token(self.request, self._token)
+
+    def check_name(self, name: str) -> None:
+        """Raises ``Unauthorized`` if its token is not good for that name."""
+        if self._alone not in (None, name):
+            raise Unauthorized(
+                f"Its token is that of {self._alone}, and it says that it is {name}."
+            )
 
 
 class NodeAgents(Agents):
@@ -37,6 +49,8 @@ class NodeAgents(Agents):
         self._by_connection: dict[AgentConnection, Node] = {}
 
     def joined(self, connection: AgentConnection, hello: dict[str, Any]) -> None:
+        if isinstance(connection, NodeConnection):
+            connection.check_name(str(hello["node"]))
         self._by_connection[connection] = self._nodes.joined(connection, hello)
 
     def event(self, connection: AgentConnection, event: dict[str, Any]) -> None:

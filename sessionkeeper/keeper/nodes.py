@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 from gateway.errors import GatewayError
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
-from sessionkeeper.keeper.notices import Leaving, Notices, Word
+from sessionkeeper.keeper.notices import By, Leaving, Notices, Word
+from sessionkeeper.keeper.reserved import Reserved
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Node:
     """Sessions that are on their way to it."""
     guarantees: Mapping[str, int] = field(default_factory=dict)
     """Bytes of memory that each session was promised."""
+    reserved: Reserved = field(default_factory=Reserved)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
@@ -147,6 +149,7 @@ class Node:
             promised=sum(self.guarantees.get(session, 0) for session in there),
             cpu=Cpu.from_json(self.hello),
             images=Cpu.from_json(self.hello.get("images") or {}),
+            only=self.reserved.of(self.name),
         )
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
@@ -197,6 +200,7 @@ class Nodes:
         self._nodes: dict[str, Node] = {}
         self.guarantees: dict[str, int] = {}
         """Bytes of memory, by session."""
+        self.reserved = Reserved()
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -224,7 +228,14 @@ class Nodes:
         if node is not None and not node.gone.done() and node.is_another(hello):
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, self.lease, guarantees=self.guarantees)
+            node = Node(
+                name,
+                connection,
+                hello,
+                self.lease,
+                guarantees=self.guarantees,
+                reserved=self.reserved,
+            )
             self._nodes[name] = node
         else:
             node.hello = hello
@@ -247,14 +258,16 @@ class Nodes:
         self._count(node)
         self._changed(node)
 
-    def noticed(self, node: Node, word: Word) -> None:
-        """The node says that it goes, may go, or stays, which it does each time it connects."""
+    def noticed(self, node: Node, word: Word, by: By = "node") -> None:
+        """The node says that it goes, may go, or stays, which it does each time it connects; or
+        who started it says so.
+        """
         before = (node.draining, node.notice)
         if word.seconds is None:
-            self._notices.withdraw(node.name, by="node")
+            self._notices.withdraw(node.name, by=by)
         else:
             instance = node.hello.get("instance")
-            self._notices.give(node.name, instance, word.seconds, word.reason, by="node")
+            self._notices.give(node.name, instance, word.seconds, word.reason, by=by)
         self._count(node)
         if word.reason and word.seconds is None and not node.draining:
             node.notice = f"{node.name} may go soon ({word.reason})"
@@ -279,7 +292,7 @@ class Nodes:
         """
         if name in self._nodes:
             return
-        node = Node(name, None, {"node": name}, self.lease)
+        node = Node(name, None, {"node": name}, self.lease, reserved=self.reserved)
         self._nodes[name] = node
         self.heard(node)
 

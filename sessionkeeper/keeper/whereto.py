@@ -31,6 +31,8 @@ class Line:
         self._nodes = nodes
         self._known: dict[str, _Known] = {}
         self._got: dict[str, Choice] | None = None
+        self.grew: Callable[[], None] = lambda: None
+        """Called when one more session waits."""
 
     def enter(self, registration: Registration, wake: Callable[[], None]) -> None:
         """The session is kept here; ``wake`` is called when it may be its turn."""
@@ -51,6 +53,7 @@ class Line:
             since = known.waiting.since if known.waiting is not None else now
             known.waiting = Waiting(session, known.registration.owner, needs, since)
             self._got = None
+            self.grew()
         if self._got is None:
             waiting = [one.waiting for one in self._known.values() if one.waiting is not None]
             nodes = [node.facts() for node in self._nodes]
@@ -102,7 +105,8 @@ class Whereto:
     def needs(self, needs: Needs) -> Needs:
         """Return ``needs`` with what was agreed of the session."""
         agreed = self._registration
-        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers)
+        own = agreed.name if self._nodes.reserved.has(agreed.name) else None
+        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers, only=own)
 
     def turn(self, needs: Needs, failed: frozenset[str]) -> Choice:
         """Return what the line has for it."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,7 @@ class KubernetesBackend:
     """
 
     def __init__(self, cluster: Cluster, configure: Callable[[Any], None] = anywhere) -> None:
+        self.tiers = {pool.tier: pool.patience for pool in cluster.pools}
         self._cluster = cluster
         self._configure = configure
         self._client: Any = None
@@ -109,7 +110,7 @@ class KubernetesBackend:
         pulled = Prepulled(self._cluster, client.AppsV1Api(self._api), self._ask)
         await pulled.hold(images, owner, volumes)
 
-    async def watch(self) -> AsyncIterator[Mapping[str, Found]]:
+    async def watch(self) -> AsyncGenerator[Mapping[str, Found], None]:
         pods = partial(
             self._core.list_namespaced_pod_without_preload_content,
             self._cluster.namespace,

@@ -19,6 +19,7 @@ from typing import Any
 
 from sessionkeeper.compute.backend import Compute
 from sessionkeeper.kubernetes.cluster import Cluster
+from sessionkeeper.values import LEAST_MEMORY
 
 __all__ = [
     "COMPONENT",
@@ -206,7 +207,7 @@ def _agent(
     mounts: Sequence[Mapping[str, Any]],
     more: Mapping[str, str],
 ) -> dict[str, Any]:
-    limit = wanted.limit or max(cluster.resources.limit, wanted.guarantee)
+    limit = max(wanted.limit or cluster.resources.limit, wanted.guarantee, LEAST_MEMORY)
     environment = {
         "SESSIONKEEPER_GATEWAY_URL": cluster.gateway_url,
         "SESSIONKEEPER_NODE": wanted.name,

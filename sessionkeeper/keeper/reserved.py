@@ -1,0 +1,34 @@
+"""Nodes that were started for one session, and are for nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+__all__ = ["NOBODY", "Reserved"]
+
+NOBODY = ""
+
+
+class Reserved:
+    """Which node is for whom. ``ours`` tells from a node's name that it is for one session, though
+    it may not be known yet for which.
+    """
+
+    def __init__(self, ours: Callable[[str], bool] = lambda name: False) -> None:
+        self._ours = ours
+        self._sessions: Mapping[str, str] = {}
+
+    def of(self, node: str) -> str | None:
+        """Return the session that the node is for; :data:`NOBODY` while that is not known; None:
+        it is for all.
+        """
+        found = self._sessions.get(node)
+        return NOBODY if found is None and self._ours(node) else found
+
+    def has(self, session: str) -> bool:
+        """Whether there is a node for that session."""
+        return session in self._sessions.values()
+
+    def are(self, sessions: Mapping[str, str]) -> None:
+        """These are all there are: the session of each node, by name."""
+        self._sessions = dict(sessions)

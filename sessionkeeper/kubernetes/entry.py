@@ -1,0 +1,55 @@
+"""PID 1 of a session's pod: prepares the container, and keeps the agent running.
+
+    python -m sessionkeeper.kubernetes.entry
+
+The agent's settings are in the environment. It may crash: kernels live on, and the next agent finds
+them. SIGTERM (the pod is deleted, its node drained) is the agent's notice; when it has ended in
+order, its session is elsewhere, and all that is left here ends.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sessionkeeper.nodes import init
+from sessionkeeper.values import parse_duration
+
+__all__ = ["main"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+SPARE_SECONDS = 3.0
+
+
+def main() -> int:
+    """See above. Returns the exit status."""
+    if os.environ.get("SESSIONKEEPER_RUNTIME") == "container":
+        _own_control_groups(CGROUPS)
+    grace = parse_duration(os.environ.get("SESSIONKEEPER_GRACE", "30s")) + SPARE_SECONDS
+    return init.keep_running([sys.executable, "-I", "-m", "sessionkeeper", "agent"], grace=grace)
+
+
+def _own_control_groups(root: Path) -> None:
+    """Make the container's part of the hierarchy one that runc can make groups in.
+
+    It is mounted read-only for a container that is not privileged. In version 2 a group has either
+    processes or groups with controllers ("no internal processes", cgroups(7)): all that is here
+    goes to a group of its own first.
+    """
+    if not os.access(root, os.W_OK):
+        subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True)
+    controllers = root / "cgroup.controllers"
+    if not controllers.exists():
+        return  # version 1 has no such rule
+    own = root / "agent"
+    own.mkdir(exist_ok=True)
+    for pid in (root / "cgroup.procs").read_text().split():
+        (own / "cgroup.procs").write_text(pid)
+    for name in controllers.read_text().split():
+        (root / "cgroup.subtree_control").write_text(f"+{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
