@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from sessionkeeper.compute.backend import Compute, Found
@@ -99,8 +99,11 @@ def plan(
     rules: Rules,
     setbacks: Mapping[str, Setback],
     owner: str = "",
+    used: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Return what is to be done now. ``owner`` tells one gateway's compute from another's."""
+    """Return what is to be done now. ``owner`` tells one gateway's compute from another's; names
+    that are ``used`` are those of nodes that were, and are not given again.
+    """
     of: dict[str, list[Known]] = defaultdict(list)
     for one in sorted(known, key=lambda one: one.found.name):
         of[one.found.session].append(one)
@@ -133,7 +136,8 @@ def plan(
         idle |= {one.found.name for one in good if one is not keep}
         back = setbacks.get(session)
         if wish.needs and keep is None and _may_start(back, now, rules):
-            start.append(_compute(wish.registration, there, back, owner))
+            taken = {one.found.name for one in there} | used
+            start.append(_compute(wish.registration, taken, back, owner))
     for there in of.values():
         for one in there:
             if one.found.phase == "ended":
@@ -173,14 +177,12 @@ def _may_start(back: Setback | None, now: float, rules: Rules) -> bool:
     return now >= back.at + (0.0 if back.count == 1 else pause)
 
 
-def _compute(
-    wanted: Registration, there: Sequence[Known], back: Setback | None, owner: str
-) -> Compute:
+def _compute(wanted: Registration, taken: Set[str], back: Setback | None, owner: str) -> Compute:
     tried = back.tiers if back is not None else ()
     # In the session's order; what came to nothing comes last, the longest ago first.
     tier = min(wanted.tiers, key=lambda tier: tried.index(tier) + 1 if tier in tried else 0)
     return Compute(
-        free_name(wanted.name, owner, {one.found.name for one in there}),
+        free_name(wanted.name, owner, taken),
         wanted.name,
         tier,
         wanted.image,
@@ -189,7 +191,7 @@ def _compute(
     )
 
 
-def free_name(session: str, owner: str, taken: set[str]) -> str:
+def free_name(session: str, owner: str, taken: Set[str]) -> str:
     """Return the first name for compute of a session that is not taken: the same whoever asks, so
     that one who begins again after a crash finds what it had begun. At most 40 characters that are
     good for a DNS label (RFC 1123).

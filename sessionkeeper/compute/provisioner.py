@@ -27,6 +27,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 UNSEEN_SECONDS = 30.0
 """What was just started counts as there for so long, though nobody has seen it yet."""
 
+STOPPING_SECONDS = 10.0
+"""What was just told to end is not told again for so long."""
+
 PREPARE_SECONDS = 30.0
 Tell = Callable[[str, str | None], None]
 
@@ -62,6 +65,7 @@ class Provisioner:
         self._noticed: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._busy: dict[str, asyncio.Task[None]] = {}
+        self._stopped: dict[str, float] = {}
         self._not_before = 0.0
         self._images: frozenset[str] | None = None
         self._changed = asyncio.Event()
@@ -165,7 +169,8 @@ class Provisioner:
             self._forward_notice(one)
             if one.joined:
                 self._setbacks.pop(one.found.session, None)
-        todo = plan(wishes, known, now, self._rules, self._setbacks, self._owner)
+        used = frozenset(node.name for node in self._nodes)
+        todo = plan(wishes, known, now, self._rules, self._setbacks, self._owner, used)
         self._idle = {name: self._idle.get(name, now) for name in todo.idle}
         for failed in todo.failed:
             if failed.name not in self._busy:
@@ -179,8 +184,13 @@ class Provisioner:
         for wanted in todo.start:
             token = token_for(self._secret, wanted.name)
             self._in_background(wanted.name, self._start(replace(wanted, token=token)))
+        now = _clock()
+        asked = {name: at for name, at in self._stopped.items() if now - at < STOPPING_SECONDS}
         for name, at_once in todo.stop:
-            self._in_background(name, self._stop(name, at_once))
+            if name not in asked:
+                asked[name] = now
+                self._in_background(name, self._stop(name, at_once))
+        self._stopped = asked
 
     async def _start(self, wanted: Compute) -> None:
         log.info("compute %s is started for session %s", wanted.name, wanted.session)

@@ -26,6 +26,13 @@ KEPT = ("name", "env", "path", "notebook", "created", "generation")
 """What a checkpoint keeps of a kernel's record."""
 
 
+EXPECTED: dict[str, Any] = {
+    "name": "python3",
+    "spec": {"argv": [], "display_name": "Python 3 (ipykernel)", "language": "python"},
+    "resources": {},
+}
+
+
 class KernelChannels:
     """The kernels of the gateway, for the keeper (its ``Channels``)."""
 
@@ -189,9 +196,13 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of all nodes; the last ones known while there is no node."""
+        """Those of all nodes; the last ones known while there is no node. Where nodes are started
+        for sessions there may not have been one yet: then the one that every image has.
+        """
         for node in self._nodes:
             self._specs.update(node.hello.get("kernelspecs", {}))
+        if not self._specs and self._nodes.reserved.on_demand:
+            return {"python3": EXPECTED}
         return {
             name: {
                 **spec,

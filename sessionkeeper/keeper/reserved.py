@@ -14,16 +14,22 @@ class Reserved:
     it may not be known yet for which.
     """
 
-    def __init__(self, ours: Callable[[str], bool] = lambda name: False) -> None:
+    def __init__(self, ours: Callable[[str], bool] | None = None) -> None:
         self._ours = ours
         self._sessions: Mapping[str, str] = {}
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether nodes are started when sessions want them."""
+        return self._ours is not None
 
     def of(self, node: str) -> str | None:
         """Return the session that the node is for; :data:`NOBODY` while that is not known; None:
         it is for all.
         """
         found = self._sessions.get(node)
-        return NOBODY if found is None and self._ours(node) else found
+        unknown = found is None and self._ours is not None and self._ours(node)
+        return NOBODY if unknown else found
 
     def has(self, session: str) -> bool:
         """Whether there is a node for that session."""
