@@ -10,14 +10,16 @@ order, its session is elsewhere, and all that is left here ends.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from sessionkeeper.nodes import init
 from sessionkeeper.values import parse_duration
 
-__all__ = ["main"]
+__all__ = ["kernels_of_image", "main"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 SPARE_SECONDS = 3.0
@@ -27,8 +29,27 @@ def main() -> int:
     """See above. Returns the exit status."""
     if os.environ.get("SESSIONKEEPER_RUNTIME") == "container":
         _own_control_groups(CGROUPS)
+    else:
+        os.environ.update(kernels_of_image(os.environ))
     grace = parse_duration(os.environ.get("SESSIONKEEPER_GRACE", "30s")) + SPARE_SECONDS
     return init.keep_running([sys.executable, "-I", "-m", "sessionkeeper", "agent"], grace=grace)
+
+
+def kernels_of_image(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what makes the kernels of this image those that are offered: they are beside its
+    Python, which is not the agent's. Empty if the image has none.
+    """
+    python = shutil.which("python3", path=environ.get("PATH")) or shutil.which(
+        "python", path=environ.get("PATH")
+    )
+    if python is None:
+        return {}
+    asked = [python, "-I", "-c", "import sys; print(sys.prefix)"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return {}
+    places = [environ.get("JUPYTER_PATH"), str(Path(done.stdout.strip()) / "share" / "jupyter")]
+    return {"JUPYTER_PATH": os.pathsep.join(filter(None, places))}
 
 
 def _own_control_groups(root: Path) -> None:
