@@ -49,8 +49,10 @@ class Cluster(Protocol):
 class Gateway:
     """The gateway's API, and a cluster behind it."""
 
-    def __init__(self, cluster: Cluster, url: str, token: str) -> None:
+    def __init__(self, cluster: Cluster, url: str, token: str, agent_token: str = "") -> None:
         self.cluster = cluster
+        self.url = url
+        self.agent_token = agent_token
         self._socket = url.replace("http", "ws", 1)
         self._token = token
         headers = {
@@ -166,7 +168,8 @@ async def gateway(directory: Path) -> AsyncIterator[Gateway]:
         await machines.start()
         stack.push_async_callback(machines.stop)
         url, token = await stack.enter_async_context(_program(directory, api.url))
-        found = Gateway(StandIn(api, machines), url, token)
+        agent_token = (directory / "agent-token").read_text()
+        found = Gateway(StandIn(api, machines), url, token, agent_token)
         stack.push_async_callback(found.close)
         yield found
 

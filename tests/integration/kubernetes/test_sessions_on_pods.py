@@ -14,6 +14,10 @@ import pytest_asyncio
 from cluster.installed import Gateway, gateway
 from system.client import KernelClient
 
+from gateway.dial import AgentLink
+from gateway.errors import GatewayError
+from sessionkeeper.compute.tokens import token_for
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATIENCE = 90.0 if not os.environ.get("KUBECONFIG") else 600.0
 
@@ -62,6 +66,21 @@ async def notebook(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[No
 async def test_a_notebook_computes_on_a_pod_of_its_own(notebook: Notebook) -> None:
     assert await notebook.runs("x = 41; x + 1") == "42"
     assert list(await notebook.cluster.pods()) == [await notebook.where()]
+
+
+async def test_who_has_a_pods_token_is_that_node_and_no_other(notebook: Notebook) -> None:
+    secret = notebook.gateway.agent_token
+    if not secret:
+        pytest.skip("the agents' token of a real cluster is not known here")
+    token, hello = token_for(secret, "sk-on-pods-00000000-1"), {"node": "sk-other-00000000-1"}
+    with pytest.raises(GatewayError, match="says that it is sk-other"):
+        await AgentLink.connect(notebook.gateway.url, token, hello, on_call=_never)
+    with pytest.raises(GatewayError, match="refused"):
+        await AgentLink.connect(notebook.gateway.url, f"{token}0", hello, on_call=_never)
+
+
+async def _never(method: str, params: dict[str, Any]) -> None:
+    raise AssertionError(method)
 
 
 async def test_its_pod_is_deleted_by_force_and_it_goes_on(notebook: Notebook) -> None:

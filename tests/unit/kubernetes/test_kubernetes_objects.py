@@ -99,6 +99,12 @@ def test_the_criu_profile_asks_for_capabilities_by_name_and_says_why() -> None:
     assert all_of_it["spec"]["containers"][0]["securityContext"]["privileged"]
 
 
+def test_each_capability_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text()
+    for name, why in CAPABILITIES.items():
+        assert f"| `{name}` | {why} |" in text
+
+
 def test_the_image_is_a_volume_where_the_cluster_has_them_else_only_named() -> None:
     with_volume, without = made("criu", True)["spec"], made("criu", False)["spec"]
     [image] = [one for one in with_volume["volumes"] if "image" in one]
