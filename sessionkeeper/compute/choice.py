@@ -30,7 +30,7 @@ def provisioner_of(settings: GatewaySettings, sessions: Sessions) -> Provisioner
     if backend is None:
         return None
     around = sessions.around
-    around.nodes.reserved = Reserved(is_compute)
+    around.nodes.reserved = Reserved(is_compute, around.line.changed)
 
     def tell(session: str, text: str | None) -> None:
         kept = sessions.find(session)

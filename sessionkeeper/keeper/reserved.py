@@ -11,11 +11,16 @@ NOBODY = ""
 
 class Reserved:
     """Which node is for whom. ``ours`` tells from a node's name that it is for one session, though
-    it may not be known yet for which.
+    it may not be known yet for which; ``changed`` is called when that is.
     """
 
-    def __init__(self, ours: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        ours: Callable[[str], bool] | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._ours = ours
+        self._changed = changed
         self._sessions: Mapping[str, str] = {}
 
     @property
@@ -37,4 +42,6 @@ class Reserved:
 
     def are(self, sessions: Mapping[str, str]) -> None:
         """These are all there are: the session of each node, by name."""
-        self._sessions = dict(sessions)
+        before, self._sessions = self._sessions, dict(sessions)
+        if self._sessions != before:
+            self._changed()

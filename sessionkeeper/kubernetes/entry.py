@@ -9,6 +9,7 @@ order, its session is elsewhere, and all that is left here ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,18 +18,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sessionkeeper.nodes import init
+from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.values import parse_duration
 
-__all__ = ["kernels_of_image", "main"]
+__all__ = ["kernels_of_image", "main", "own_control_groups"]
 
-CGROUPS = Path("/sys/fs/cgroup")
 SPARE_SECONDS = 3.0
 
 
 def main() -> int:
     """See above. Returns the exit status."""
     if os.environ.get("SESSIONKEEPER_RUNTIME") == "container":
-        _own_control_groups(CGROUPS)
+        for root in hierarchies():
+            own_control_groups(root)
     else:
         os.environ.update(kernels_of_image(os.environ))
     grace = parse_duration(os.environ.get("SESSIONKEEPER_GRACE", "30s")) + SPARE_SECONDS
@@ -52,24 +54,28 @@ def kernels_of_image(environ: Mapping[str, str]) -> dict[str, str]:
     return {"JUPYTER_PATH": os.pathsep.join(filter(None, places))}
 
 
-def _own_control_groups(root: Path) -> None:
-    """Make the container's part of the hierarchy one that runc can make groups in.
+def own_control_groups(root: Path) -> None:
+    """Make the container's part of a hierarchy one that runc can make groups in.
 
     It is mounted read-only for a container that is not privileged. In version 2 a group has either
     processes or groups with controllers ("no internal processes", cgroups(7)): all that is here
-    goes to a group of its own first.
+    goes to a group of its own first. Raises ``CalledProcessError`` without the right to mount.
     """
-    if not os.access(root, os.W_OK):
-        subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True)
+    if os.statvfs(root).f_flag & os.ST_RDONLY:
+        subprocess.run(["mount", "-o", "remount,bind,rw", str(root)], check=True)
     controllers = root / "cgroup.controllers"
-    if not controllers.exists():
-        return  # version 1 has no such rule
+    # Version 1 has no such rule, nor has the machine's own root, which has no events: not to be
+    # touched, it is everybody's.
+    if not controllers.exists() or not (root / "cgroup.events").exists():
+        return
     own = root / "agent"
     own.mkdir(exist_ok=True)
     for pid in (root / "cgroup.procs").read_text().split():
-        (own / "cgroup.procs").write_text(pid)
+        with contextlib.suppress(OSError):  # it has just ended, or is the kernel's
+            (own / "cgroup.procs").write_text(pid)
     for name in controllers.read_text().split():
-        (root / "cgroup.subtree_control").write_text(f"+{name}")
+        with contextlib.suppress(OSError):  # not one that is handed down: runc does without
+            (root / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ ROOT_OF_IMAGE = "/image"
 SPARE_SECONDS = 5
 """Between the end of an agent's own grace and SIGKILL."""
 
+AGENT_DISK = 2 << 30
+"""Bytes for the agent's own copy in an unprivileged pod, and for its log."""
+
 MOST_PREPULLED = 16
 
 CAPABILITIES = {
@@ -164,7 +167,8 @@ def _unprivileged(
         "name": "lend-agent",
         "image": cluster.agent_image,
         "imagePullPolicy": cluster.pull_policy,
-        "command": ["/bin/cp", "-a", f"{HOME}/.", "/lent/"],
+        # Without modes and times of the directory itself, which belongs to root.
+        "command": ["/bin/cp", "-RP", f"{HOME}/.", "/lent/"],
         "volumeMounts": [{"name": "agent", "mountPath": "/lent"}],
         "resources": {
             "requests": {"cpu": "50m", "memory": "64Mi"},
@@ -183,7 +187,7 @@ def _unprivileged(
         "initContainers": [lending],
         "containers": [container],
         "volumes": [
-            {"name": "agent", "emptyDir": {"sizeLimit": "2Gi"}},
+            {"name": "agent", "emptyDir": {"sizeLimit": str(AGENT_DISK)}},
             {"name": "data", "emptyDir": {"sizeLimit": str(cluster.resources.disk)}},
         ],
     }
@@ -237,7 +241,10 @@ def _resources(cluster: Cluster, wanted: Compute, limit: int) -> dict[str, Any]:
     guarantee = wanted.guarantee or min(said.guarantee, limit)
     # Images of processes on their way are in memory, and count: as much again as the kernels have.
     images = limit if cluster.profile == "criu" else 0
-    limits = {"memory": str(limit + images + said.agent), "ephemeral-storage": str(said.disk)}
+    limits = {
+        "memory": str(limit + images + said.agent),
+        "ephemeral-storage": str(said.disk + AGENT_DISK),
+    }
     if said.cpu_limit:
         limits["cpu"] = _cores(said.cpu_limit)
     return {
@@ -275,7 +282,9 @@ def prepull(
     there, and the agent's: so one that takes over need not wait for that.
     """
     pool = cluster.pool(tier)
-    chosen = sorted({*images})[:MOST_PREPULLED]
+    # An agent that fetches images by itself has nothing of those that the kubelet has.
+    wanted = {*images} if image_volumes or cluster.profile == "unprivileged" else set()
+    chosen = sorted(wanted)[:MOST_PREPULLED]
     small = {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}}
     waits = [f"{HOME}/bin/python", "-I", "-c", "import signal; signal.pause()"]
     container: dict[str, Any] = {

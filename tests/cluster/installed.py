@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,9 @@ class Cluster(Protocol):
 
 class Gateway:
     """The gateway's API, and a cluster behind it."""
+
+    restart: Callable[[], Awaitable[None]] | None = None
+    """Ends its process, as a rollout does, and starts the next; None: not here."""
 
     def __init__(self, cluster: Cluster, url: str, token: str, agent_token: str = "") -> None:
         self.cluster = cluster
@@ -167,51 +170,61 @@ async def gateway(directory: Path) -> AsyncIterator[Gateway]:
             await machines.add(name)
         await machines.start()
         stack.push_async_callback(machines.stop)
-        url, token = await stack.enter_async_context(_program(directory, api.url))
-        agent_token = (directory / "agent-token").read_text()
-        found = Gateway(StandIn(api, machines), url, token, agent_token)
+        program = Program(directory, api.url)
+        await program.start()
+        stack.push_async_callback(program.stop)
+        found = Gateway(StandIn(api, machines), program.url, program.token, program.agent_token)
+        found.restart = program.restart
         stack.push_async_callback(found.close)
         yield found
 
 
-@asynccontextmanager
-async def _program(directory: Path, api: str) -> AsyncIterator[tuple[str, str]]:
-    port = free_port()
-    url, token = f"http://127.0.0.1:{port}", secrets.token_urlsafe(24)
-    for name, text in {"token": token, "agent-token": secrets.token_urlsafe(24)}.items():
-        (directory / name).write_text(text)
-    config = directory / "cluster.toml"
-    config.write_text(
-        f'namespace = "binder"\ninstance = "hub"\ngateway_url = "{url}"\nagent_image = "agent"\n'
-        'profile = "unprivileged"\ndefault_image = "base"\ngrace = 20\n'
-    )
-    access = directory / "kubeconfig"
-    access.write_text(json.dumps(_kubeconfig(api)))
-    ready, told = os.pipe()
-    with (directory / "gateway.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sessionkeeper", "gateway"),
-            *("--state", str(directory / "gateway"), "--port", str(port)),
-            *("--store", str(directory / "store"), "--master-key", str(directory / "key")),
-            *("--token-file", str(directory / "token")),
-            *("--agent-token-file", str(directory / "agent-token")),
-            *("--compute", "kubernetes", "--compute-config", str(config)),
-            *("--compute-grace", "1s", "--ready-fd", str(told)),
-            env={**os.environ, "KUBECONFIG": str(access)},
-            pass_fds=(told,),
-            stdout=log,
-            stderr=log,
+class Program:
+    """The gateway's process, on one port and state directory over its lives."""
+
+    def __init__(self, directory: Path, api: str) -> None:
+        self._directory = directory
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.token, self.agent_token = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        (directory / "token").write_text(self.token)
+        (directory / "agent-token").write_text(self.agent_token)
+        (directory / "kubeconfig").write_text(json.dumps(_kubeconfig(api)))
+        (directory / "cluster.toml").write_text(
+            f'namespace = "binder"\ninstance = "hub"\ngateway_url = "{self.url}"\n'
+            'agent_image = "agent"\nprofile = "unprivileged"\ndefault_image = "base"\ngrace = 20\n'
         )
-    os.close(told)
-    try:
+
+    async def start(self) -> None:
+        here = self._directory
+        ready, told = os.pipe()
+        with (here / "gateway.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "sessionkeeper", "gateway"),
+                *("--state", str(here / "gateway"), "--port", str(self._port)),
+                *("--store", str(here / "store"), "--master-key", str(here / "key")),
+                *("--token-file", str(here / "token")),
+                *("--agent-token-file", str(here / "agent-token")),
+                *("--compute", "kubernetes", "--compute-config", str(here / "cluster.toml")),
+                *("--compute-grace", "1s", "--ready-fd", str(told)),
+                env={**os.environ, "KUBECONFIG": str(here / "kubeconfig")},
+                pass_fds=(told,),
+                stdout=log,
+                stderr=log,
+            )
+        os.close(told)
         with os.fdopen(ready) as said:
             line = await asyncio.to_thread(said.readline)
-        assert line, (directory / "gateway.log").read_text()
-        yield url, token
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        assert line, (here / "gateway.log").read_text()
+
+    async def stop(self) -> None:
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
 
 
 def _kubeconfig(url: str) -> dict[str, Any]:

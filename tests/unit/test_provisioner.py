@@ -197,3 +197,12 @@ def test_a_token_is_good_for_one_name_alone(token: str) -> None:
     assert name_of("secret", token_for("secret", "sk-a-1")) == "sk-a-1"
     assert name_of("another", token_for("secret", "sk-a-1")) is None
     assert name_of("secret", token) is None
+
+
+def test_who_waits_for_its_node_looks_again_when_it_is_known_whose_that_is() -> None:
+    """The agent of a pod may be back before the cluster has told the new gateway of the pod."""
+    looked: list[str | None] = []
+    reserved = Reserved(is_compute, lambda: looked.append(reserved.of("sk-ann-0123abcd-1")))
+    reserved.are({"sk-ann-0123abcd-1": "ann"})
+    reserved.are({"sk-ann-0123abcd-1": "ann"})
+    assert looked == ["ann"]

@@ -105,15 +105,28 @@ async def test_its_node_is_drained_and_it_moves_without_losing_anything(notebook
     await notebook.cluster.take_back(machine)
 
 
+async def test_its_gateway_is_started_again_and_finds_its_pod(notebook: Notebook) -> None:
+    if notebook.gateway.restart is None:
+        pytest.skip("the gateway of a real cluster is not restarted here")
+    await notebook.runs("x = 44")
+    before = await notebook.cluster.pods()
+    await notebook.gateway.restart()
+    await notebook.kernel.close()
+    await notebook.kernel.open()
+    assert await notebook.runs("x") == "44"
+    assert await notebook.where() in before
+    assert (await notebook.cluster.pods()).keys() <= before.keys()
+
+
 async def test_its_node_vanishes_and_it_goes_on(notebook: Notebook) -> None:
     if os.environ.get("KUBECONFIG") and not os.environ.get("SESSIONKEEPER_TEST_VANISH"):
         pytest.skip("SESSIONKEEPER_TEST_VANISH does not say how a machine vanishes")
-    await notebook.runs("x = 44")
+    await notebook.runs("x = 45")
     await notebook.saved()
     before = await notebook.where()
     await notebook.cluster.vanish((await notebook.cluster.pods())[before])
     await notebook.where(other_than=before)
-    assert await notebook.runs("x") == "44"
+    assert await notebook.runs("x") == "45"
 
 
 async def test_what_hibernates_leaves_no_pod_and_the_next_cell_brings_it_back(
@@ -124,5 +137,5 @@ async def test_what_hibernates_leaves_no_pod_and_the_next_cell_brings_it_back(
     async with asyncio.timeout(PATIENCE):
         while before in await notebook.cluster.pods():
             await asyncio.sleep(0.1)
-    assert await notebook.runs("x") == "44"
+    assert await notebook.runs("x") == "45"
     assert await notebook.where() != before

@@ -10,7 +10,9 @@ import sys
 import venv
 from pathlib import Path
 
-from sessionkeeper.kubernetes.entry import kernels_of_image
+import pytest
+
+from sessionkeeper.kubernetes.entry import kernels_of_image, own_control_groups
 
 STARTED = "started"
 
@@ -36,6 +38,23 @@ def test_the_kernels_that_are_offered_are_those_of_the_image(tmp_path: Path) -> 
 
 def test_an_image_without_python_offers_what_it_has(tmp_path: Path) -> None:
     assert kernels_of_image({"PATH": str(tmp_path)}) == {}
+
+
+@pytest.mark.parametrize("container", [True, False])
+def test_all_that_runs_makes_room_for_the_kernels_groups_in_a_container_alone(
+    tmp_path: Path, container: bool
+) -> None:
+    """The files are plain ones here: what is written to them is what counts."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    (tmp_path / "cgroup.procs").write_text("1\n7\n")
+    if container:
+        (tmp_path / "cgroup.events").write_text("populated 1\n")
+    own_control_groups(tmp_path)
+    assert (tmp_path / "agent").exists() is container
+    assert (tmp_path / "cgroup.subtree_control").exists() is container
+    if container:
+        assert (tmp_path / "agent" / "cgroup.procs").read_text() == "7"
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory"
 
 
 def test_the_agent_is_started_again_and_what_it_started_lives_on(tmp_path: Path) -> None:
