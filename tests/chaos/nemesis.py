@@ -129,8 +129,8 @@ class Nemesis:
         table = f"chaos-{hook}-{self._system.state.id}"
         rules = (
             f"add table ip {table}; "
-            f"add chain ip {table} all {{ type filter hook {hook} priority 0; }}; "
-            f"add rule ip {table} all ip {side} {address_of(self._system, node)} drop"
+            f"add chain ip {table} drops {{ type filter hook {hook} priority 0; }}; "
+            f"add rule ip {table} drops ip {side} {address_of(self._system, node)} drop"
         )
         async with _undone(["nft", rules], ["nft", f"delete table ip {table}"]):
             await asyncio.sleep(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 
 from system.client import Cell as Asked
@@ -113,10 +113,12 @@ class World:
             return History(tuple(found), tuple(self.commits()), tuple(self._heard))
         finally:
             listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     async def _listen(self) -> None:
-        async for status in self.system.statuses():
-            self._hear(status)
+        async with aclosing(self.system.statuses()) as statuses:
+            async for status in statuses:
+                self._hear(status)
 
     def _hear(self, status: Status) -> None:
         if status["state"] == "running":
