@@ -102,3 +102,11 @@ def test_machine_says_whether_it_is_busy() -> None:
     assert facts["memory_bytes"] > 2**28
     assert facts["busy"] == (facts["load"] > machine.BUSY * facts["cores"])
     assert facts["versions"]["jupyter_server"]
+
+
+def test_of_what_is_kept_every_run_must_be_good() -> None:
+    good = Figure("drain20_kept", runs=[20.0, 20.0], must=20.0)
+    assert (good.value, good.verdict, good.unit) == (20.0, "ok", "kept")
+    one_short = Figure("drain20_kept", runs=[20.0, 19.0, 20.0], must=20.0)
+    assert (one_short.value, one_short.verdict) == (19.0, "short")
+    assert Figure("drain20_kept", runs=[20.0, None], must=20.0).verdict == "short"
