@@ -107,6 +107,8 @@ class Kernels(Observer):
         if record.state == "ended":
             channel.ended, channel.execution_state = True, "dead"
             channel.ends.abort_pending("KernelEnded", "The kernel has ended. Restart it to go on.")
+        elif record.state == "running":
+            channel.execution_state = "busy" if channel.works else "idle"
         self.records[record.id] = record
         self._channels[record.id] = channel
         return channel
@@ -243,7 +245,7 @@ class Kernels(Observer):
             "name": record.name,
             "last_activity": channel.last_activity.isoformat().replace("+00:00", "Z"),
             "execution_state": channel.execution_state,
-            "connections": len(channel.outlet.feeds),
+            "connections": sum(not feed.watches for feed in channel.outlet.feeds),
         }
 
     def close(self) -> None:
@@ -271,6 +273,9 @@ class Kernels(Observer):
 
     def rolled_back(self, rollback: Rollback) -> None:
         self.observer.rolled_back(rollback)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self.observer.interrupt_again(kernel_id)
 
     def fenced(self, kernel_id: str, epoch: int) -> None:
         self.observer.fenced(kernel_id, epoch)

@@ -24,6 +24,8 @@ from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.serving import image_routes
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -31,15 +33,25 @@ from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
+from sessionkeeper.keeper.node_api import node_routes
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.report_api import report_routes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.launch.build import Builder
+from sessionkeeper.launch.handlers import Binder, binder_routes
+from sessionkeeper.launch.launches import Launches
+from sessionkeeper.launch.servers import GatewayAlone, UpServers
+from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
+from sessionkeeper.up.state import StateDirectory
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +76,42 @@ class Gateway:
             settings.lease_seconds,
             lambda node: self.sessions.node_changed(node),
             Notices(state / "notices.json"),
+            state / "leases.json",
         )
+        self.nodes.pool.load(state / "preemptions.json")
+        promised = self.nodes.pool.promised
+        self.ledger = Ledger(
+            state / "bill.sqlite",
+            self.nodes,
+            lambda session: promised[session].owner if session in promised else "",
+        )
+        roster = Roster(state / "nodes.json")
         grants = Grants()
         around = Around(
             self.nodes,
             grants,
-            Line(self.nodes),
+            Line(self.nodes, Rules(settings.quotas, settings.on_demand), settings.rebalance_after),
             on_rollback,
             settings.keep,
             settings.hibernate_after,
             os.environ.get(RUN),
+            self.ledger,
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
+        self.images = ImageStore(settings.images or state / "images")
+        up = StateDirectory(settings.up) if settings.up is not None else None
+        servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
+        self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters)
-        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        shared = Shared(
+            access, self.sessions, self.nodes, masters, self.ledger, roster, self.images
+        )
+        agents = {
+            "agents": NodeAgents(self.nodes, self.sessions, roster),
+            "token": settings.agent_token,
+            "roster": roster,
+        }
         self.app = make_shared_app(
             access.tenant,
             access.check_operator,
@@ -87,8 +119,12 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
+                *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *report_routes(shared),
+                *image_routes(self.images, settings.agent_token),
+                *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),
             ],
             options,
             self._readiness,
@@ -96,6 +132,14 @@ class Gateway:
                 KernelCollector(lambda: [kept.kernels for kept in self.sessions]),
                 SessionsCollector(lambda: [k.keeper.status for k in self.sessions], self.nodes),
             ],
+        )
+
+    def _binder(self, access: Access) -> Binder:
+        def has_nodes() -> bool:
+            return any(node.ready for node in self.nodes)
+
+        return Binder(
+            self.launches, access.check_operator, has_nodes, self._settings.binder == "open"
         )
 
     def _readiness(self) -> Readiness:
@@ -120,6 +164,7 @@ class Gateway:
         await self.sessions.start(self._own, settings.session_token, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
+        adding_up = asyncio.create_task(self.ledger.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -132,7 +177,10 @@ class Gateway:
         await stop.wait()
         if spawning is not None:
             spawning.cancel()
+        await self.launches.end()
         await self.sessions.end()
+        adding_up.cancel()
+        self.ledger.close()
         for server in servers:
             server.stop()
 

@@ -5,13 +5,13 @@ per kernel.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,26 +21,27 @@ from typing import Any
 
 from checkpoint import criu
 from checkpoint.criu import Dump, Known, Lazy
-from checkpoint.namespace.engine import INSIDE, LENT
+from checkpoint.namespace.engine import INSIDE
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.held import let_go, send, stopped_by_signal
+from sessionkeeper.agent.held import kernel_among, let_go, runs, send, stopped_by_signal
 from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
-    HOME,
     IPC_DIR,
-    OWN_PACKAGES,
-    USER_ID,
     Bind,
     Container,
 )
 from sessionkeeper.agent.place import Exchange, Slot
+from sessionkeeper.agent.roots import HostRoot, Root
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes import cgroups
 from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
+
+log = logging.getLogger(__name__)
 
 EPOCH_DIGITS = 10
 
@@ -55,7 +56,7 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits a session, ``env``
     is in the environment of all processes; a kernel with more than ``lazy_above`` (bytes) is
     restored lazily.
     """
@@ -117,15 +118,23 @@ class ContainerPlace:
     """
 
     engine = "criu"
-    home = HOME
-    user: int | None = USER_ID
 
-    def __init__(self, node: NodeContainers, session: str, base: Path) -> None:
+    def __init__(
+        self, node: NodeContainers, session: str, base: Path, root: Root | None = None
+    ) -> None:
+        """``root`` is what is below the session's own layer; None: this node's own root."""
         self._node = node
+        self._below = root or HostRoot(node.hidden)
+        self._new = False
+        self.home = self._below.workspace
+        self.user: int | None = self._below.user
+        self.kernelspecs = self._below.kernelspecs
         self._prefix = f"{session}+"  # of containers' names; no session's name has a plus
         self._base = base
         self._layers = rootfs.Layers(base)
         self._network = f"sk-{base.name}"
+        self._cgroup = f"{node.cgroup}/{session}"
+        self.memory = node.memory
         self.tree = self._layers.upper
         self.root = self._layers.root
         self._stopped: dict[str, dict[int, int]] = {}
@@ -139,16 +148,17 @@ class ContainerPlace:
         return path
 
     def create(self) -> None:
-        rootfs.create_upper(self._layers.upper)
+        self._below.create(self._layers.upper)
+        self._new = True
 
     def take_workspace(self) -> None:
         rootfs.give_home(self._layers.upper)
 
     def open(self) -> None:
         self._end_containers()  # a machine that is very busy may have left one of an earlier stay
-        rootfs.hide(self._layers.upper, self._node.hidden)
-        rootfs.prepare_mount_points(self._layers.upper)
-        rootfs.mount(self._layers)
+        self._below.mount(self._layers)
+        if self._new:
+            self._below.take(self._layers)
         self._ip("netns", "add", self._network)
         self._ip("-n", self._network, "link", "set", "lo", "up")
 
@@ -178,9 +188,21 @@ class ContainerPlace:
         }
         configuration = control / "config.json"
         configuration.write_text(json.dumps(shim))
-        os.chown(configuration, 0, USER_ID)
+        os.chown(configuration, 0, self._below.group)
         configuration.chmod(0o440)
         self._node.runc.run(self._container(slot))
+        self._limit()
+
+    def _limit(self) -> None:
+        """All kernels together may use what each may: their common group exists with the first."""
+        if self.memory is not None:
+            try:
+                cgroups.limit_memory(self._cgroup, self.memory)
+            except OSError as error:
+                log.warning("the session's kernels may use more than they should: %s", error)
+
+    def ran_out(self, slot: Slot) -> bool:
+        return cgroups.ran_out(self._container(slot).cgroup)
 
     def connect(self, slot: Slot) -> socket.socket:
         return connect_in(Path("/run/netns") / self._network, ("127.0.0.1", slot.port), timeout=2.0)
@@ -191,6 +213,9 @@ class ContainerPlace:
 
     def alive(self, slot: Slot) -> bool:
         return self._node.runc.alive(self._name(slot))
+
+    def runs(self, slot: Slot, pid: int) -> bool:
+        return runs(self._processes([slot]), pid)
 
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:
@@ -214,6 +239,11 @@ class ContainerPlace:
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
 
+    def interrupt(self, slot: Slot) -> None:
+        kernel = kernel_among(self._processes([slot]))
+        if kernel is not None:
+            send(signal.SIGINT, [kernel])  # it is seen first when it is continued
+
     def exchange(self, slot: Slot) -> Exchange:
         control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
         return Exchange(
@@ -235,7 +265,7 @@ class ContainerPlace:
 
     def dump_plainly(self, slot: Slot, images: Path) -> None:
         """As :meth:`dump`, as ``runc`` does it: :meth:`restore` takes what is in ``images``."""
-        self._node.runc.dump_whole(self._name(slot), images)
+        self._node.runc.dump_whole(self._container(slot), images)
         self._note(slot, images)
 
     def _note(self, slot: Slot, images: Path) -> None:
@@ -248,6 +278,7 @@ class ContainerPlace:
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare_restore(slot, images, epoch)
         self._node.runc.restore(self._container(slot), images)
+        self._limit()
         self._held[slot.name] = criu.stopped_processes(images)
 
     def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
@@ -257,6 +288,7 @@ class ContainerPlace:
         arrival = Arrival(slot.name, image, runc.work(image.directory), groups)
         try:
             runc.restore(container, image.directory, lazy=True)
+            self._limit()
         except BaseException:
             arrival.give_up()
             raise
@@ -269,11 +301,12 @@ class ContainerPlace:
             if (images / f"ipc-{name}").exists():
                 file = self._directory(slot) / "ipc" / name
                 shutil.copyfile(images / f"ipc-{name}", file)
-                os.chown(file, USER_ID, USER_ID)
+                os.chown(file, self._below.user, self._below.group)
                 file.chmod(0o600)
 
     def close(self) -> None:
         self._end_containers()
+        cgroups.remove(self._cgroup)
         rootfs.unmount(self._layers)
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
         if (self._base / _LINE).exists():
@@ -297,7 +330,7 @@ class ContainerPlace:
         ipc = self._directory(slot) / "ipc"
         control.mkdir(parents=True, exist_ok=True)
         ipc.mkdir(exist_ok=True)
-        os.chown(ipc, USER_ID, USER_ID)
+        os.chown(ipc, self._below.user, self._below.group)
         # Same size for every epoch: CRIU compares the size of open files at restore.
         (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
         shutil.copyfile(self._node.shim, control / "shim.pyz")
@@ -312,21 +345,20 @@ class ContainerPlace:
             name=self._name(slot),
             rootfs=self._layers.root,
             network=Path("/run/netns") / self._network,
-            cgroup=f"{self._node.cgroup}/{self._name(slot)}",
-            argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
-            env={
-                "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-                # `%pip install` works: beside the packages of this Python, which are read-only.
-                "PIP_TARGET": OWN_PACKAGES,
-                "PYTHONPATH": f"{OWN_PACKAGES}:{CONTROL_DIR}/{INSIDE.name}/{LENT}",
-                **self._node.env,
-            },
+            cgroup=f"{self._cgroup}/{self._name(slot)}",
+            argv=self._below.argv(),
+            env={**self._below.env(), **self._node.env},
             binds=(
-                *(Bind(p, str(p)) for p in python_prefixes()),
+                *self._below.binds(),
                 Bind(directory / "control", CONTROL_DIR),
                 Bind(directory / "ipc", IPC_DIR, writable=True),
             ),
             memory=self._node.memory,
+            user=self._below.user,
+            group=self._below.group,
+            user_name=self._below.user_name,
+            home=self._below.home,
+            cwd=self._below.workspace,
         )
 
     def _ip(self, *arguments: str) -> None:
@@ -346,11 +378,3 @@ def _own_small_file(path: Path) -> bytes | None:
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > STARTUP_BYTES:
             return None
         return file.read(STARTUP_BYTES)
-
-
-def python_prefixes() -> tuple[Path, ...]:
-    """Return the directories this Python consists of that a container's root may hide (a home, a
-    virtual environment).
-    """
-    prefixes = dict.fromkeys(Path(p).resolve() for p in (sys.base_prefix, sys.prefix))
-    return tuple(p for p in prefixes if not p.is_relative_to("/usr"))

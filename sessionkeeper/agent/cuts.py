@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from gateway.errors import GatewayError
 from sessionkeeper.agent import beside, variables
 from sessionkeeper.agent.errors import DumpFailed
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession
+from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.taken import Cut
 from sessionkeeper.agent.turns import Turn
@@ -52,7 +54,7 @@ class Cuts:
             async with self._hosted.changing:
                 began = time.monotonic()
                 kernels = self.running()
-                await _be_alive(kernels)
+                await _be_alive(kernels, self._hosted.place)
                 dumped = await beside.dump(kernels, stands, self._hosted.place, until)
                 took = time.monotonic() - began
                 cut = await asyncio.to_thread(self._savepoints.cut, kernels, self._meta, final)
@@ -92,7 +94,7 @@ class Cuts:
         return replace(cut, pause=time.monotonic() - began)
 
 
-async def _be_alive(kernels: list[HostedKernel]) -> None:
+async def _be_alive(kernels: list[HostedKernel], place: Place) -> None:
     """A kernel that has just been killed is not told of yet: its image would be that of a shim
     alone, and the session would go back to that. Raises :class:`DumpFailed`.
     """
@@ -100,10 +102,11 @@ async def _be_alive(kernels: list[HostedKernel]) -> None:
     async def has_ended(kernel: HostedKernel) -> bool:
         if kernel.relay is None:
             return False
-        try:
-            return not (await kernel.relay.call("status", wait=ANSWER))["alive"]
-        except GatewayError:
-            return False  # it has said more than the gateway takes: nobody knows
+        with suppress(GatewayError):  # it is not heard: it has said more than the gateway takes
+            if not (await kernel.relay.call("status", wait=ANSWER))["alive"]:
+                return True
+        pid = kernel.relay.kernel_pid
+        return pid is not None and not await asyncio.to_thread(place.runs, kernel.slot, pid)
 
     if any(await asyncio.gather(*map(has_ended, kernels))):
         raise DumpFailed("a kernel has just ended", hint="it is tried again")

@@ -77,7 +77,7 @@ class NotHosted(SessionkeeperError):
 
 class FileRefused(SessionkeeperError):
     """A workspace operation failed. ``code`` is the HTTP boundary's: not_found, exists, not_empty,
-    refused, full.
+    changed, refused, full.
     """
 
     def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:

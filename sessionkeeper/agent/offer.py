@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Protocol
 from gateway.shim_archive import build_shim
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.images import NodeImages
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
@@ -19,7 +21,12 @@ from sessionkeeper.cpu import NodeCpu, this_node
 from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
+from sessionkeeper.images.errors import ImageUnusable
+from sessionkeeper.images.registry import Registry
+from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
+
+log = logging.getLogger(__name__)
 
 IMAGES_SHARE = "60%"
 """Of the machine's memory, what process images on their way may take at most."""
@@ -37,9 +44,15 @@ class Offer(Protocol):
     lazy_above: int | None
     """As of its places."""
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
-        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, each
-        kernel may use ``limit`` bytes (None: what the node allows).
+    images_here: NodeImages | None
+    """The container images on this node; None: it runs none."""
+
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
+        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, its
+        kernels may use ``limit`` bytes (None: what the node allows). Its root is ``image``, which
+        is fetched if it is not here; None: what this node has. Raises ``ImageError``.
         """
         ...
 
@@ -63,20 +76,33 @@ class ContainerOffer:
         self._images = data / "images"
         _mount_tmpfs(self._images)
         self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
+        group = settings.cgroup or f"/sessionkeeper/{settings.node}"
+        for what in cgroups.limit(group, settings.offered_cores, settings.offered_memory):
+            log.warning("the %s that sessions use cannot be limited on this machine", what)
+        most = min(int(MEMORY_SHARE * memory()), settings.offered_memory or memory())
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
-            cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes or int(MEMORY_SHARE * memory()),
+            cgroup=group,
+            memory=settings.memory_bytes or most,
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,
         )
+        # Not on the tmpfs: it is the disk that layers are shared on.
+        self.images_here: NodeImages | None = NodeImages(
+            data / "layers",
+            Registry(f"{settings.gateway_url}/images", f"token {settings.token}"),
+            self._node.runc,
+        )
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
         memory = min(filter(None, (limit, self._node.memory)), default=None)
         node = replace(self._node, memory=memory)
-        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}")
+        root = self.images_here.root(image) if image and self.images_here else None
+        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}", root)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._images / f"{session}-{epoch}"
@@ -87,20 +113,26 @@ class ProcessOffer:
 
     engine = "namespace"
     lazy_above: int | None = None
+    images_here: NodeImages | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
-        self._data = settings.data
+        self._data, self._memory = settings.data, settings.memory_bytes
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
+        if image:
+            raise ImageUnusable(f"a node of plain processes cannot run {image}")
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
                 ProcessPlace(self._shim, session, left).close()
-        return ProcessPlace(self._shim, session, base)
+        memory = min(filter(None, (limit, self._memory)), default=None)
+        return ProcessPlace(self._shim, session, base, memory)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._data / "images" / f"{session}-{epoch}"

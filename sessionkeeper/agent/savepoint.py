@@ -24,17 +24,13 @@ from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 from sessionkeeper.agent import carried
+from sessionkeeper.agent.ahead import Ahead
 from sessionkeeper.agent.arrivals import Arrivals
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
-from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
 from sessionkeeper.agent.stopwatch import Stopwatch
 from sessionkeeper.agent.taken import Cut, Saved
-
-PRECOPY_ABOVE = 64 << 20
-"""Bytes of a kernel's memory that are new, as far as one knows: they are stored while it runs. With
-less it stands still no shorter for that."""
 
 
 class Savepoints:
@@ -47,15 +43,11 @@ class Savepoints:
         self._store = store
         self._keys = keys
         self._images = images
-        self._room = Room(images)
+        self._ahead = Ahead(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._begins_with: tuple[PackRef, ...] = ()
         self._known: dict[str, Future[criu.Image]] = {}
-        self._changed: dict[str, int] = {}
-        """Of each kernel: bytes of memory that the last dump brought."""
-        self._leave_out: dict[str, criu.Known] = {}
-        """Of each slot: what the next dump need not bring."""
         self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
@@ -79,11 +71,13 @@ class Savepoints:
 
     def prepare(self, kernels: Iterable[HostedKernel]) -> None:
         """Do what can be done before a cut of ``kernels``, while everything runs: read and store
-        what changed in the file tree, and have memory at hand for the dump.
+        what changed in the file tree and what is new of large kernels, and have memory at hand.
 
         Raises ``DumpFailed`` when there is too little of that.
         """
-        reserving = self._pool.submit(self._make_room, tuple(kernels))
+        reserving = self._pool.submit(
+            lambda: self._ahead.prepare(self._place, self._open_writer(), kernels, self._before)
+        )
         try:
             self._tree = self._scan(copy=False)
         finally:
@@ -91,28 +85,7 @@ class Savepoints:
 
     def unprepare(self) -> None:
         """There is no cut, or no more: memory at hand for it is given back."""
-        self._room.release()
-        self._leave_out = {}
-
-    def _make_room(self, kernels: tuple[HostedKernel, ...]) -> None:
-        """For what of their memory is not stored already, as far as one can know before."""
-        writer, sizes, leave_out = self._open_writer(), {}, {}
-        for kernel in kernels:
-            size = self._place.dump_size([kernel.slot])
-            known = criu.known(writer, self._before(kernel.kernel_id))
-            if known is not None:
-                grown = max(0, size - known.image.size)
-                size = min(size, grown + self._changed.get(kernel.kernel_id, 0))
-            if size >= PRECOPY_ABOVE:
-                processes = self._place.processes(kernel.slot)
-                image, stored = criu.precopy(writer, processes, known)
-                known = criu.known(writer, image)
-                size = max(0, size - stored)
-            if known is not None:
-                leave_out[kernel.slot.name] = known
-            sizes[kernel.slot.name] = size
-        self._room.reserve(sizes)
-        self._leave_out = leave_out
+        self._ahead.release()
 
     def cut(
         self,
@@ -174,8 +147,7 @@ class Savepoints:
 
     def _dump(self, slot: Slot) -> criu.Dump:
         where = self._images / f"{self._round}" / slot.name
-        known, room = self._leave_out.get(slot.name), self._room.file(slot.name)
-        return self._place.dump(slot, where, known, room)
+        return self._place.dump(slot, where, *self._ahead.for_dump(self._place, slot))
 
     def save(self, cut: Cut, compared: Callable[[], None] = lambda: None) -> Saved:
         """Store what was cut; ``compared`` is called when only sending is left. Raises
@@ -205,7 +177,7 @@ class Savepoints:
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
-        self._changed = {kernel_id: dump.size for kernel_id, dump in cut.images.items()}
+        self._ahead.brought(cut.images)
         self._tree = cut.tree
         self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
         others = {kernel_id: part for kernel_id, (_, part) in beside.items()}

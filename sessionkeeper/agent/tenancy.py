@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -18,7 +18,7 @@ from checkpoint.manifest import Manifest, Part
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
-from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.kernelspecs import Specs
 from sessionkeeper.agent.restorable import only, part_of, restorable
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.saving import Saving
@@ -45,7 +45,7 @@ class Tenancy:
         hosted: HostedSession,
         savepoints: Savepoints,
         store: BlobStore,
-        kernelspecs: Kernelspecs,
+        kernelspecs: Specs,
         cpu: NodeCpu,
         turns: Turns | None = None,
     ) -> None:
@@ -67,12 +67,14 @@ class Tenancy:
         staged: Staged | None,
         no_images: str | None = None,
         partly: bool = False,
+        interrupt: Iterable[str] = (),
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
 
         ``no_images`` says why process images cannot be restored here, if they cannot: variables
         that were saved beside them are loaded into fresh kernels. ``partly``: a kernel that cannot
-        be restored starts anew, and the others are restored; otherwise it raises.
+        be restored starts anew, and the others are restored; otherwise it raises. The kernels
+        ``interrupt`` are not to go on with what they are in the middle of.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
@@ -116,6 +118,8 @@ class Tenancy:
                 # Done before, but to files that are not in the checkpoint.
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
+        for kernel_id in restored.keys() & set(interrupt):
+            await asyncio.to_thread(place.interrupt, restored[kernel_id].slot)
         failed |= await self._let_go(restored, partly)
         others = [
             {**kernel, "since": None} if kernel["kernel_id"] in failed else kernel

@@ -27,6 +27,14 @@ class Feed:
         self.status: dict[str, Any] = {}
         self._coverage = Coverage()
         self._new = asyncio.Condition()
+        self._listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    def listen(self, told: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Have `told` called with the newest status and each that follows; what ends that."""
+        self._listeners.append(told)
+        if self.status:
+            told(self.status)
+        return lambda: self._listeners.remove(told)
 
     @classmethod
     @asynccontextmanager
@@ -78,4 +86,6 @@ class Feed:
             async with self._new:
                 self.status = json.loads(text)
                 self._coverage.feed(time.time(), self.status)
+                for told in self._listeners:
+                    told(self.status)
                 self._new.notify_all()

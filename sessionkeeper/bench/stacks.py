@@ -90,20 +90,24 @@ class System(Stack):
         """Pull the plug, as `sessionkeeper node kill` does."""
         await asyncio.to_thread(control.request, self.state, "kill", node=node)
 
+    async def close_ui(self, session: str) -> None:
+        """End the UI server of a launched session."""
+        await asyncio.to_thread(control.request, self.state, "close_ui", session=session)
+
     async def start(self, node: str) -> None:
         """Start a node again; returns when the gateway has it."""
         await asyncio.to_thread(control.request, self.state, "start", node=node)
 
 
 @asynccontextmanager
-async def sessionkeeper_system(terminal: Terminal) -> AsyncIterator[System]:
-    """`sessionkeeper up` with two nodes, in a process of its own. Raises StackFailed with what it
-    said when it does not come up."""
+async def sessionkeeper_system(terminal: Terminal, *flags: str) -> AsyncIterator[System]:
+    """`sessionkeeper up` with two nodes and these flags, in a process of its own. Raises
+    StackFailed with what it said when it does not come up."""
     with tempfile.TemporaryDirectory(prefix="sessionkeeper-bench-") as name:
         state = StateDirectory(Path(name, "state"))
         port = free_port()
         command = ["-m", "sessionkeeper", "up", "--nodes", "2", "--port", str(port)]
-        command += ["--state", str(state.path)]
+        command += ["--state", str(state.path), *flags]
         log = Path(name, "up.log")
         process = await spawn(command, {}, log)
         try:

@@ -126,7 +126,9 @@ class Channels(Protocol):
         """
         ...
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None: ...
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None: ...
 
     def detach(self, kernel_id: str) -> None: ...
 
@@ -179,6 +181,9 @@ class Checkpoints:
         self._told_ignored = False
         self._given_up = 0
         self._no_time = False
+        self._positions: dict[str, Position] = {}
+        self.unfit = ""
+        """Why what was given up cannot go on from the newest checkpoint either."""
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
@@ -187,26 +192,45 @@ class Checkpoints:
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
         self._no_time = False
 
-    def give_up(self, epoch: int) -> None:
+    def give_up(self, epoch: int, unfit: str = "") -> None:
         """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
         being saved of it just now has that kernel dead, or not at all, and is none.
         """
-        self._given_up = epoch
+        self._given_up, self.unfit = epoch, unfit
 
     def is_given_up(self, epoch: int) -> bool:
         """Whether that was said of the incarnation of this ``epoch``."""
         return epoch <= self._given_up
 
+    def has_begun(self, kernel_id: str, number: int) -> bool:
+        """Whether the newest checkpoint certainly has the kernel after it was given that input."""
+        position = self._positions.get(kernel_id)
+        return position is not None and number <= position.applied
+
     def covers(self, ended: int) -> bool:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
         return self._covered >= ended
+
+    def exposed(self, now: float) -> float:
+        """Return the seconds of work, roughly, that are lost with the node ``now`` (monotonic
+        seconds): of what ran since the newest checkpoint.
+        """
+        activity = self._channels.activity()
+        unsaved = activity.ended > self._covered
+        begins = self._last if unsaved else max(self._last, activity.at)
+        ends = now if activity.busy else activity.at if unsaved else begins
+        return max(0.0, ends - begins)
 
     def hasten(self) -> None:
         """Let the next one be due at once."""
         self._last = self._retry_at = 0.0
 
     def due(
-        self, tier: str, engine: str | None = None, variables: Variables = "no"
+        self,
+        tier: str,
+        engine: str | None = None,
+        variables: Variables = "no",
+        mean_time: float | None = None,
     ) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
         happens. It should if the newest is without ``variables`` that are wanted.
@@ -232,6 +256,7 @@ class Checkpoints:
                 active=activity.at,
                 tier=tier,
                 mid_cell=engine != "namespace",
+                mean_time=mean_time,
             )
         )
         return None if seconds is None else max(seconds, self._retry_at - now, again)
@@ -296,6 +321,7 @@ class Checkpoints:
             await asyncio.wait({ahead})
             self._status.update(checkpointing=False)
         self._last, self._covered, self._changed = began, ended, None
+        self._positions = positions
         self._cost = float(taken["pause"])
         self._retry_delay = RETRY_AFTER[0]
         # Else the checkpoint before it may have to be gone back to, and what came after it.

@@ -18,8 +18,10 @@ from gateway.notebook_sessions import NotebookSession
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
+from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
 KEPT = ("name", "env", "path", "notebook", "created", "generation")
@@ -117,7 +119,9 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.end(kernel_id, why)
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 
     def detach(self, kernel_id: str) -> None:
@@ -161,13 +165,20 @@ class SessionCompute(Observer):
     """The session, for the gateway: what starts its kernels, and what is told of them."""
 
     def __init__(
-        self, kernels: Kernels, channels: KernelChannels, keeper: SessionKeeper, nodes: Nodes
+        self,
+        kernels: Kernels,
+        channels: KernelChannels,
+        keeper: SessionKeeper,
+        nodes: Nodes,
+        image: SessionImage | None = None,
     ) -> None:
         self._kernels = kernels
         self._channels = channels
         self._keeper = keeper
         self._nodes = nodes
+        self._image = image
         self._specs: dict[str, dict[str, Any]] = {}
+        self.out_of_memory = OutOfMemory(kernels, keeper, self)
 
     # -- gateway.kernels.Compute ---------------------------------------------------------------
 
@@ -189,9 +200,14 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of all nodes; the last ones known while there is no node."""
-        for node in self._nodes:
-            self._specs.update(node.hello.get("kernelspecs", {}))
+        """Those of its image, else those of all nodes; the last ones known while there is no
+        node.
+        """
+        if self._image is not None and self._image.reference is not None:
+            self._specs = self._image.kernelspecs()
+        else:
+            for node in self._nodes:
+                self._specs.update(node.hello.get("kernelspecs", {}))
         return {
             name: {
                 **spec,
@@ -207,6 +223,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        if (told := self.out_of_memory.exited(kernel_id)) is not None:
+            self._keeper.status.say(told, "error", kernel=kernel_id)
+            return told
         if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL and not ended.why:
@@ -223,9 +242,13 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
+        self.out_of_memory.rolled_back(rollback)
         text = rolled_back(rollback)
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._keeper.kernels.interrupt_again(kernel_id)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(
