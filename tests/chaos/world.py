@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 
@@ -69,8 +70,8 @@ class Client:
         """What there is when all cells have ended."""
         for cell, _ in self.asked:
             await cell.end()
-        memory = await self.kernel.ask("print(*done)")
-        file = await self.kernel.ask(f"print(open({self.file!r}).read())")
+        memory = _own(await self.kernel.ask("print(*done)"))
+        file = _own(await self.kernel.ask(f"print(open({self.file!r}).read())"))
         return KernelHistory(
             self.name,
             tuple(_seen(n, cell, parts) for n, (cell, parts) in enumerate(self.asked)),
@@ -79,10 +80,18 @@ class Client:
         )
 
 
+HISTORY = re.compile(r"The history saving thread hit .*?database\.\n?", re.DOTALL)
+"""What IPython says in the middle of any cell, when two kernels want its history at once."""
+
+
+def _own(shown: str) -> str:
+    return HISTORY.sub("", shown)
+
+
 def _seen(number: int, cell: Asked, parts: int) -> Cell:
     status = (cell.reply or {}).get("status")
     outcome = "unknown" if status is None else "ok" if status == "ok" else "error"
-    return Cell(number, parts, outcome, tuple(cell.shown.splitlines()))
+    return Cell(number, parts, outcome, tuple(_own(cell.shown).splitlines()))
 
 
 class World:
