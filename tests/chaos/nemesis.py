@@ -51,7 +51,7 @@ def plan(seed: int, within: float) -> list[Fault]:
     chance = random.Random(seed)
     kinds = [chance.choice(HARD), *chance.sample(SOFT, chance.randint(0, 2))]
     faults = [
-        Fault(chance.uniform(0, within), kind, chance.choice([0.3, 1.0, 2.5, 4.0]))
+        Fault(chance.uniform(0, within), kind, chance.choice([0.3, 1.0, 2.0, 3.0]))
         for kind in kinds
     ]
     return sorted(faults, key=lambda fault: fault.at)

@@ -20,7 +20,7 @@ from checkpoint.repository import Repository
 from checkpoint.stores.directory import LocalDirectory
 
 KERNELS = 2
-SECONDS = 2.5
+SECONDS = 2.0
 """How long clients go on asking; faults begin within this time."""
 
 AT_ONCE = 3
