@@ -23,6 +23,7 @@ from gateway.metrics import KernelCollector
 from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
+from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
@@ -36,7 +37,7 @@ from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
 from sessionkeeper.keeper.node_api import node_routes
-from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.report_api import report_routes
@@ -74,7 +75,7 @@ class Gateway:
         on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
         self.nodes = Nodes(
             settings.lease_seconds,
-            lambda node: self.sessions.node_changed(node),
+            self._node_changed,
             Notices(state / "notices.json"),
             state / "leases.json",
         )
@@ -103,6 +104,7 @@ class Gateway:
         up = StateDirectory(settings.up) if settings.up is not None else None
         servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
         self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
+        self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
         shared = Shared(
             access, self.sessions, self.nodes, masters, self.ledger, roster, self.images
@@ -142,6 +144,11 @@ class Gateway:
             self.launches, access.check_operator, has_nodes, self._settings.binder == "open"
         )
 
+    def _node_changed(self, node: Node) -> None:
+        self.sessions.node_changed(node)
+        if self._provisioner is not None:
+            self._provisioner.wake()
+
     def _readiness(self) -> Readiness:
         found = journal_readiness(self._settings.state / "sessions")
         keepers = [kept.keeper for kept in self.sessions]
@@ -151,7 +158,7 @@ class Gateway:
             of_all["session"] = "another gateway has it"
         elif any(keeper.status.state == "failed" for keeper in keepers):
             found.notes["session"] = "no node can run it"
-        if not any(node.ready for node in self.nodes):
+        if self._provisioner is None and not any(node.ready for node in self.nodes):
             found.notes["nodes"] = "no node is ready"
         # Their words may name a user's files, and who asks here has shown no token.
         for keeper in keepers:
@@ -172,11 +179,14 @@ class Gateway:
         if self._options.prespawn_count:
             own = await self.sessions.have(settings.session)
             spawning = asyncio.create_task(prespawn(own.kernels, own.compute, self._options))
+        provisioning = None
+        if self._provisioner is not None:
+            provisioning = asyncio.create_task(self._provisioner.run())
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        if spawning is not None:
-            spawning.cancel()
+        for task in filter(None, (spawning, provisioning)):
+            task.cancel()
         await self.launches.end()
         await self.sessions.end()
         adding_up.cancel()

@@ -78,6 +78,8 @@ class NodeFacts:
     rate: float | None = None
     present: frozenset[str] | None = None
     fetches: bool = True
+    only: str | None = None
+    """The session that it was started for, and nobody else is let on; None: it is for all."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Needs:
     cores: float = 0.0
     image: str | None = None
     """Digest of the container image that it runs in; None: in none."""
+    only: str | None = None
+    """The session, if there is a node for it alone."""
     size: int = field(default=0, compare=False)
     near: Mapping[str, int] = field(default_factory=dict, compare=False)
 
@@ -244,6 +248,8 @@ def unfit(node: NodeFacts, needs: Needs) -> str | None:
 
 def never(node: NodeFacts, needs: Needs) -> str | None:
     """Why the node could not have it even if nothing else were there; None: it could."""
+    if node.only is not None and node.only != needs.only:
+        return "is another session's own"
     if node.tier not in needs.tiers:
         return f"is of the tier {node.tier}, which it may not use"
     if needs.memory and node.memory is not None and needs.memory > node.memory:

@@ -25,6 +25,7 @@ from sessionkeeper.values import (
     Binder,
     Boolean,
     Bytes,
+    ComputeKind,
     CpuLevel,
     Descriptor,
     FilePath,
@@ -169,6 +170,14 @@ class GatewaySettings(LogSettings):
     who reaches it, `off`: nobody."""
     up: OptionalPath = None
     """State directory of the `sessionkeeper up` that starts UI servers; None: nobody does."""
+    compute: ComputeKind = "none"
+    """Where compute for sessions is started; `none`: nodes join by themselves."""
+    compute_config: OptionalFile = None
+    """Of `kubernetes`: see `sessionkeeper.kubernetes.cluster`."""
+    compute_name: SessionId = "sessionkeeper"
+    """Of this gateway, where others start compute in the same place."""
+    compute_grace: Seconds = 30.0
+    """Compute that no session wants is kept for so long."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 

@@ -227,6 +227,10 @@ _GATEWAY_FLAGS = {
     "--images": ("DIR", "where built images are kept (in the state directory)"),
     "--binder": ("WHO", "may have repositories built: token, open or off (token)"),
     "--up": ("DIR", "state directory of the `up` that starts UI servers (none)"),
+    "--compute": ("WHERE", "start each session's own: local, kubernetes or none (none)"),
+    "--compute-config": ("FILE", "which cluster, as TOML: docs/kubernetes.md"),
+    "--compute-grace": ("TIME", "what no session wants is kept for so long (30s)"),
+    "--compute-name": ("NAME", "of this gateway, where several start compute (sessionkeeper)"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
     "--config": ("FILE", "TOML, in the table [gateway]; or .py, .json: of the kernel gateway"),
 }

@@ -7,10 +7,11 @@ import signal
 from typing import Any
 
 from gateway.agents import AgentConnection, Agents
-from gateway.auth import check_token
+from gateway.auth import check_token, token_of
 from gateway.errors import Fenced, KernelNotFound, Unauthorized
 from gateway.identity import SCHEME, Challenge
 from gateway.observer import KernelExit
+from sessionkeeper.compute.tokens import name_of
 from sessionkeeper.keeper.hello import checked
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import word_of
@@ -24,8 +25,9 @@ _OF_KERNELS = {"kernel_gone", "out_of_memory"}
 
 
 class NodeConnection(AgentConnection):
-    """An agent's connection: it shows the agents' token, or that it has the key of a machine which
-    has joined. Neither opens anything but this.
+    """An agent's connection: it shows the agents' token, one that is good for its own name alone as
+    it was started for a session, or that it has the key of a machine which has joined. None of them
+    opens anything but this.
     """
 
     def initialize(self, agents: Agents, token: str = "", roster: Roster | None = None) -> None:
@@ -33,13 +35,16 @@ class NodeConnection(AgentConnection):
         self._token = token
         self._roster = roster or Roster()
         self._challenge: Challenge | None = None
+        self._alone: str | None = None
 
     def prepare(self) -> None:
         scheme, _, _ = self.request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == SCHEME:
             self._challenge = Challenge(self._roster.gateway)
         else:
-            check_token(self.request, self._token)
+            self._alone = name_of(self._token, token_of(self.request) or "")
+            if self._alone is None:
+                check_token(self.request, self._token)
 
     def open(self, *args: str, **kwargs: str) -> None:
         super().open(*args, **kwargs)
@@ -48,6 +53,10 @@ class NodeConnection(AgentConnection):
 
     def admit(self, hello: dict[str, Any]) -> None:
         name = str(hello.get("node"))
+        if self._alone not in (None, name):
+            raise Unauthorized(
+                f"Its token is that of {self._alone}, and it says that it is {name}."
+            )
         member = self._roster.find(name)
         if self._challenge is not None:
             # Once: whatever comes of it, this number is not asked again.

@@ -28,6 +28,13 @@ KEPT = ("name", "env", "path", "notebook", "created", "generation")
 """What a checkpoint keeps of a kernel's record."""
 
 
+EXPECTED: dict[str, Any] = {
+    "name": "python3",
+    "spec": {"argv": [], "display_name": "Python 3 (ipykernel)", "language": "python"},
+    "resources": {},
+}
+
+
 class KernelChannels:
     """The kernels of the gateway, for the keeper (its ``Channels``)."""
 
@@ -200,14 +207,17 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of its image, else those of all nodes; the last ones known while there is no
-        node.
+        """Those of its image, else those of all nodes; the last ones known while there is no node.
+        Where nodes are started for sessions there may not have been one yet: then the one that
+        every image has.
         """
         if self._image is not None and self._image.reference is not None:
             self._specs = self._image.kernelspecs()
         else:
             for node in self._nodes:
                 self._specs.update(node.hello.get("kernelspecs", {}))
+        if not self._specs and self._nodes.reserved.on_demand:
+            return {"python3": EXPECTED}
         return {
             name: {
                 **spec,

@@ -29,7 +29,9 @@ def facts_of(node: Node, but: str = "") -> NodeFacts:
         price=node.price,
         rate=pool.rates.rate(node.name, node.tier),
         present=frozenset(node.has),
-        fetches=node.runtime == "container",
+        # One that was started for a session is in its image, or fetches it.
+        fetches=node.runtime == "container" or node.reserved.of(node.name) is not None,
+        only=node.reserved.of(node.name),
         cpu=Cpu.from_json(hello),
         images=Cpu.from_json(hello.get("images") or {}),
     )

@@ -96,7 +96,7 @@ class Incarnations:
             **self._access(token),
             "epoch": epoch,
             "limit": self._limit,
-            "image": self._image.reference if self._image else None,
+            "image": self._image_for(node),
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,
@@ -215,9 +215,18 @@ class Incarnations:
 
     async def _bring_image(self, node: Node) -> None:
         """Have the session's image on the node before anything else is: that may take minutes."""
-        if self._image is not None and self._image.reference and self._image.digest not in node.has:
-            await node.call("image.have", {"image": self._image.reference}, IMAGE_TIMEOUT)
+        reference = self._image_for(node)
+        if self._image is not None and reference and self._image.digest not in node.has:
+            await node.call("image.have", {"image": reference}, IMAGE_TIMEOUT)
             node.has |= {self._image.digest or ""}
+
+    def _image_for(self, node: Node) -> str | None:
+        """Which image the node is to have kernels in. A node of plain processes that was started
+        for the session is in it itself.
+        """
+        if self._image is None or (node.runtime == "process" and node.reserved.of(node.name)):
+            return None
+        return self._image.reference
 
     async def _do_again(self, node: Node, write: Write) -> None:
         """Do what was recorded and not done, or nobody knows whether it was."""

@@ -20,9 +20,10 @@ from gateway.errors import GatewayError
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.facts import facts_of
 from sessionkeeper.keeper.granted import Granted
-from sessionkeeper.keeper.notices import Leaving, Notices, Word
+from sessionkeeper.keeper.notices import By, Leaving, Notices, Word
 from sessionkeeper.keeper.pool import Pool
 from sessionkeeper.keeper.pressure import SAVING, Pressure
+from sessionkeeper.keeper.reserved import Reserved
 from sessionkeeper.leases import Leases
 from sessionkeeper.placement import NodeFacts
 
@@ -102,6 +103,7 @@ class Node:
     pressure: Pressure = field(default_factory=Pressure)
     has: set[str] = field(default_factory=set)
     """Digests of the images that are there."""
+    reserved: Reserved = field(default_factory=Reserved)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
@@ -229,6 +231,7 @@ class Nodes:
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
         self.pool = Pool()
+        self.reserved = Reserved()
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -259,7 +262,7 @@ class Nodes:
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         lease = self._leases.of(str(hello.get("tier", "on-demand")))
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, lease, pool=self.pool)
+            node = Node(name, connection, hello, lease, pool=self.pool, reserved=self.reserved)
             self._nodes[name] = node
             there = (one for one in self._nodes.values() if not one.gone.done())
             self._granted.are({one.name: one.lease for one in there})
@@ -291,14 +294,16 @@ class Nodes:
         self._count(node)
         self._changed(node)
 
-    def noticed(self, node: Node, word: Word) -> None:
-        """The node says that it goes, may go, or stays, which it does each time it connects."""
+    def noticed(self, node: Node, word: Word, by: By = "node") -> None:
+        """The node says that it goes, may go, or stays, which it does each time it connects; or
+        who started it says so.
+        """
         before = (node.draining, node.notice)
         if word.seconds is None:
-            self._notices.withdraw(node.name, by="node")
+            self._notices.withdraw(node.name, by=by)
         else:
             instance = node.hello.get("instance")
-            self._notices.give(node.name, instance, word.seconds, word.reason, by="node")
+            self._notices.give(node.name, instance, word.seconds, word.reason, by=by)
         self._count(node)
         if word.reason and word.seconds is None and not node.draining:
             node.notice = f"{node.name} may go soon ({word.reason})"
@@ -324,7 +329,7 @@ class Nodes:
         if name in self._nodes:
             return
         lease = self._granted.of(name) or self._leases.seconds
-        node = Node(name, None, {"node": name}, lease, pool=self.pool)
+        node = Node(name, None, {"node": name}, lease, pool=self.pool, reserved=self.reserved)
         self._nodes[name] = node
         self.heard(node)
 

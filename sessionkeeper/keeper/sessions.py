@@ -36,7 +36,7 @@ class Sessions:
 
     def __init__(self, register: Register, around: Around) -> None:
         self._register = register
-        self._around = around
+        self.around = self._around = around
         self._kept: dict[str, KeptSession] = {}
         self._elsewhere: dict[str, Registration] = {}
         self._turns: dict[str, asyncio.Lock] = {}

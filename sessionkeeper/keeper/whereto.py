@@ -53,6 +53,8 @@ class Line:
         self._nodes = nodes
         self._known: dict[str, _Known] = {}
         self._got: dict[str, Choice] | None = None
+        self.grew: Callable[[], None] = lambda: None
+        """Called when one more session waits."""
 
     def enter(self, registration: Registration, wake: Callable[[], None]) -> None:
         """The session is kept here; ``wake`` is called when it may be its turn."""
@@ -73,6 +75,7 @@ class Line:
             since = known.waiting.since if known.waiting is not None else now
             known.waiting = Waiting(session, known.registration.owner, needs, since)
             self._got = None
+            self.grew()
             if (left := self.rules.left(now - since)) is not None:
                 loop.call_later(left, self.changed)
         if self._got is None:
@@ -147,6 +150,7 @@ class Whereto:
             cores=agreed.cores,
             image=parse(agreed.image).digest if agreed.image else None,
             tiers=tiers,
+            only=agreed.name if self._nodes.reserved.has(agreed.name) else None,
             near={
                 node.name: node.near[agreed.name]
                 for node in self._nodes

@@ -35,6 +35,14 @@ def test_in_one_tier_the_least_loaded_wins_then_the_first_by_name() -> None:
     assert choose([other, busy], Needs()).node == "a"
 
 
+def test_a_node_that_was_started_for_a_session_is_for_nobody_else() -> None:
+    own = replace(SPOT, only="ann")
+    assert choose([own], Needs()).reasons == {"spot": "is another session's own"}
+    assert choose([own], Needs(only="ben")).node is None
+    assert choose([own], Needs(only="ann")).node == "spot"
+    assert choose([HOME, replace(SPOT, only="")], Needs(only="ann")).node == "home"
+
+
 def test_on_demand_is_taken_when_there_is_nothing_else() -> None:
     choice = choose([PAID, replace(SPOT, ready=False)], Needs(avoid=frozenset({"home"})))
     assert choice == Choice("paid", {"spot": "is not ready"})

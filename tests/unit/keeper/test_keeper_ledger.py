@@ -11,6 +11,7 @@ from sessionkeeper.bill import Row, Wanted
 from sessionkeeper.keeper import ledger as module
 from sessionkeeper.keeper.ledger import BILL, Ledger
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.leases import Leases
 
 
 def account(file: Path, nodes: Nodes) -> Ledger:
@@ -19,7 +20,7 @@ def account(file: Path, nodes: Nodes) -> Ledger:
 
 @pytest.fixture
 async def nodes() -> Nodes:
-    found = Nodes(60.0, lambda node: None)
+    found = Nodes(Leases(60.0), lambda node: None)
     found.expect("n1")
     return found
 
