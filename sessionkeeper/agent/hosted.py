@@ -145,9 +145,9 @@ class HostedSession:
             )
             self.kernels[kernel_id] = kernel
             try:
-                async with self.changing:  # a checkpoint has its shim with the kernel, or not at all
-                    call = {"kernel_id": kernel_id, "kernel": launch, **position}
-                    await spare.relay.call("start", **call)
+                async with self.changing:  # a checkpoint has both the shim and its kernel, or none
+                    call = spare.relay.call
+                    await call("start", kernel_id=kernel_id, kernel=launch, **position)
                     kernel.running = True
                 return
             except (ShimGone, AgentTimeout) as error:
