@@ -346,9 +346,10 @@ class KernelChannel:
         elif event.get("event") == "exited":
             self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
         elif event.get("event") == "output_lost":
-            request = self.ends.requests.open.get(event.get("msg_id", ""))
-            if self.ends.output_lost(request):
+            if self.ends.output_lost(event.get("msg_id", "")):
                 self.execution_state = "idle"
+        elif event.get("event") == "output_doubtful":
+            self.ends.output_doubtful(event.get("msg_id", ""), float(event["seconds"]))
 
     def exited(self, ended: KernelExit) -> None:
         """The kernel process has ended: its shim says so, or it is gone with its shim."""
