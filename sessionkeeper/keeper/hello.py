@@ -33,7 +33,8 @@ def checked(hello: Mapping[str, Any], *, trusted: bool) -> dict[str, Any]:
         name: {**spec, "resources": {r: spec["resources"][r] for r in RESOURCES if _has(spec, r)}}
         for name, spec in hello.get("kernelspecs", {}).items()
     }
-    return {**hello, "kernelspecs": specs}
+    # Nor can it say that it is the machine of another node, which would wait for it then.
+    return {**hello, "kernelspecs": specs, "machine": None}
 
 
 def _has(spec: Mapping[str, Any], resource: str) -> bool:
@@ -86,6 +87,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "cpu_level": _text,
     "cpu_baseline": _text,
     "cores": _count,
+    "machine": _text,
     "memory": lambda value: value is None or _count(value),
     "sessions": _sessions,
 }
