@@ -27,7 +27,7 @@ from sessionkeeper.up.terminal import Terminal
 __all__ = ["join", "leave"]
 
 GRACE = "30s"
-NOT_LET_IN = 13
+NOT_LET_IN = 17
 """The exit code; see `sessionkeeper.errors.EXIT_CODES`."""
 
 TOKEN = "SESSIONKEEPER_JOIN_TOKEN"  # noqa: S105 - the name of a variable

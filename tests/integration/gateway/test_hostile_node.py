@@ -134,6 +134,8 @@ async def test_what_it_says_of_itself_breaks_nothing(
         {"runtime": "magic"},
         {"engines": 7},
         {"images": []},
+        {"price": float("nan")},
+        {"has_images": [3]},
     ):
         async with dial(site, evil) as liar:
             refused = await liar.hello(**lie)
