@@ -163,6 +163,7 @@ class Tenancies:
                 # Whoever asked is not told any more, and will have it somewhere else.
                 await self._close(session)
                 raise AgentGone("The connection ended while the session was being opened.")
+        log.info("session %s runs here now", session)
         return opened
 
     async def _open_here(

@@ -165,6 +165,13 @@ class Whereto:
         """Whether it may use a node of that tier. It may not any more when it gets secrets."""
         return node.tier in self._registration.may_use(self._secrets())
 
+    def barred(self, here: Node | None, *, busy: bool) -> set[str]:
+        """Return the name of the node where it is, if it may not be there any more.
+
+        It leaves between two cells, as nothing makes it hurry.
+        """
+        return set() if here is None or busy or self.may_be_on(here) else {here.name}
+
     def _secrets(self) -> bool:
         return any(has_secrets(kernel.get("env", {})) for kernel in self._kernels())
 
