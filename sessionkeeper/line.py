@@ -160,10 +160,10 @@ class _Taken:
         """Why it gets no node whatever is free; empty if it may have one."""
         most, image = self.quotas.of_owner(one.owner), one.needs.image
         if most is not None and self.owners[one.owner] >= most:
-            return f"{one.owner} has {self.owners[one.owner]} sessions, and may have {most}"
+            return f"{one.owner} may have {most} at a time, and has {self.owners[one.owner]}"
         most = self.quotas.of_image(image)
         if image and most is not None and self.images[image] >= most:
-            return f"{self.images[image]} sessions are in {image}, and {most} may be"
+            return f"{most} at a time may be in {image}, and {self.images[image]} are"
         return ""
 
     def give(self, one: Waiting) -> None:

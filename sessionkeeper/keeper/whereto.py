@@ -65,6 +65,8 @@ class Line:
         """It is not kept here any more."""
         self._known.pop(session, None)
         self._nodes.pool.promised.pop(session, None)
+        for node in self._nodes:
+            node.near.pop(session, None)
         self.changed()
 
     def turn(self, session: str, needs: Needs) -> Choice:
