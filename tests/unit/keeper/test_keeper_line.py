@@ -8,6 +8,7 @@ import pytest
 
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.whereto import Line, Whereto
+from sessionkeeper.leases import Leases
 from sessionkeeper.line import Rules
 from sessionkeeper.placement import Needs
 from sessionkeeper.quotas import parse_quotas
@@ -30,7 +31,7 @@ class Agent:
 
 @pytest.fixture
 async def nodes() -> Nodes:
-    return Nodes(60.0, lambda node: None)
+    return Nodes(Leases(60.0), lambda node: None)
 
 
 def join(nodes: Nodes, name: str, tier: str, **hello: object) -> None:
@@ -72,6 +73,19 @@ async def test_an_owner_over_the_quota_waits_until_one_of_theirs_is_gone(nodes: 
     line.forget("a")
     assert woken.is_set()
     assert second.turn(second.needs(Needs()), frozenset()).node == "n"
+
+
+async def test_all_versions_of_an_image_count_together(nodes: Nodes) -> None:
+    join(nodes, "n", "spot")
+    line = Line(nodes, Rules(parse_quotas("image:example.org/course=1")))
+    digest = "@sha256:" + "0" * 64
+    first, _ = enter(line, nodes, "a", image=f"example.org/course:1{digest}")
+    second, _ = enter(line, nodes, "b", image=f"example.org/course:2{digest}")
+    other, _ = enter(line, nodes, "c", image=f"example.org/lecture:1{digest}")
+    first.heads_for(nodes.get("n"))
+    said = second.turn(second.needs(Needs()), frozenset())
+    assert said.reasons == {"n": "1 at a time may be in example.org/course, and 1 are"}
+    assert other.turn(other.needs(Needs()), frozenset()).node == "n"
 
 
 async def test_what_was_brought_ahead_counts_where_it_is(nodes: Nodes) -> None:
