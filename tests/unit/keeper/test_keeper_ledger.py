@@ -121,3 +121,19 @@ async def test_a_loss_is_told_with_what_it_cost_and_a_planned_move_is_none(site:
     assert (session, node) == (SESSION, "c")
     assert 0 <= lost < 10
     assert repeated == 0.0  # everything was in the checkpoint
+
+
+async def test_a_damaged_account_is_put_aside_and_checkpoints_have_what_was_in_it(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    first = account(tmp_path / "bill.sqlite", nodes)
+    nodes.get("n1").take("a")
+    nodes.get("n1").release("a")
+    meta, was = first.of_session("a"), seconds(first)
+    first.close()
+    (tmp_path / "bill.sqlite").write_bytes(b"no database" * 1000)
+    again = account(tmp_path / "bill.sqlite", nodes)
+    assert again.rows() == []
+    assert (tmp_path / "bill.damaged").read_bytes().startswith(b"no database")
+    again.take_over("a", meta)
+    assert seconds(again) == was
