@@ -50,6 +50,7 @@ from sessionkeeper.launch.handlers import Binder, binder_routes
 from sessionkeeper.launch.launches import Launches
 from sessionkeeper.launch.servers import GatewayAlone, UpServers
 from sessionkeeper.line import Rules
+from sessionkeeper.registration import Memory
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 from sessionkeeper.up.state import StateDirectory
@@ -97,6 +98,7 @@ class Gateway:
             settings.hibernate_after,
             os.environ.get(RUN),
             self.ledger,
+            Memory(settings.guarantee, settings.limit),
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)

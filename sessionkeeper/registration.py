@@ -64,6 +64,24 @@ class Registration:
         return replace(self, tokens=tuple(dict.fromkeys((*kept, hashed(token)))))
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a session gets that asks for nothing else: ``guarantee`` and ``limit`` in bytes."""
+
+    guarantee: int = 0
+    limit: int | None = None
+
+    def fill(self, wanted: Registration) -> Registration:
+        """Return ``wanted`` with what it does not say."""
+        guarantee = wanted.guarantee or self.guarantee
+        limit = wanted.limit
+        if limit is None and self.limit is not None:
+            limit = max(self.limit, guarantee)
+        elif limit is not None:
+            guarantee = min(guarantee, limit)
+        return replace(wanted, guarantee=guarantee, limit=limit)
+
+
 def hashed(token: str) -> str:
     """Return what is kept of a token. It is random and long, so nothing slow is needed."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -203,10 +203,13 @@ class Incarnations:
 
     async def go_on(self, here: Incarnation) -> None:
         """Let it go on after a last checkpoint that came to nothing: its kernels may stand still
-        for it. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
+        for it. Raises ``NodeLost``.
         """
         call = {**self._access(here.token), "epoch": here.epoch}
-        await here.node.call("session.take_up", call, SHORT_TIMEOUT)
+        try:
+            await here.node.call("session.take_up", call, SHORT_TIMEOUT)
+        except GatewayError as error:  # the next checkpoint lets it go on
+            log.warning("session %s may stand still on %s: %s", self.session, here.node.name, error)
 
     async def close_on(self, node: Node, epoch: int) -> None:
         """Tell the node to end what it may have of the session, up to ``epoch``."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.policy import idle_left
-from sessionkeeper.registration import Registration
+from sessionkeeper.registration import Memory, Registration
 
 LAST_CHECKPOINT_SECONDS = 10.0
 
@@ -54,6 +54,7 @@ class Around:
     hibernate_after: float | None
     run: str | None
     ledger: Ledger | None = None
+    memory: Memory = field(default_factory=Memory)
 
 
 class Whereabouts:

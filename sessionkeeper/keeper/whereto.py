@@ -65,6 +65,8 @@ class Line:
         """It is not kept here any more."""
         self._known.pop(session, None)
         self._nodes.pool.promised.pop(session, None)
+        for node in self._nodes:
+            node.near.pop(session, None)
         self.changed()
 
     def turn(self, session: str, needs: Needs) -> Choice:
@@ -73,7 +75,9 @@ class Line:
         now = loop.time()
         if known.waiting is None or known.waiting.needs != needs:
             since = known.waiting.since if known.waiting is not None else now
-            known.waiting = Waiting(session, known.registration.owner, needs, since)
+            agreed = known.registration
+            image = repository_of(agreed)
+            known.waiting = Waiting(session, agreed.owner, needs, since, image)
             self._got = None
             self.grew()
             if (left := self.rules.left(now - since)) is not None:
@@ -120,7 +124,7 @@ class Line:
         """How many sessions on nodes each owner has, and how many are in each image."""
         names = {session for node in self._nodes for session in node.hosting | node.coming}
         there = [self._known[name].registration for name in names & self._known.keys()]
-        return Counter(r.owner for r in there), Counter(r.image for r in there if r.image)
+        return Counter(r.owner for r in there), Counter(filter(None, map(repository_of, there)))
 
 
 class Whereto:
@@ -230,6 +234,14 @@ class Whereto:
             "line": choice.line,
             "nodes": [_told(verdict) for verdict in explain(nodes, wanted)],
         }
+
+
+def repository_of(agreed: Registration) -> str | None:
+    """Return what quotas call the session's image: ``[HOST/]NAME``, as all its versions count."""
+    if not agreed.image:
+        return None
+    found = parse(agreed.image)
+    return f"{found.host}/{found.name}" if found.host else found.name
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

@@ -7,7 +7,18 @@ import json
 import pytest
 
 from sessionkeeper.errors import UsageError
-from sessionkeeper.registration import Registration, asked_for, decode, hashed
+from sessionkeeper.registration import Memory, Registration, asked_for, decode, hashed
+
+
+def test_a_session_that_says_nothing_gets_the_memory_that_all_get() -> None:
+    usual = Memory(450 << 20, 2 << 30)
+    got = usual.fill(Registration("a"))
+    assert (got.guarantee, got.limit) == (450 << 20, 2 << 30)
+    more = usual.fill(Registration("a", guarantee=4 << 30))
+    assert (more.guarantee, more.limit) == (4 << 30, 4 << 30)
+    little = usual.fill(Registration("a", limit=256 << 20))
+    assert (little.guarantee, little.limit) == (256 << 20, 256 << 20)
+    assert Memory().fill(got) == got
 
 
 def test_it_is_read_as_it_was_written_also_by_a_version_that_knows_less() -> None:
