@@ -28,7 +28,7 @@ def require_port(host: str, port: int) -> None:
 
 
 def choose_port(hosts: list[str], first: int, given: frozenset[int] = frozenset()) -> int:
-    """The first port from `first` on that is free on all of `hosts`, and not `given` to somebody who
+    """The first port from `first` on that is free on all of `hosts` and not `given` to somebody who
     does not listen yet; PortTaken when 200 are not."""
     for port in range(first, min(first + 200, 65536)):
         if port not in given and all(_try(host, port) is None for host in hosts):
