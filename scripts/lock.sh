@@ -18,5 +18,5 @@ more=(--extra examples --extra launch)
 resolve "$@" "${more[@]}" --output-file requirements.lock
 # The others agree with the first: only what that does not hold is resolved anew.
 resolve "$@" --constraints requirements.lock --output-file images/requirements.lock
-resolve "$@" "${more[@]}" --group lint --group matrix --group test --constraints requirements.lock \
+resolve "$@" "${more[@]}" --extra hub --group lint --group matrix --group test --constraints requirements.lock \
   --output-file requirements-dev.lock

@@ -23,6 +23,7 @@ from gateway.metrics import KernelCollector
 from gateway.options import Options
 from gateway.rollback import Mode
 from gateway.starting import prespawn
+from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
@@ -31,11 +32,16 @@ from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
+from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
-from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.node_api import node_routes
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.report_api import report_routes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
@@ -43,6 +49,7 @@ from sessionkeeper.launch.build import Builder
 from sessionkeeper.launch.handlers import Binder, binder_routes
 from sessionkeeper.launch.launches import Launches
 from sessionkeeper.launch.servers import GatewayAlone, UpServers
+from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 from sessionkeeper.up.state import StateDirectory
@@ -68,18 +75,28 @@ class Gateway:
         on_rollback: Mode = "stop" if settings.on_rollback == "stop" else "replay"
         self.nodes = Nodes(
             settings.lease_seconds,
-            lambda node: self.sessions.node_changed(node),
+            self._node_changed,
             Notices(state / "notices.json"),
+            state / "leases.json",
         )
+        self.nodes.pool.load(state / "preemptions.json")
+        promised = self.nodes.pool.promised
+        self.ledger = Ledger(
+            state / "bill.sqlite",
+            self.nodes,
+            lambda session: promised[session].owner if session in promised else "",
+        )
+        roster = Roster(state / "nodes.json")
         grants = Grants()
         around = Around(
             self.nodes,
             grants,
-            Line(self.nodes),
+            Line(self.nodes, Rules(settings.quotas, settings.on_demand), settings.rebalance_after),
             on_rollback,
             settings.keep,
             settings.hibernate_after,
             os.environ.get(RUN),
+            self.ledger,
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
@@ -87,9 +104,16 @@ class Gateway:
         up = StateDirectory(settings.up) if settings.up is not None else None
         servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
         self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
+        self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters, self.images)
-        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        shared = Shared(
+            access, self.sessions, self.nodes, masters, self.ledger, roster, self.images
+        )
+        agents = {
+            "agents": NodeAgents(self.nodes, self.sessions, roster),
+            "token": settings.agent_token,
+            "roster": roster,
+        }
         self.app = make_shared_app(
             access.tenant,
             access.check_operator,
@@ -97,8 +121,10 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
+                *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *report_routes(shared),
                 *image_routes(self.images, settings.agent_token),
                 *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),
             ],
@@ -118,6 +144,11 @@ class Gateway:
             self.launches, access.check_operator, has_nodes, self._settings.binder == "open"
         )
 
+    def _node_changed(self, node: Node) -> None:
+        self.sessions.node_changed(node)
+        if self._provisioner is not None:
+            self._provisioner.wake()
+
     def _readiness(self) -> Readiness:
         found = journal_readiness(self._settings.state / "sessions")
         keepers = [kept.keeper for kept in self.sessions]
@@ -127,7 +158,7 @@ class Gateway:
             of_all["session"] = "another gateway has it"
         elif any(keeper.status.state == "failed" for keeper in keepers):
             found.notes["session"] = "no node can run it"
-        if not any(node.ready for node in self.nodes):
+        if self._provisioner is None and not any(node.ready for node in self.nodes):
             found.notes["nodes"] = "no node is ready"
         # Their words may name a user's files, and who asks here has shown no token.
         for keeper in keepers:
@@ -140,6 +171,7 @@ class Gateway:
         await self.sessions.start(self._own, settings.session_token, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
+        adding_up = asyncio.create_task(self.ledger.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -147,13 +179,18 @@ class Gateway:
         if self._options.prespawn_count:
             own = await self.sessions.have(settings.session)
             spawning = asyncio.create_task(prespawn(own.kernels, own.compute, self._options))
+        provisioning = None
+        if self._provisioner is not None:
+            provisioning = asyncio.create_task(self._provisioner.run())
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        if spawning is not None:
-            spawning.cancel()
+        for task in filter(None, (spawning, provisioning)):
+            task.cancel()
         await self.launches.end()
         await self.sessions.end()
+        adding_up.cancel()
+        self.ledger.close()
         for server in servers:
             server.stop()
 
@@ -171,7 +208,8 @@ def _move_kernels(state: Path) -> None:
 def run(settings: GatewaySettings, options: Options | None = None) -> None:
     """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    repository = open_repository(settings.store, settings.master_key, settings.session)
+    begun = has_run(settings.state, settings.session)
+    repository = open_repository(settings.store, settings.master_key, settings.session, begun=begun)
 
     async def main() -> None:
         executor = ThreadPoolExecutor(THREADS, "gateway")
@@ -181,12 +219,17 @@ def run(settings: GatewaySettings, options: Options | None = None) -> None:
     uvloop.run(main())
 
 
-def open_repository(store_url: str, master_key: Path, session: str) -> Repository:
-    """Open the session's repository. Raises :class:`StoreUnusable` for a store that will not do."""
+def open_repository(
+    store_url: str, master_key: Path, session: str, *, begun: bool = False
+) -> Repository:
+    """Open the session's repository; one that was ``begun`` before must be there. Raises
+    :class:`StoreUnusable` for a store that will not do.
+    """
     try:
-        store = open_store(store_url)
+        store = open_store(store_url, begun=begun)
         probe(store)
-        repository = Repository.open(store, session, *find_master_keys(master_key))
+        find = Repository.existing if begun else Repository.open
+        repository = find(store, session, *find_master_keys(master_key))
         if repository.is_closed():
             raise SessionDeleted(session)
         return repository

@@ -17,7 +17,7 @@ from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 from checkpoint.criu.pager import Pager
-from checkpoint.criu.precopy import precopy
+from checkpoint.criu.precopy import Precopied, precopy
 from checkpoint.criu.tasks import note_stopped, stopped_processes
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Lazy",
     "Materialized",
     "Pager",
+    "Precopied",
     "encode",
     "keep_locks",
     "known",

@@ -10,7 +10,7 @@ need not be of one moment, nor be right: it is only ever found by the digest of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from checkpoint.criu.digests import ZERO_DIGEST, Known, digests_of
 from checkpoint.criu.encode import cut
+from checkpoint.criu.identity import may_hold, open_now
 from checkpoint.criu.image import Image, Table
 from checkpoint.criu.pagemap import PAGE, U8, U64, Mask
 from checkpoint.writer import Writer
@@ -41,20 +42,46 @@ class _Table:
     digests: list[U64] = field(default_factory=list)
 
 
-def precopy(writer: Writer, pids: Iterable[int], known: Known | None) -> tuple[Image, int]:
+@dataclass(frozen=True)
+class Precopied:
+    """What was stored of running processes: `image` has it beside what was known before, for
+    `checkpoint.criu.known` and as `previous` of nothing else. `stored` is in bytes.
+    """
+
+    image: Image
+    stored: int
+    _open: frozenset[tuple[int, int]]
+
+    def holds_for(self, pids: Iterable[int]) -> bool:
+        """Whether it may be used for a dump of these (frozen) processes.
+
+        Not when they have opened files since: where their memory has the identities of those
+        (`checkpoint.criu.identity`) is found out by looking at pages that the dump brings.
+        """
+        return open_now(pids) <= self._open
+
+
+def precopy(writer: Writer, pids: Sequence[int], known: Known | None) -> Precopied:
     """Store what is not `known` of the large mappings of running processes.
 
-    Returns an image with it beside that of `known`, for `checkpoint.criu.known` and as `previous`
-    of nothing else, and how many bytes were stored. What cannot be read, as processes end and
-    unmap, is left out. Raises what the writer raises.
+    What cannot be read, as processes end and unmap, is left out; so are pages with the identity of
+    an open file. Raises what the writer raises.
     """
+    files = open_now(pids)
     image = known.image if known is not None else Image(b"", [], {}, {})
     chunks, tables, stored = list(image.chunks), dict(image.tables), 0
     for pid in pids:
         table = _Table()
         with suppress(OSError):
             for pages, content in _read(pid):
-                stored += _store(writer, pages, content, known, chunks, table)
+                digests = digests_of(content)
+                new: Mask = np.any(digests != ZERO_DIGEST, axis=1) & ~may_hold(content, files)
+                if known is not None:
+                    new &= ~known.holds(digests)
+                if not new.all():
+                    content = content.reshape(-1, PAGE)[new].reshape(-1)
+                    pages, digests = pages[new], digests[new]
+                stored += _store(writer, pages, content, digests, chunks, table)
         if table.pages:
             tables[f"running-{pid}"] = Table(
                 np.concatenate(table.pages),
@@ -62,25 +89,13 @@ def precopy(writer: Writer, pids: Iterable[int], known: Known | None) -> tuple[I
                 np.concatenate(table.slot),
                 np.concatenate(table.digests),
             )
-    return replace(image, chunks=chunks, tables=tables), stored * PAGE
+    return Precopied(replace(image, chunks=chunks, tables=tables), stored * PAGE, files)
 
 
 def _store(
-    writer: Writer,
-    pages: U64,
-    content: U8,
-    known: Known | None,
-    chunks: list[bytes],
-    table: _Table,
+    writer: Writer, pages: U64, content: U8, digests: U64, chunks: list[bytes], table: _Table
 ) -> int:
-    digests = digests_of(content)
     rows = content.reshape(-1, PAGE)
-    if known is not None:
-        new: Mask = ~known.holds(digests)
-    else:
-        new = np.any(digests != ZERO_DIGEST, axis=1)
-    if not new.all():
-        rows, pages, digests = rows[new], pages[new], digests[new]
     for start, end in cut(pages):
         table.pages.append(pages[start:end])
         table.digests.append(digests[start:end])

@@ -64,6 +64,9 @@ class Place(Protocol):
     home: str
     """The workspace's directory, below ``root``."""
 
+    memory: int | None
+    """Bytes of memory that the session may use; None: nobody limits it."""
+
     user: int | None
     """The user id that owns what the session writes; None: this process's own."""
 
@@ -112,6 +115,14 @@ class Place(Protocol):
         """Return whether the shim in ``slot`` is there."""
         ...
 
+    def runs(self, slot: Slot, pid: int) -> bool:
+        """Return whether the process runs that the shim in ``slot`` knows as ``pid``."""
+        ...
+
+    def ran_out(self, slot: Slot) -> bool:
+        """Return whether a process in ``slot`` was killed because memory had run out."""
+        ...
+
     def freeze(self, slots: list[Slot]) -> None:
         """Stop the processes in ``slots`` where they stand."""
 
@@ -129,6 +140,11 @@ class Place(Protocol):
         have open, mapped, or as their working directory.
         """
         ...
+
+    def interrupt(self, slot: Slot) -> None:
+        """Interrupt the kernel in ``slot``, which stands still, in what it is in the middle of: it
+        does nothing more of it when it goes on.
+        """
 
     def exchange(self, slot: Slot) -> Exchange:
         """Return where the kernel in ``slot`` and this program leave files for each other."""

@@ -197,9 +197,10 @@ class Runc:
         self._call("delete", "--force", name)
 
     def names(self) -> list[str]:
-        """Return the names of the containers there are."""
-        done = self._call("list", "--format", "json")
-        return [c["id"] for c in json.loads(done.stdout or "null") or []]
+        """Return the names of the containers there are, those too that runc can say nothing of."""
+        with suppress(FileNotFoundError):  # there was none yet
+            return sorted(entry.name for entry in (self.base / "state").iterdir())
+        return []
 
     def alive(self, name: str) -> bool:
         """Return whether the container has a first process."""
@@ -228,7 +229,7 @@ class Runc:
                 [*runc, *arguments],
                 stdin=subprocess.DEVNULL,
                 # A detached container inherits what it is given here; a pipe would never close.
-                stdout=subprocess.PIPE if arguments[0] in {"list", "state"} else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if arguments[0] == "state" else subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 start_new_session=True,

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +24,13 @@ from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 from sessionkeeper.agent import carried
+from sessionkeeper.agent.ahead import Ahead
 from sessionkeeper.agent.arrivals import Arrivals
-from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
-from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
-
-PRECOPY_ABOVE = 64 << 20
-"""Bytes of a kernel's memory that are new, as far as one knows: they are stored while it runs. With
-less it stands still no shorter for that."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What was copied while everything stood still. ``pause`` in seconds. Kernels are in
-    ``images``, or in ``namespaces`` when their variables are in the tree.
-    """
-
-    kernels: tuple[HostedKernel, ...]
-    images: Mapping[str, criu.Dump]
-    tree: files.Tree
-    meta: Mapping[str, Any]
-    pause: float
-    seconds: dict[str, float]
-    namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    beside: Mapping[str, Dumped] = field(default_factory=dict)
-    """Variables of kernels that are in ``images`` too."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint whose every byte is in the store; only its number is missing.
-
-    ``stored`` are the bytes it added, ``seconds`` how long each part took.
-    """
-
-    body: Body
-    pause: float
-    stored: int
-    seconds: dict[str, float]
+from sessionkeeper.agent.stopwatch import Stopwatch
+from sessionkeeper.agent.taken import Cut, Saved
 
 
 class Savepoints:
@@ -77,15 +43,11 @@ class Savepoints:
         self._store = store
         self._keys = keys
         self._images = images
-        self._room = Room(images)
+        self._ahead = Ahead(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._begins_with: tuple[PackRef, ...] = ()
         self._known: dict[str, Future[criu.Image]] = {}
-        self._changed: dict[str, int] = {}
-        """Of each kernel: bytes of memory that the last dump brought."""
-        self._leave_out: dict[str, criu.Known] = {}
-        """Of each slot: what the next dump need not bring."""
         self._beside: dict[str, files.Tree | None] = {}
         self._tree: files.Tree | None = None
         self._in_use: frozenset[bytes] = frozenset()
@@ -109,11 +71,13 @@ class Savepoints:
 
     def prepare(self, kernels: Iterable[HostedKernel]) -> None:
         """Do what can be done before a cut of ``kernels``, while everything runs: read and store
-        what changed in the file tree, and have memory at hand for the dump.
+        what changed in the file tree and what is new of large kernels, and have memory at hand.
 
         Raises ``DumpFailed`` when there is too little of that.
         """
-        reserving = self._pool.submit(self._make_room, tuple(kernels))
+        reserving = self._pool.submit(
+            lambda: self._ahead.prepare(self._place, self._open_writer(), kernels, self._before)
+        )
         try:
             self._tree = self._scan(copy=False)
         finally:
@@ -121,28 +85,7 @@ class Savepoints:
 
     def unprepare(self) -> None:
         """There is no cut, or no more: memory at hand for it is given back."""
-        self._room.release()
-        self._leave_out = {}
-
-    def _make_room(self, kernels: tuple[HostedKernel, ...]) -> None:
-        """For what of their memory is not stored already, as far as one can know before."""
-        writer, sizes, leave_out = self._open_writer(), {}, {}
-        for kernel in kernels:
-            size = self._place.dump_size([kernel.slot])
-            known = criu.known(writer, self._before(kernel.kernel_id))
-            if known is not None:
-                grown = max(0, size - known.image.size)
-                size = min(size, grown + self._changed.get(kernel.kernel_id, 0))
-            if size >= PRECOPY_ABOVE:
-                processes = self._place.processes(kernel.slot)
-                image, stored = criu.precopy(writer, processes, known)
-                known = criu.known(writer, image)
-                size = max(0, size - stored)
-            if known is not None:
-                leave_out[kernel.slot.name] = known
-            sizes[kernel.slot.name] = size
-        self._room.reserve(sizes)
-        self._leave_out = leave_out
+        self._ahead.release()
 
     def cut(
         self,
@@ -204,11 +147,12 @@ class Savepoints:
 
     def _dump(self, slot: Slot) -> criu.Dump:
         where = self._images / f"{self._round}" / slot.name
-        known, room = self._leave_out.get(slot.name), self._room.file(slot.name)
-        return self._place.dump(slot, where, known, room)
+        return self._place.dump(slot, where, *self._ahead.for_dump(self._place, slot))
 
-    def save(self, cut: Cut) -> Saved:
-        """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
+    def save(self, cut: Cut, compared: Callable[[], None] = lambda: None) -> Saved:
+        """Store what was cut; ``compared`` is called when only sending is left. Raises
+        ``CheckpointError``; what is committed stays as it is.
+        """
         clock = Stopwatch(cut.seconds)
         writer = self._open_writer()
         before = writer.written_bytes
@@ -224,6 +168,7 @@ class Savepoints:
                 kernel_id: dumped.store(writer, self._beside.get(kernel_id))
                 for kernel_id, dumped in cut.beside.items()
             }
+            compared()
             packs = writer.finish()
             clock.lap("upload")
         except BaseException:
@@ -232,7 +177,7 @@ class Savepoints:
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
-        self._changed = {kernel_id: dump.size for kernel_id, dump in cut.images.items()}
+        self._ahead.brought(cut.images)
         self._tree = cut.tree
         self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
         others = {kernel_id: part for kernel_id, (_, part) in beside.items()}
@@ -244,6 +189,11 @@ class Savepoints:
         processes |= {k: Part("namespace", None, detail) for k, detail in cut.namespaces.items()}
         body = Body(packs, root, processes, dict(cut.meta))
         return Saved(body, cut.pause, writer.written_bytes - before, clock.laps)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the store has some of the kernels' memory."""
+        return bool(self._known)
 
     # -- bringing one back -----------------------------------------------------------------------
 
@@ -404,19 +354,6 @@ class Savepoints:
         for directory in self._images.iterdir():
             if directory.name.startswith(("staged-", "opened-")):
                 shutil.rmtree(directory, ignore_errors=True)
-
-
-class Stopwatch:
-    """Seconds per part of something that has parts."""
-
-    def __init__(self, laps: Mapping[str, float] | None = None) -> None:
-        self.laps = dict(laps or {})
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 4)
-        self._last = now
 
 
 def _done(image: criu.Image) -> Future[criu.Image]:

@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from sessionkeeper.bench import (
     latency,
     launch,
     machine,
+    months,
+    nodes,
     recovery,
     report,
     start,
@@ -26,13 +29,13 @@ from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["main"]
 
-_BENCHES = ("latency", "start", "recovery", "checkpoint", "gateway", "launch")
+_BENCHES = ("month", "latency", "start", "recovery", "checkpoint", "gateway", "nodes", "launch")
 _ROOM = 8
 """Times what a kernel holds: on two nodes, restored files and image files beside the store."""
 
 _EPILOG = """\
-Each starts a sessionkeeper of its own (`checkpoint`: one node and a store) in a temporary
-directory (TMPDIR) and leaves nothing behind.
+Each starts a sessionkeeper of its own (`checkpoint`: one node and a store; `month` simulates, and
+starts nothing) in a temporary directory (TMPDIR) and leaves nothing behind.
 Root and CRIU are needed for the container runtime, which the required figures are for. Let the
 machine do nothing else meanwhile.
 
@@ -92,6 +95,9 @@ async def _measure(
     runtime = ""
     for bench in benches:
         match bench:
+            case "month":
+                plot = Path(found.plot) if found.plot else None
+                measured = await asyncio.to_thread(months.measure, terminal, found.runs, plot)
             case "latency":
                 measured, runtime = await latency.measure(terminal, found.runs)
             case "start":
@@ -100,6 +106,8 @@ async def _measure(
                 measured, runtime = await checkpoint.measure(terminal, found.runs)
             case "gateway":
                 measured, runtime = await gateway.measure(terminal, found.runs)
+            case "nodes":
+                measured, runtime = await nodes.measure(terminal, found.runs)
             case "launch":
                 measured, runtime = await launch.measure(terminal, found.runs)
             case _:
@@ -126,6 +134,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         metavar="MB,...",
         help="what the kernels of `recovery` hold (50,240,1000)",
     )
+    help_ = "draw what `month` simulates, as SVG"
+    parser.add_argument("--plot", metavar="FILE", help=help_)
     return parser.parse_args(arguments)
 
 

@@ -186,7 +186,7 @@ class Stand:
             return
         for frame in [*self._link.outgoing(), self._link.take_ack()]:
             if frame is not None:
-                self._tenancy.hosted.to_shim(KERNEL, frame)
+                self._tenancy.hosted.to_shim(KERNEL, bytes(frame))
 
 
 def _size(directory: Path) -> int:
@@ -198,11 +198,11 @@ class _NoInputs:
 
     last = 0
 
-    def append(self, payload: bytes) -> int:
+    def append(self, payload: bytes | memoryview) -> int:
         raise NotImplementedError
 
-    def get(self, number: int) -> bytes:
-        return b""
+    def get(self, number: int, ahead: bytes = b"") -> bytes:
+        return ahead
 
     def void(self, number: int) -> None:
         pass

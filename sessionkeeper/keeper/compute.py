@@ -21,10 +21,18 @@ from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
 KEPT = ("name", "env", "path", "notebook", "created", "generation")
 """What a checkpoint keeps of a kernel's record."""
+
+
+EXPECTED: dict[str, Any] = {
+    "name": "python3",
+    "spec": {"argv": [], "display_name": "Python 3 (ipykernel)", "language": "python"},
+    "resources": {},
+}
 
 
 class KernelChannels:
@@ -32,7 +40,6 @@ class KernelChannels:
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._began: dict[str, int] = {}
         self._done = 0
         self._done_at = 0.0
 
@@ -44,7 +51,7 @@ class KernelChannels:
             describe(
                 record,
                 **self._kernels.channel(record.id).positions(),
-                since=self._began.get(record.id),
+                since=record.since,
             )
             for record in self._kernels.records.values()
             if record.state != "ended"
@@ -100,15 +107,16 @@ class KernelChannels:
                     name = notebook.rpartition("/")[2]
                     notebooks.create(notebook, name, "notebook", kernel_id)
             elif other or self._kernels.record(kernel_id).generation < said["generation"]:
-                self._began.pop(kernel_id, None)
                 inputs = int(said["inputs"]) if other else 0
                 self._kernels.go_back(kernel_id, int(said["generation"]), why, inputs)
 
     def begins(self, kernel_id: str, applied: int) -> None:
         """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches
-        it.
+        it. That is written down: until there is a checkpoint, it is what brings the kernel back.
         """
-        self._began[kernel_id] = applied
+        record = self._kernels.record(kernel_id)
+        record.since = applied
+        self._kernels.save(record)
 
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         if kernel_id in self._kernels:
@@ -118,7 +126,9 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.end(kernel_id, why)
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 
     def detach(self, kernel_id: str) -> None:
@@ -175,6 +185,7 @@ class SessionCompute(Observer):
         self._nodes = nodes
         self._image = image
         self._specs: dict[str, dict[str, Any]] = {}
+        self.out_of_memory = OutOfMemory(kernels, keeper, self)
 
     # -- gateway.kernels.Compute ---------------------------------------------------------------
 
@@ -196,14 +207,17 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of its image, else those of all nodes; the last ones known while there is no
-        node.
+        """Those of its image, else those of all nodes; the last ones known while there is no node.
+        Where nodes are started for sessions there may not have been one yet: then the one that
+        every image has.
         """
         if self._image is not None and self._image.reference is not None:
             self._specs = self._image.kernelspecs()
         else:
             for node in self._nodes:
                 self._specs.update(node.hello.get("kernelspecs", {}))
+        if not self._specs and self._nodes.reserved.on_demand:
+            return {"python3": EXPECTED}
         return {
             name: {
                 **spec,
@@ -219,6 +233,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        if (told := self.out_of_memory.exited(kernel_id)) is not None:
+            self._keeper.status.say(told, "error", kernel=kernel_id)
+            return told
         if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL and not ended.why:
@@ -235,9 +252,13 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
+        self.out_of_memory.rolled_back(rollback)
         text = rolled_back(rollback)
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._keeper.kernels.interrupt_again(kernel_id)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ class Incarnation:
     epoch: int
     token: str
     kernels: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
 
     async def ask(self, method: str, kernel: dict[str, Any]) -> None:
         """Ask the node to do something with a kernel. Raises ``NodeLost``, ``GatewayError``."""
@@ -61,6 +63,8 @@ class Incarnations:
         self._grants = grants
         self._limit = limit
         self._image = image
+        self.interrupt: set[str] = set()
+        """Kernels that are not to go on with what the checkpoint has them in the middle of."""
 
     @property
     def to_begin(self) -> bool:
@@ -92,12 +96,13 @@ class Incarnations:
             **self._access(token),
             "epoch": epoch,
             "limit": self._limit,
-            "image": self._image.reference if self._image else None,
+            "image": self._image_for(node),
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,
             "partly": partly,
             "no_images": no_images,
+            "interrupt": sorted(self.interrupt),
             "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
         }
         try:
@@ -111,6 +116,7 @@ class Incarnations:
             outcome = opened["kernels"][kernel["kernel_id"]]
             if outcome["state"] == "started" and outcome["why"]:
                 self._channels.give_up(kernel["kernel_id"], kernel["applied"], outcome["why"])
+        self.interrupt.clear()
         hosted = {kernel["kernel_id"] for kernel in kernels}
         return self._begin(Incarnation(self.session, node, epoch, token, hosted)), opened
 
@@ -167,7 +173,7 @@ class Incarnations:
         for kernel in self._channels.wanted():
             self._channels.detach(kernel["kernel_id"])
         self._grants.revoke(incarnation.token)
-        incarnation.node.hosting.discard(self.session)
+        incarnation.node.release(self.session)
 
     async def stage(self, target: Node) -> None:
         """Have the newest checkpoint brought to ``target``, which may need it soon."""
@@ -179,6 +185,7 @@ class Incarnations:
         try:
             await self._bring_image(target)
             await target.call("session.stage", call, OPEN_TIMEOUT)
+            target.near[self.session] = sum(pack.size for pack in manifest.packs)
         except (GatewayError, NodeLost) as error:
             log.info("session %s: not staged on %s: %s", self.session, target.name, error)
         finally:
@@ -194,6 +201,13 @@ class Incarnations:
             return True  # the connection has ended once more; the next hello tells
         return True
 
+    async def go_on(self, here: Incarnation) -> None:
+        """Let it go on after a last checkpoint that came to nothing: its kernels may stand still
+        for it. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
+        """
+        call = {**self._access(here.token), "epoch": here.epoch}
+        await here.node.call("session.take_up", call, SHORT_TIMEOUT)
+
     async def close_on(self, node: Node, epoch: int) -> None:
         """Tell the node to end what it may have of the session, up to ``epoch``."""
         with contextlib.suppress(GatewayError, NodeLost):
@@ -201,9 +215,18 @@ class Incarnations:
 
     async def _bring_image(self, node: Node) -> None:
         """Have the session's image on the node before anything else is: that may take minutes."""
-        if self._image is not None and self._image.reference and self._image.digest not in node.has:
-            await node.call("image.have", {"image": self._image.reference}, IMAGE_TIMEOUT)
+        reference = self._image_for(node)
+        if self._image is not None and reference and self._image.digest not in node.has:
+            await node.call("image.have", {"image": reference}, IMAGE_TIMEOUT)
             node.has |= {self._image.digest or ""}
+
+    def _image_for(self, node: Node) -> str | None:
+        """Which image the node is to have kernels in. A node of plain processes that was started
+        for the session is in it itself.
+        """
+        if self._image is None or (node.runtime == "process" and node.reserved.of(node.name)):
+            return None
+        return self._image.reference
 
     async def _do_again(self, node: Node, write: Write) -> None:
         """Do what was recorded and not done, or nobody knows whether it was."""
@@ -215,7 +238,7 @@ class Incarnations:
             log.info("write %d is refused: %s", write.number, error)
 
     def _begin(self, incarnation: Incarnation) -> Incarnation:
-        incarnation.node.hosting.add(self.session)
+        incarnation.node.take(self.session)
         return incarnation
 
     def _grant(self) -> str:

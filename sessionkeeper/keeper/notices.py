@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 86400.0
 LONGEST_REASON = 200
-By = Literal["operator", "node"]
+By = Literal["operator", "node", "backend"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def word_of(event: Mapping[str, Any]) -> Word | None:
 
 
 class Notices:
-    """By name of the node; each for one life of it (its ``instance``). What an operator says and
-    what the node does are kept apart: neither takes back the other's. The earliest counts.
+    """By name of the node; each for one life of it (its ``instance``). What an operator says, the
+    node, and the backend that started it are kept apart: none takes back another's. The earliest
+    counts.
     """
 
     def __init__(self, file: Path | None = None) -> None:

@@ -36,7 +36,7 @@ class Sessions:
 
     def __init__(self, register: Register, around: Around) -> None:
         self._register = register
-        self._around = around
+        self.around = self._around = around
         self._kept: dict[str, KeptSession] = {}
         self._elsewhere: dict[str, Registration] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -220,6 +220,14 @@ class Sessions:
         here = [report(kept) for kept in self]
         others = [{**one.report(), "state": "stored"} for one in self._elsewhere.values()]
         return sorted((*here, *others), key=lambda one: str(one["name"]))
+
+    def stored_meta(self, name: str) -> dict[str, Any]:
+        """Return what the newest checkpoint of a session that only the store has says of it. May
+        block. Raises as :meth:`told`.
+        """
+        _, repository = self._register.open(name)
+        newest, _ = repository.newest_intact()
+        return dict(newest.meta) if newest is not None else {}
 
     # -- nodes ---------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if not sys.stdin.readline():
         return 1
     _give_up_stdin()
-    return _keep_running(agent, ready_fd)
+    return keep_running(agent, ready_fd)
 
 
 def _options(words: list[str]) -> dict[str, list[str]]:
@@ -57,7 +57,13 @@ def _options(words: list[str]) -> dict[str, list[str]]:
     return options
 
 
-def _keep_running(agent: list[str], ready_fd: int) -> int:
+def keep_running(
+    agent: list[str], ready_fd: int | None = None, grace: float = _GRACE_SECONDS
+) -> int:
+    """Run the agent until SIGTERM, again when it ends by itself. In order it ends within ``grace``
+    seconds. Returns the exit status.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _MASK)
     delay = 0.1
     while True:
         started = time.monotonic()
@@ -65,7 +71,7 @@ def _keep_running(agent: list[str], ready_fd: int) -> int:
         pid = os.posix_spawn(agent[0], agent, os.environ, setsigmask=[])
         while (status := _reap(pid)) is None:
             if signal.sigwait(_MASK) == signal.SIGTERM:
-                return _end(pid)
+                return _end(pid, grace)
         delay = 0.1 if time.monotonic() - started > _STEADY_SECONDS else delay
         announce(ready_fd, "failed")
         _say(f"the agent ended ({_reason(status)}); starting it again in {delay:.1f} s")
@@ -73,7 +79,7 @@ def _keep_running(agent: list[str], ready_fd: int) -> int:
         while (left := until - time.monotonic()) > 0:
             got = signal.sigtimedwait(_MASK, left)
             if got and got.si_signo == signal.SIGTERM:
-                return _end(None)
+                return _end(None, grace)
             _reap(None)
         delay = min(delay * 2, _LONGEST_DELAY)
 
@@ -92,8 +98,8 @@ def _reap(pid: int | None) -> int | None:
             found = status
 
 
-def _end(agent: int | None) -> int:
-    until = time.monotonic() + _GRACE_SECONDS
+def _end(agent: int | None, grace: float) -> int:
+    until = time.monotonic() + grace
     if agent:
         os.kill(agent, signal.SIGTERM)
         while _reap(agent) is None and (left := until - time.monotonic()) > 0:

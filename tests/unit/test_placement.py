@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionkeeper.cpu import Cpu
-from sessionkeeper.placement import TIER_ORDER, Choice, Needs, NodeFacts, choose, differ
+from sessionkeeper.placement import (
+    TIER_ORDER,
+    Choice,
+    Needs,
+    NodeFacts,
+    choose,
+    differ,
+    explain,
+)
 
 SPOT = NodeFacts("spot", ready=True, tier="spot", load=3)
 HOME = NodeFacts("home", ready=True, tier="volunteer")
@@ -25,6 +33,14 @@ def test_in_one_tier_the_least_loaded_wins_then_the_first_by_name() -> None:
     busy, idle, other = replace(SPOT, name="a"), replace(SPOT, name="c", load=1), SPOT
     assert choose([busy, idle, other], Needs()).node == "c"
     assert choose([other, busy], Needs()).node == "a"
+
+
+def test_a_node_that_was_started_for_a_session_is_for_nobody_else() -> None:
+    own = replace(SPOT, only="ann")
+    assert choose([own], Needs()).reasons == {"spot": "is another session's own"}
+    assert choose([own], Needs(only="ben")).node is None
+    assert choose([own], Needs(only="ann")).node == "spot"
+    assert choose([HOME, replace(SPOT, only="")], Needs(only="ann")).node == "home"
 
 
 def test_on_demand_is_taken_when_there_is_nothing_else() -> None:
@@ -117,18 +133,59 @@ def test_order_of_the_nodes_does_not_matter(nodes: list[NodeFacts], needs: Needs
     assert choose(nodes, needs) == choose(nodes[::-1], needs)
 
 
+def test_the_cheaper_one_wins_and_one_that_goes_less_often_and_one_that_has_the_bytes() -> None:
+    cheap, dear = replace(SPOT, name="b", price=0.01), replace(SPOT, name="a", price=0.03)
+    assert choose([dear, cheap], Needs()).node == "b"
+    steady = replace(dear, rate=1 / 24, price=0.01)
+    assert choose([steady, replace(cheap, rate=1.0)], Needs()).node == "a"
+    needs = Needs(size=10**9, near={"a": 10**9})
+    assert choose([replace(dear, price=0.02), cheap], needs).node == "a"
+    # A few bytes are no reason to pay more.
+    assert choose([dear, cheap], Needs(size=10**6, near={"a": 10**6})).node == "b"
+
+
+def test_price_is_that_of_a_core_so_a_large_node_is_not_dear() -> None:
+    large = replace(SPOT, name="large", price=0.16, cores=16)
+    assert choose([large, replace(SPOT, name="little", price=0.02)], Needs()).node == "large"
+
+
+def test_on_demand_is_last_even_if_it_has_the_image_unless_it_is_all_there_may_be() -> None:
+    paid = replace(PAID, present=frozenset({"course"}), price=0.0)
+    assert choose([paid, SPOT], Needs(image="course")).node == "spot"
+    assert choose([paid, SPOT], Needs(image="course", tiers=("on-demand",))).node == "paid"
+
+
+def test_a_node_that_cannot_have_the_image_or_the_cores_does_not_fit_and_says_so() -> None:
+    sealed = replace(SPOT, present=frozenset({"other"}), fetches=False)
+    assert choose([sealed], Needs(image="course")).reasons == {
+        "spot": "does not have the image of its kernels, and cannot fetch it"
+    }
+    assert choose([replace(sealed, fetches=True)], Needs(image="course")).node == "spot"
+    assert choose([sealed], Needs(image="other")).node == "spot"
+    assert str(choose([SPOT], Needs(cores=2))) == "spot: has 1 core, and 2 are wanted"
+    busy = replace(SPOT, cores=4, promised_cores=3.5)
+    assert str(choose([busy], Needs(cores=1))) == "spot: has 0.5 cores left, and 1 are wanted"
+
+
+def test_every_node_is_explained_with_what_its_score_is_made_of() -> None:
+    fits, does_not = explain([replace(PAID, ready=False), SPOT], Needs(size=200_000_000))
+    assert (fits.node, fits.reason) == ("spot", "")
+    assert (does_not.node, does_not.reason) == ("paid", "is not ready")
+    assert str(fits.score) == ("0.70 = price 0.25 + interruptions 0.30 + waiting 0.12 + crowd 0.03")
+
+
+@given(NODES, NEEDS)
+def test_what_is_explained_begins_with_what_is_chosen(nodes: list[NodeFacts], needs: Needs) -> None:
+    said, choice = explain(nodes, needs), choose(nodes, needs)
+    assert {one.node for one in said} == {node.name for node in nodes}
+    if choice.node is not None:
+        assert said[0].node == choice.node
+    assert {one.node: one.reason for one in said if one.reason}.keys() <= choice.reasons.keys()
+
+
 def test_node_that_has_the_image_is_taken_before_one_that_would_have_to_fetch_it():
     image = "sha256:1"
     has_not = replace(SPOT, name="a", load=0)
-    has = replace(has_not, name="z", has=frozenset({image}))
+    has = replace(has_not, name="z", present=frozenset({image}))
     choice = choose([has, has_not], Needs(image=image))
     assert (choice.node, choice.reasons) == ("z", {"a": "z is preferred, which has the image"})
-    # But not at any price: fetching it once is no reason for all sessions to be in one place.
-    crowded = replace(has, load=2)
-    assert choose([crowded, has_not], Needs(image=image)).node == "a"
-
-
-def test_node_of_plain_processes_runs_no_image():
-    plain = replace(SPOT, runtime="process")
-    choice = choose([plain], Needs(image="sha256:1"))
-    assert (choice.node, choice.reasons) == (None, {"spot": "runs plain processes, in no image"})

@@ -82,20 +82,20 @@ def process() -> Iterator[Process]:
 def test_a_dump_brings_only_what_has_changed_since(process: Process, tmp_path: Path) -> None:
     store = Memory()
     with Writer(store, KEYS) as writer:
-        image, stored = precopy(writer, [process.pid], None)
-        assert len(pages(image, process)) == 20 * MB // PAGE <= stored // PAGE
+        one = precopy(writer, [process.pid], None)
+        assert len(pages(one.image, process)) == 20 * MB // PAGE <= one.stored // PAGE
         process.do(
             "memory[5 * 4096 : 5 * 4096 + 3] = b'new'; memory[6 * 4096] = memory[6 * 4096] ^ 1"
         )
         images = process.images(tmp_path / "images")
-        dump = capture(images, tmp_path / "dump", known(writer, image))
+        dump = capture(images, tmp_path / "dump", known(writer, one.image))
         assert dump.size == 2 * PAGE
         image = encode(writer, dump, None)
         packs = writer.finish()
         # And what is known from a checkpoint is not stored again before the next one.
         process.do("memory[9 * 4096 : 9 * 4096 + 3] = b'new'")
-        again, _ = precopy(writer, [process.pid], known(writer, image))
-        assert len(pages(again, process)) == 1
+        again = precopy(writer, [process.pid], known(writer, image))
+        assert len(pages(again.image, process)) == 1
     with Reader(store, KEYS, packs) as reader:
         materialize(reader, image.root, tmp_path / "back")
     for name in ("pages-1.img", "pagemap-1.img"):
@@ -106,5 +106,22 @@ def test_processes_that_end_or_are_not_there_are_left_out(process: Process) -> N
     with Writer(Memory(), KEYS) as writer:
         process.running.kill()
         process.running.wait()
-        image, stored = precopy(writer, [process.pid, 2**22 + 1], None)
-        assert (image.tables, stored) == ({}, 0)
+        one = precopy(writer, [process.pid, 2**22 + 1], None)
+        assert (one.image.tables, one.stored) == ({}, 0)
+
+
+def test_pages_with_an_open_file_s_identity_are_left_to_the_dump(
+    process: Process, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("a", "b")]
+    process.do(f"import os, struct; one = open({str(paths[0])!r}, 'w'); s = os.fstat(one.fileno())")
+    for page, byte in ((3, 64), (7, 4088), (1024, -8), (2048, -16)):  # two are across pages
+        at = page * PAGE + byte
+        process.do(f"memory[{at}:{at + 16}] = struct.pack('<QQ', s.st_dev, s.st_ino)")
+    with Writer(Memory(), KEYS) as writer:
+        one = precopy(writer, [process.pid], None)
+        there = {page - process.address // PAGE for page in pages(one.image, process)}
+        assert set(range(20 * MB // PAGE)) - there == {3, 7, 8, 1023, 1024, 2047}
+        assert one.holds_for([process.pid])
+        process.do(f"two = open({str(paths[1])!r}, 'w')")
+        assert not one.holds_for([process.pid])

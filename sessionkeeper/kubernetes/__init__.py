@@ -1,0 +1,1 @@
+"""Compute as pods of a Kubernetes cluster. ``docs/kubernetes.md``."""
