@@ -54,6 +54,8 @@ class Around:
     hibernate_after: float | None
     run: str | None
     ledger: Ledger | None = None
+    tickets: Callable[[str], str] = lambda digest: ""
+    """What a node shows to have the image of that digest from this gateway."""
 
 
 class Whereabouts:
@@ -100,7 +102,7 @@ class KeptSession:
         self.journal = WriteJournal(home / "writes")
         self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
         channels = KernelChannels(self.kernels)
-        image = SessionImage(registration.image, home / "kernelspecs.json")
+        image = SessionImage(registration.image, home / "kernelspecs.json", around.tickets)
         self.keeper = SessionKeeper(
             repository,
             around.nodes,

@@ -22,6 +22,7 @@ from sessionkeeper.images.reference import parse
 from sessionkeeper.images.registry import Registry, pinned
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.tickets import ticket_for
 from sessionkeeper.images.writing import File, layer, put
 
 
@@ -66,25 +67,27 @@ def test_sweeping_keeps_what_has_a_name_or_is_used(store: ImageStore):
     assert not store.has(gone)
 
 
-async def test_gateway_serves_images_as_a_registry_to_who_has_the_token(store: ImageStore):
+async def test_gateway_serves_an_image_as_a_registry_to_who_has_its_ticket(store: ImageStore):
     content = layer([File("x", b"1" * 3_000_000)])
     image = put(store, "a/b:1", [(content, "")])
+    other = put(store, "other:1", [(layer([File("x", b"2")]), "")])
     server = HTTPServer(Application(image_routes(store, "secret")))
     server.listen(0, "127.0.0.1")
     url = f"http://127.0.0.1:{port_of(server)}/images"
 
     def read() -> None:
-        registry = Registry(url, "token secret")
+        registry = Registry(url, f"token {ticket_for(image.digest, 'secret')}")
         digest, data = registry.manifest(parse("a/b:1"))
         assert digest == image.digest == registry.resolve(parse("a/b:1"))
         of_layer = json.loads(data)["layers"][0]["digest"]
         assert b"".join(registry.blob(image, of_layer)) == content
         with pytest.raises(ImageUnknown, match="a/b:2"):
             registry.manifest(parse("a/b:2"))
-        with pytest.raises(ImageUnknown):
-            registry.document(image, f"sha256:{'0' * 64}")
-        with pytest.raises(ImageUnavailable, match="401"):
-            Registry(url, "token wrong").manifest(parse("a/b:1"))
+        with pytest.raises(ImageUnavailable, match="403"):
+            registry.manifest(other)
+        for wrong in (image.digest, ticket_for(image.digest, "guessed"), "secret"):
+            with pytest.raises(ImageUnavailable, match="401"):
+                Registry(url, f"token {wrong}").manifest(parse("a/b:1"))
         with pytest.raises(ImageUnavailable, match="does not answer"):
             Registry("http://127.0.0.1:1").manifest(parse("a/b:1"))
 
