@@ -27,6 +27,7 @@ from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.tickets import ticket_for
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -99,6 +100,7 @@ class Gateway:
             os.environ.get(RUN),
             self.ledger,
             Memory(settings.guarantee, settings.limit),
+            lambda digest: ticket_for(digest, settings.agent_token),
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)

@@ -247,6 +247,8 @@ class UiSettings(LogSettings):
     gateway_url: Text
     gateway_token: Secret = field(repr=False)
     base_url: Text = "/"
+    allow_origin: OptionalUrl = None
+    """Pages from there may talk to it, with its token; None: only its own."""
     ready_fd: Descriptor = None
 
 

@@ -28,7 +28,7 @@ from sessionkeeper.agent.roots import (
 )
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.images import manifest as manifests
-from sessionkeeper.images.errors import ImageUnusable
+from sessionkeeper.images.errors import ImageUnknown, ImageUnusable
 from sessionkeeper.images.manifest import ImageConfig, Layer
 from sessionkeeper.images.reference import Reference, parse
 from sessionkeeper.images.registry import Registry
@@ -63,12 +63,13 @@ class Found:
 
 
 class NodeImages:
-    """The images on this node, below ``directory``. ``gateway`` has those that are in no registry.
+    """The images on this node, below ``directory``. The gateway at ``gateway`` (its URL) has those
+    that are in no registry.
 
     Thread-safe; calls block.
     """
 
-    def __init__(self, directory: Path, gateway: Registry, runc: Runc) -> None:
+    def __init__(self, directory: Path, gateway: str, runc: Runc) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._gateway = gateway
@@ -80,31 +81,34 @@ class NodeImages:
         """Return the digests of the images that are here."""
         return [f"sha256:{file.stem}" for file in self._directory.glob("*.json")]
 
-    def have(self, image: str) -> dict[str, float]:
-        """Fetch the image, if it is not here; the seconds that each part of that took. Raises
-        :class:`~sessionkeeper.images.errors.ImageError`.
+    def have(self, image: str, ticket: str = "") -> dict[str, float]:
+        """Fetch the image, if it is not here; the seconds that each part of that took. The gateway
+        is shown ``ticket``. Raises :class:`~sessionkeeper.images.errors.ImageError`.
         """
         wanted = parse(image)
         with self._turns[wanted.digest or image]:
             if wanted.digest and self._file(wanted.digest).exists():
                 return {}
-            return self._fetch(wanted)
+            return self._fetch(wanted, ticket)
 
     def root(self, image: str) -> ImageRoot:
-        """Return what sessions run in. Raises ``ImageUnusable``, and what :meth:`have` raises."""
+        """Return what sessions run in: an image that is here, by its digest. Raises
+        ``ImageUnknown``.
+        """
         wanted = parse(image)
-        if not wanted.digest or not self._file(wanted.digest).exists():
-            self.have(image)
-        digest = wanted.digest or self._registry(wanted).resolve(wanted)
-        facts = json.loads(self._file(digest).read_text())
+        try:
+            facts = json.loads(self._file(wanted.digest).read_text())
+        except FileNotFoundError:
+            raise ImageUnknown(f"this node has no image {image}") from None
         config = ImageConfig(
             **{**facts["config"], "entrypoint": tuple(facts["config"]["entrypoint"])}
         )
         return self._root(Found(facts["image"], tuple(facts["layers"]), {}, facts["said"]), config)
 
-    def _fetch(self, wanted: Reference) -> dict[str, float]:
+    def _fetch(self, wanted: Reference, ticket: str) -> dict[str, float]:
         began = time.monotonic()
-        registry = self._registry(wanted)
+        kept = Registry(f"{self._gateway}/images", f"token {ticket}")
+        registry = Registry.at(wanted.host) if wanted.host else kept
         digest, data = registry.manifest(wanted)
         wanted = wanted.pinned(digest)
         said = manifests.manifest(data)
@@ -196,9 +200,6 @@ class NodeImages:
                 yield layers
             finally:
                 subprocess.run(["umount", "-l", str(layers.root)], capture_output=True)
-
-    def _registry(self, image: Reference) -> Registry:
-        return Registry.at(image.host) if image.host else self._gateway
 
     def _file(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"

@@ -22,7 +22,6 @@ from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.images.errors import ImageUnusable
-from sessionkeeper.images.registry import Registry
 from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
 
@@ -52,7 +51,7 @@ class Offer(Protocol):
     ) -> Place:
         """Return an empty place, whatever an earlier epoch left. Where memory can be limited, its
         kernels may use ``limit`` bytes (None: what the node allows). Its root is ``image``, which
-        is fetched if it is not here; None: what this node has. Raises ``ImageError``.
+        is here; None: what this node has. Raises ``ImageError``.
         """
         ...
 
@@ -92,7 +91,7 @@ class ContainerOffer:
         # Not on the tmpfs: it is the disk that layers are shared on.
         self.images_here: NodeImages | None = NodeImages(
             data / "layers",
-            Registry(f"{settings.gateway_url}/images", f"token {settings.token}"),
+            settings.gateway_url,
             self._node.runc,
         )
 

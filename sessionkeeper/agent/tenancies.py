@@ -193,10 +193,10 @@ class Tenancies:
         self._remember(session)
         return {**opened, "kernelspecs": place.kernelspecs.all()} if image else opened
 
-    async def _have_image(self, image: str) -> dict[str, float]:
+    async def _have_image(self, image: str, ticket: str) -> dict[str, float]:
         if self._offer.images_here is None:
             raise ImageUnusable(f"{self._settings.node} runs plain processes, in no image")
-        return await asyncio.to_thread(self._offer.images_here.have, image)
+        return await asyncio.to_thread(self._offer.images_here.have, image, ticket)
 
     def _begin(
         self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs

@@ -276,6 +276,7 @@ _UI_FLAGS = {
     "--gateway-url": ("URL", "the gateway, http://host:port"),
     "--gateway-token-file": ("FILE", "the token that the gateway wants"),
     "--base-url": ("PATH", "path that its URLs begin with (/)"),
+    "--allow-origin": ("URL", "pages from there may talk to it, with its token (none)"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
     "--config": ("FILE", "settings as TOML, in the table [ui]"),
 }

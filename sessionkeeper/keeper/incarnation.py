@@ -217,10 +217,13 @@ class Incarnations:
             await node.call("session.close", {"session": self.session, "epoch": epoch})
 
     async def _bring_image(self, node: Node) -> None:
-        """Have the session's image on the node before anything else is: that may take minutes."""
+        """Have the session's image on the node before anything else is: that may take minutes. The
+        node is asked also if it is known to have it: it knows better.
+        """
         reference = self._image_for(node)
-        if self._image is not None and reference and self._image.digest not in node.has:
-            await node.call("image.have", {"image": reference}, IMAGE_TIMEOUT)
+        if self._image is not None and reference:
+            call = {"image": reference, "ticket": self._image.ticket}
+            await node.call("image.have", call, IMAGE_TIMEOUT)
             node.has |= {self._image.digest or ""}
 
     def _image_for(self, node: Node) -> str | None:

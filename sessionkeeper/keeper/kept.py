@@ -55,6 +55,8 @@ class Around:
     run: str | None
     ledger: Ledger | None = None
     memory: Memory = field(default_factory=Memory)
+    tickets: Callable[[str], str] = lambda digest: ""
+    """What a node shows to have the image of that digest from this gateway."""
 
 
 class Whereabouts:
@@ -101,7 +103,7 @@ class KeptSession:
         self.journal = WriteJournal(home / "writes")
         self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
         channels = KernelChannels(self.kernels)
-        image = SessionImage(registration.image, home / "kernelspecs.json")
+        image = SessionImage(registration.image, home / "kernelspecs.json", around.tickets)
         self.keeper = SessionKeeper(
             repository,
             around.nodes,

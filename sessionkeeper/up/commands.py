@@ -86,6 +86,7 @@ class Commands:
         places: Places,
         session: str | None = None,
         port: int | None = None,
+        origin: str | None = None,
     ) -> list[str]:
         """The argv of the UI server: of the session that is run, or of another on its own port. The
         latter's browsers show the session's token, so that nobody comes from one to the other."""
@@ -99,6 +100,7 @@ class Commands:
             *("--token-file", str(token if session else state.token_file("ui"))),
             *("--gateway-url", places.url),
             *("--gateway-token-file", str(token)),
+            *_given("--allow-origin", origin),
             *("--ready-fd", "{ready_fd}"),
         ]
 
