@@ -128,7 +128,8 @@ async def test_lost_attendant_is_mended_by_the_poll_of_a_new_hub(ann: Server, ke
 async def test_busy_kernel_without_a_page_is_activity_and_an_idle_one_hibernates(hub: Hub):
     cat = await Server(hub, "cat").spawn()
     client = await cat.kernel()
-    await client.send("import os; x = 41\nwhile not os.path.exists('enough'): pass")
+    assert await client.ask("import os; print(os.environ['JUPYTERHUB_USER'])") == "cat"
+    await client.send("x = 41\nwhile not os.path.exists('enough'): pass")
     await cat.until(lambda said: any(k["execution_state"] == "busy" for k in said["kernels"]))
     await client.close()
     seen = await cat.last_activity()
@@ -207,6 +208,7 @@ async def test_binder_gets_what_it_asks_for(hub: Hub):
     assert environ["BINDER_PERSISTENT_REQUEST"] == options["binder_persistent_request"]
     said = (await server.said())["session"]
     assert said["image"].partition("@")[0] == options["image"]
+    assert ["BINDER_REQUEST", options["binder_request"]] in said["environment"]
 
     answers = {
         token: (await hub.ask("GET", f"{server.path}api/kernels", None, token))[0]
