@@ -101,7 +101,11 @@ class KeptSession:
         new = not (home / "incarnation.json").exists()
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = WriteJournal(home / "writes")
-        self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
+        self.kernels = Kernels(
+            home / "kernels",
+            on_rollback=around.on_rollback,
+            environment=dict(registration.environment),
+        )
         channels = KernelChannels(self.kernels)
         image = SessionImage(registration.image, home / "kernelspecs.json", around.tickets)
         self.keeper = SessionKeeper(
