@@ -6,13 +6,14 @@ ARGS ?=
 SEEDS ?= 1000
 FIRST_SEED ?= 0
 
-.PHONY: up test test-seeds test-kubernetes lint format lock wheel clean help
+.PHONY: up test test-seeds test-chaos test-kubernetes lint format lock wheel clean help
 
 help:
 	@echo 'make up [ARGS="--nodes 3 --port 9000"]   install what is missing, start, print the URL'
 	@echo 'make test [ONLY="unit e2e"]              install what the tests need, run all of them'
 	@echo 'make test-seeds [SEEDS=1000]              break connections on every hop, as so many seeds say'
 	@echo 'KUBECONFIG=FILE make test-kubernetes     the tests of a cluster, on yours: docs/kubernetes.md'
+	@echo 'make test-chaos [SEEDS=200]               kill, pause, cut off and drain, as so many seeds say'
 	@echo 'make lint                                ruff, mypy, import contract'
 	@echo 'make format                              rewrite the code as ruff wants it'
 	@echo 'make lock [LOCK_ARGS=--upgrade]          resolve the lock files anew'
@@ -39,6 +40,11 @@ test-kubernetes:
 	@test -n "$$KUBECONFIG" || { echo 'error: KUBECONFIG names no cluster' >&2; exit 2; }
 	@CI=true $(BIN)/python -m pytest -q --timeout 900 \
 		tests/integration/kubernetes/test_sessions_on_pods.py
+
+test-chaos: SEEDS = 200
+test-chaos:
+	@scripts/bootstrap.sh test
+	@SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) nice $(BIN)/python -m pytest -q tests/chaos
 
 lint:
 	@scripts/bootstrap.sh test

@@ -18,6 +18,13 @@ from gateway.outbox import Outbox, Pieces
 
 log = logging.getLogger(__name__)
 
+# Seconds in which an agent says hello, and bytes of a message until then: it may be anybody.
+HELLO_SECONDS, HELLO_BYTES = 20.0, 4 << 20
+# Bytes of a message afterwards, from an agent that sends long link frames in pieces.
+MESSAGE_BYTES = 64 << 20
+# Answers and events that wait for an agent which does not read them.
+MOST_WAITING = 5_000
+
 
 class Agents:
     """Told what agents say. Override; all but `called` must not block.
@@ -32,8 +39,12 @@ class Agents:
     def event(self, connection: AgentConnection, event: dict[str, Any]) -> None:
         """Anything but `hello`: a heartbeat, say."""
 
+    def hears(self, connection: AgentConnection, kernel_id: str) -> bool:
+        """Whether it runs there: else pieces of its frames are not kept until they are whole."""
+        return True
+
     def frame(self, connection: AgentConnection, kernel_id: str, frame: bytes | memoryview) -> None:
-        """A link frame of a kernel's shim."""
+        """A link frame of a kernel's shim; of one that is not heard maybe a piece of it."""
 
     async def called(self, connection: AgentConnection, method: str, params: dict[str, Any]) -> Any:
         """A call of the agent; the result."""
@@ -55,6 +66,7 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
         self._pieces = Pieces()
         self._blocked = False
         self._watch: PeerWatch | None = None
+        self._greeting: asyncio.TimerHandle | None = None
         self._calls = Calls(
             "the agent",
             self._write_text,
@@ -64,6 +76,15 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
 
     def prepare(self) -> None:
         check_token(self.request, self.settings["token"])
+
+    def admit(self, hello: dict[str, Any]) -> None:
+        """Look at who says hello; may change what it says of itself. Raises `GatewayError` for whom
+        is not let in, with words. Here what `prepare` has seen is enough.
+        """
+
+    @property
+    def max_message_size(self) -> int:
+        return HELLO_BYTES
 
     def get_compression_options(self) -> dict[str, Any] | None:
         return None
@@ -75,6 +96,13 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
         self.set_nodelay(True)
         prompt(self._stream.socket)
         self._watch = PeerWatch(self._probe, self._fell_silent)
+        loop = asyncio.get_running_loop()
+        self._greeting = loop.call_later(HELLO_SECONDS, self._said_nothing)
+
+    def _said_nothing(self) -> None:
+        if not self._joined:
+            log.warning("who connected as an agent did not say hello")
+            self.close(4408, "no hello")
 
     def _fell_silent(self) -> None:
         log.warning("%s has fallen silent; its connection is given up", self.node)
@@ -106,7 +134,7 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
         """
         return await self._calls.call(method, params, wait)
 
-    def send_frame(self, kernel_id: str, frame: bytes) -> None:
+    def send_frame(self, kernel_id: str, frame: bytes | memoryview) -> None:
         """A link frame for a kernel's shim. Lost if the connection is: the link makes up for it."""
         self._outbox.frame(kernel_id, frame)
         self._flush()
@@ -130,7 +158,11 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
                 self._calls.received(message)
             elif self._joined:
                 kernel_id, body = decode_frame(message)
-                frame = self._pieces.take(kernel_id, body)
+                frame: bytes | memoryview | None = body
+                if self._agents.hears(self, kernel_id):
+                    frame = self._pieces.take(kernel_id, body)
+                else:
+                    self._pieces.forget(kernel_id)
                 if frame is not None:
                     self._agents.frame(self, kernel_id, frame)
         except GatewayError as error:
@@ -141,12 +173,14 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
         self._outbox.clear()
         if self._watch is not None:
             self._watch.close()
+        if self._greeting is not None:
+            self._greeting.cancel()
         if self._joined:
             self._joined = False
             self._agents.left(self)
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        if event.get("event") != "hello":
+        if event.get("event") != "hello" or self._joined:
             if self._joined:
                 self._agents.event(self, event)
             return
@@ -156,10 +190,12 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
                     f"The agent speaks version {event.get('version')} of the agent protocol, "
                     f"this gateway {list(VERSION)}."
                 )
+            self.admit(event)
             self.node = str(event.get("node") or "agent")
             self._outbox.pieces = knows_pieces(event)
             self._agents.joined(self, event)
             self._joined = True
+            self._take_larger(MESSAGE_BYTES if self._outbox.pieces else super().max_message_size)
         except GatewayError as error:
             self.send_event({"event": "refused", "error": error.to_wire()})
             log.warning("%s was refused: %s", self.node, error)
@@ -167,9 +203,17 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
             return
         self.send_event({"event": "welcome", "version": VERSION})
 
+    def _take_larger(self, size: int) -> None:
+        connection: Any = self.ws_connection
+        if connection is not None:
+            connection.params.max_message_size = size
+
     def _write_text(self, text: str) -> None:
         self._outbox.text(text)
         self._flush()
+        if self._outbox.texts > MOST_WAITING and self._stream is not None:
+            log.warning("%s does not read what it is told; its connection is given up", self.node)
+            self._stream.close()
 
     def _flush(self) -> None:
         """Write until the socket takes no more: what waits is in the outbox, where it has turns."""

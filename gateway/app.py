@@ -26,6 +26,9 @@ from gateway.websocket import ChannelsHandler, Places
 
 # Of one kernel message, either way (bytes).
 MAX_MESSAGE = 1 << 30
+# Of a request's body, which is in memory before anybody has looked at its token. Handlers that take
+# more have looked before, and take it in pieces.
+MAX_BODY = 4 << 20
 
 
 class Application(web.Application):
@@ -35,12 +38,14 @@ class Application(web.Application):
     def find_handler(self, request: httputil.HTTPServerRequest, **kwargs: Any) -> Any:
         wanted = self.settings["options"].client_ca is not None
         path = request.path.removeprefix(self.settings["options"].base_url.rstrip("/"))
+        connection: Any = request.connection
+        connection.set_max_body_size(MAX_BODY)
         if wanted and not UNCERTIFIED.match(path) and not request.get_ssl_certificate():
             return self.get_handler_delegate(request, _UncertifiedHandler)
         return super().find_handler(request, **kwargs)
 
 
-UNCERTIFIED = re.compile(r"/(agents|blobs/.*|healthz|readyz)$")
+UNCERTIFIED = re.compile(r"/(agents(/join)?|blobs/.*|healthz|readyz)$")
 """Agents have tokens of their own, a node gets no certificate; probes show nothing."""
 
 

@@ -15,18 +15,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import trace
+from gateway import interrupts, trace
 from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
-from gateway.journal import IDLE, LARGE, MARK, MUTED, REPLY, Journal
-from gateway.large import LargeOutputs
+from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal, PreparedInput
+from gateway.large import LargeOutputs, LargeRequests
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
     execution_state,
+    is_refusal,
     is_reply,
     read_header,
     unreadable,
+    with_version,
 )
 from gateway.metrics import DEDUPLICATED, RESUMED, TAKEN
 from gateway.observer import KernelExit, Observer
@@ -64,11 +66,12 @@ class KernelChannel:
         # The journal is from a checkpoint: clients may have had more of the kernel than it has.
         self.branched = False
         self._refusal = ""
-        self._send: Callable[[bytes], None] | None = None
+        self._send: Callable[[bytes | memoryview], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._large = LargeOutputs(
             journal.outputs, lambda: self.link, self._take_large, self._is_full, self._flush
         )
+        self.large_requests = LargeRequests(journal.inputs, self.submit)
         self._room = Room(self.journal.outputs, self.outlet.feeds, self._acknowledge)
         self._retry: asyncio.TimerHandle | None = None
         self._unanswered: asyncio.TimerHandle | None = None
@@ -123,6 +126,11 @@ class KernelChannel:
         return max(0, self.link.inputs.last - self.link.acked)
 
     @property
+    def works(self) -> bool:
+        """Whether the kernel has a request that it has not ended, as far as the journal tells."""
+        return any(r.number <= self.link.acked for r in self.ends.requests.unfinished())
+
+    @property
     def attached(self) -> int | None:
         """Epoch of the attached node, None if there is none."""
         return self.link.epoch
@@ -131,7 +139,7 @@ class KernelChannel:
         """What a new shim for a fresh kernel starts with: `next_seq`, `applied`."""
         return {"next_seq": self.link.received[1] + 1, "applied": self.link.inputs.last}
 
-    def attach_node(self, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach_node(self, send: Callable[[bytes | memoryview], None], epoch: int) -> None:
         """A node runs this kernel. `send` takes link frames for its shim, without blocking."""
         self._send = send
         self.link.attach(epoch)
@@ -237,13 +245,13 @@ class KernelChannel:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    def submit(self, payload: bytes) -> None:
+    def submit(self, payload: bytes | memoryview, prepared: PreparedInput | None = None) -> None:
         """Take a request of a client; it is in the journal when this returns.
 
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
         """
         parts = decode_payload(payload)[1]
-        header, wrong = read_header(parts[0]), unreadable(parts)
+        header = read_header(parts[0])
         if not header.msg_id:
             raise BadFrame("A message without msg_id cannot be told from its own resend.")
         if header.msg_id in self.ends.requests:
@@ -255,12 +263,20 @@ class KernelChannel:
                 payload, "KernelEnded", "The kernel has ended. Restart it to go on."
             )
             return
+        wrong = unreadable(header, parts)
         if self._refusal or wrong:
             ename = "KernelElsewhere" if self._refusal else "BadRequest"
             self.ends.turn_away(payload, ename, self._refusal or wrong)
             return
+        if not header.version:
+            payload, prepared = with_version(payload), None
+        if header.msg_type == "interrupt_request":
+            self.interrupting()
         self.outlet.say_heavy(len(payload))
-        number = self.link.submit(payload)
+        if prepared is None:
+            number = self.link.submit(payload)
+        else:
+            number = self.journal.inputs.append_prepared(prepared)
         self.ends.requests.add(number, payload, self.outlet.last_cursor)
         if trace.enabled():
             trace.message("gateway.journaled", self.kernel_id, payload, number=number)
@@ -268,6 +284,10 @@ class KernelChannel:
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
+
+    def interrupting(self) -> None:
+        """A client interrupts what runs."""
+        interrupts.note(self.ends, self.journal.inputs)
 
     def refuse(self, reason: str) -> None:
         """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
@@ -290,6 +310,7 @@ class KernelChannel:
         elif is_reply(channel):
             request = self.ends.requests.open.get(read_header(parts[1]).msg_id)
             flags = REPLY if request is not None and channel != STDIN else 0
+            flags |= ABORTED if flags and is_refusal(parts) else 0
         if request is not None and request.msg_id in self.ends.muted:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
@@ -365,10 +386,13 @@ class KernelChannel:
     # -- rollback ---------------------------------------------------------------------------------
 
     def _resumed(self, resumed: Resumed) -> None:
+        new = resumed.epoch > max(self.link.decided, self.link.received[0])
         if resumed.rolled_back or self.branched:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
+        if new and interrupts.due(self.ends, self.journal.inputs, resumed.applied):
+            self.observer.interrupt_again(self.kernel_id)
         for request in self.ends.requests.unfinished():
             if request.idle:
                 self.ends.expect_reply(request)

@@ -16,6 +16,7 @@ from websockets.protocol import State
 from gateway.calls import VERSION, Calls, decode_frame, knows_pieces
 from gateway.errors import AgentGone, GatewayError, RemoteError, Unauthorized
 from gateway.hop import PeerWatch, prompt
+from gateway.identity import SCHEME, Identity
 from gateway.outbox import Outbox, Pieces
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class AgentLink:
         self._pressed: set[str] = set()
         self._wake = asyncio.Event()
         self._held: list[str | bytes] | None = []
-        self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._welcome: asyncio.Future[None] = loop.create_future()
+        self._challenge: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._closed = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._send())]
         prompt(socket.transport.get_extra_info("socket"))
@@ -68,7 +71,7 @@ class AgentLink:
     async def connect(
         cls,
         url: str,
-        token: str,
+        shows: str | Identity,
         hello: dict[str, Any],
         *,
         on_call: Callable[[str, dict[str, Any]], Awaitable[Any]] | None = None,
@@ -79,22 +82,27 @@ class AgentLink:
     ) -> AgentLink:
         """Dial `url` (http or ws, without `/agents`), say hello, return when welcome.
 
+        `shows` is the agents' token, or who the node is that has joined. The way of the latter is
+        through a proxy where the environment names one for the URL (`HTTPS_PROXY`, `NO_PROXY`).
+
         `on_call(method, params)` answers the gateway's calls, `on_event(event)` gets its events,
         `on_frame(kernel_id, frame)` link frames. `on_pressure(kernel_id, True)`: the gateway takes
         less than there is, hold that kernel's shim back; `False`: let it go on.
 
-        Raises `AgentGone` (cannot connect; retryable), `Unauthorized`, `RemoteError` (refused, with
-        the gateway's words).
+        Raises `AgentGone` (cannot connect; retryable), `Unauthorized`, `WrongGateway`,
+        `RemoteError` (refused, with the gateway's words).
         """
         address = url.rstrip("/").replace("http", "ws", 1) + "/agents"
+        scheme, word = ("token", shows) if isinstance(shows, str) else (SCHEME, shows.name)
         try:
             socket = await connect(
                 address,
-                additional_headers={"Authorization": f"token {token}"},
+                additional_headers={"Authorization": f"{scheme} {word}"},
                 max_size=None,
                 compression=None,
                 create_connection=_Heard,
                 open_timeout=wait,
+                proxy=True if isinstance(shows, Identity) else None,
                 ping_interval=None,  # its own counts no data, and would give up on a busy peer
                 close_timeout=1,
             )
@@ -107,9 +115,13 @@ class AgentLink:
         except (OSError, TimeoutError, WebSocketException) as error:
             raise AgentGone(f"The gateway at {url} cannot be reached: {error}.") from error
         link = cls(socket, on_call, on_event, on_frame, on_pressure)
-        link._text(json.dumps({"event": "hello", "version": VERSION, **hello}))
         try:
-            await asyncio.wait_for(asyncio.shield(link._welcome), wait)
+            async with asyncio.timeout(wait):
+                if isinstance(shows, Identity):
+                    challenge = await link._until_welcome(link._challenge)
+                    hello = {**hello, "node": shows.name, "proof": shows.answer(challenge)}
+                link._text(json.dumps({"event": "hello", "version": VERSION, **hello}))
+                await asyncio.shield(link._welcome)
         except TimeoutError:
             await link.close()
             raise AgentGone(f"The gateway at {url} did not answer the hello.") from None
@@ -217,6 +229,15 @@ class AgentLink:
         for message in held:
             self._received(message)
 
+    async def _until_welcome(self, said: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
+        """What the gateway says before it welcomes us, or why it never will."""
+        either: set[asyncio.Future[Any]] = {said, self._welcome}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not said.done():
+            self._welcome.result()
+            raise AgentGone("The gateway did not ask who this is.")
+        return said.result()
+
     def _is_greeting(self, message: str) -> bool:
         greeting = json.loads(message)
         if greeting.get("event") == "welcome":
@@ -224,6 +245,8 @@ class AgentLink:
             self._welcome.set_result(None)
         elif greeting.get("event") == "refused":
             self._welcome.set_exception(RemoteError(greeting.get("error") or {}))
+        elif greeting.get("event") == "challenge" and not self._challenge.done():
+            self._challenge.set_result(greeting)
         else:
             return False
         return True

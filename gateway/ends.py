@@ -59,7 +59,7 @@ class Ends:
                 del self.muted[request.msg_id]
         return self.requests.note_end(request, flags, seq)
 
-    def turn_away(self, payload: bytes, ename: str, reason: str) -> None:
+    def turn_away(self, payload: bytes | memoryview, ename: str, reason: str) -> None:
         """Answer a request that no kernel gets."""
         msg_id = self.requests.add(0, payload, self._outlet.last_cursor).msg_id
         request = self.requests.open.pop(msg_id, None)

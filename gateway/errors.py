@@ -4,6 +4,8 @@
     ├── BadRequest            what the client sent makes no sense
     ├── Unauthorized          token missing or wrong
     ├── Forbidden             the token is good, what it asks for is not allowed
+    ├── NodeRevoked           the operator does not let this node in any more
+    ├── WrongGateway          a node was challenged by another gateway than the one it joined
     ├── CrossOrigin           a page of another origin asks
     ├── TooManyKernels        the operator's limit is reached
     ├── OptionRefused         an option of the operator cannot hold here
@@ -69,6 +71,16 @@ class Unauthorized(GatewayError):
 
 class Forbidden(GatewayError):
     code = "forbidden"
+
+
+class NodeRevoked(GatewayError):
+    code = "node_revoked"
+    hint = "Ask the gateway's operator for a new token, and join anew."
+
+
+class WrongGateway(GatewayError):
+    code = "wrong_gateway"
+    hint = "Is the URL right? If the gateway was made anew, join it anew with a token of it."
 
 
 class CrossOrigin(GatewayError):
@@ -203,6 +215,8 @@ HTTP_STATUS: dict[str, int] = {
     VersionRefused.code: 400,
     Unauthorized.code: 401,
     Forbidden.code: 403,
+    NodeRevoked.code: 403,
+    WrongGateway.code: 403,
     TooManyKernels.code: 403,
     CrossOrigin.code: 404,  # as Jupyter Server has it
     KernelNotFound.code: 404,

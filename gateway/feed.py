@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future as ConcurrentFuture
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from gateway.frames import decode_payload
 from gateway.journal import OutputRecord
 from gateway.messages import is_reply, payload_to_legacy, read_header, v1_pieces
 from gateway.metrics import RESUMED
+
+Replies = Literal["own", "maybe own", "all"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,9 @@ class Stream(Protocol):
 
     def somebody_is(self, session: str) -> bool: ...
 
+    @property
+    def sessions(self) -> frozenset[str]: ...
+
 
 class Feed:
     """Hands messages after `position` to `write`, each once, in order.
@@ -73,7 +78,10 @@ class Feed:
     `write(delivery)` starts to send and returns a future, or None if the message is not for this
     client's protocol. `missed(count)` is told how many messages the journal had no more,
     `kernel_gone()` is called when the kernel is deleted, `current(cursor)` each time when all that
-    there was has been handed on. `observes`: it gets the replies for other clients as well.
+    there was has been handed on: a client that wants to know that only watches. `replies`: those it
+    gets beside the ones for `session`; "maybe own" are those for clients that are there when it
+    comes, as it may be one of them: it lost its connection, which is not noticed yet, and comes
+    again with a new session.
     """
 
     def __init__(
@@ -85,7 +93,7 @@ class Feed:
         kernel_gone: Callable[[], None],
         missed: Callable[[int], None] | None = None,
         current: Callable[[int], None] | None = None,
-        observes: bool = False,
+        replies: Replies = "own",
     ) -> None:
         self.position = position
         self.sessions = {session} if session else set()
@@ -94,13 +102,21 @@ class Feed:
         self.kernel_gone = kernel_gone
         self._missed = missed
         self._current = current
-        self._observes = observes
+        self._replies = replies
+        self._maybe_own: frozenset[str] = frozenset()
         self._outstanding = 0
         self._lagging = True
         self._closed = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether it only watches: nobody works with the kernel there."""
+        return self._current is not None
+
     def start(self) -> None:
         """Begin, with what the journal has after `position`."""
+        if self._replies == "maybe own":
+            self._maybe_own = self._stream.sessions
         missed = self._stream.last_cursor - max(self.position, self._stream.first_cursor - 1)
         _RESUMED.inc(max(0, missed))
         self._catch_up()
@@ -140,15 +156,14 @@ class Feed:
         future.add_done_callback(written)
 
     def _send(self, delivery: Delivery) -> tuple[Any, int] | None:
-        asked_by = delivery.asked_by
-        if (
-            asked_by is not None
-            and not self._observes
-            and asked_by not in self.sessions
-            and self._stream.somebody_is(asked_by)
-        ):
-            return None
-        return self._write(delivery)
+        return self._write(delivery) if self._wants(delivery.asked_by) else None
+
+    def _wants(self, asked_by: str | None) -> bool:
+        if asked_by is None or self._replies == "all":
+            return True
+        if asked_by in self.sessions or asked_by in self._maybe_own:
+            return True
+        return not self._stream.somebody_is(asked_by)
 
     def _catch_up(self) -> None:
         if self._closed:

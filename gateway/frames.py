@@ -35,9 +35,12 @@ class LinkError(ValueError):
 
 def encode_payload(channel: int, parts: Sequence[Any], prefix: bytes = b"") -> bytes:
     """Payload of one message, after `prefix`: `parts` are bytes-like, at most 65535 of them."""
-    sizes = [len(p) for p in parts]
-    table = struct.pack(f">{len(sizes)}Q", *sizes)
-    return b"".join([prefix, _PARTS.pack(channel, len(sizes)), table, *parts])
+    return b"".join([prefix, payload_head(channel, [len(p) for p in parts]), *parts])
+
+
+def payload_head(channel: int, sizes: Sequence[int]) -> bytes:
+    """What comes before the parts in a payload."""
+    return _PARTS.pack(channel, len(sizes)) + struct.pack(f">{len(sizes)}Q", *sizes)
 
 
 def part_sizes(payload: Any) -> tuple[int, ...]:

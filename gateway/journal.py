@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,10 @@ SYNTHETIC = 2  # said by the gateway, not by the kernel
 REPLY = 4  # the reply to `request`
 IDLE = 8  # the idle that ends `request`
 MARK = 16  # a note to ourselves, for nobody else
+ABORTED = 32  # a REPLY that says that the request was not run
 _VOID = 1
 _VOID_ALL = 2
+_INTERRUPTED = 4
 
 
 class OutputRecord(NamedTuple):
@@ -104,7 +107,8 @@ class OutputLog:
         if prepared is None:
             self._log.append(cursor, [meta, payload])
         else:
-            self._log.append_prepared(cursor, meta, payload, prepared)
+            crc = zlib.crc32(payload, zlib.crc32(meta))
+            self._log.append_prepared(cursor, meta, len(payload), crc, prepared)
         self.last = cursor
         self.trim()
         return cursor
@@ -135,12 +139,26 @@ class OutputLog:
         for body in self._log.read(start):
             yield _record(body)
 
+    def read_back(self, start: int) -> Iterator[OutputRecord]:
+        """Messages from cursor `start` down to the oldest."""
+        for body in self._log.read_back(start):
+            yield _record(body)
+
     def files(self) -> tuple[tuple[Path, int], ...]:
         """The files there are, and their bytes now."""
         return self._log.files()
 
     def close(self) -> None:
         self._log.close()
+
+
+class PreparedInput(NamedTuple):
+    """A request that is written down, all but its number, which was thought to be `number`."""
+
+    path: Path
+    number: int
+    crc: int
+    payload: memoryview
 
 
 class InputLog:
@@ -152,6 +170,7 @@ class InputLog:
         self._void: set[int] = set()
         self._last = 0
         self.withdrawn = 0  # all inputs up to this number are void
+        self.interrupted: set[int] = set()
 
     @property
     def size(self) -> int:
@@ -170,6 +189,9 @@ class InputLog:
                 self.withdrawn = number
                 self._last = max(self._last, number)
                 continue
+            if flags & _INTERRUPTED:
+                self.interrupted.add(number)
+                continue
             if flags & _VOID:
                 self._void.add(number)
                 self._last = max(self._last, number)
@@ -186,10 +208,34 @@ class InputLog:
         self._last = number
         return number
 
-    def get(self, number: int) -> bytes:
+    def prepare(self, number: int, *pieces: bytes | memoryview) -> PreparedInput:
+        """Write a request of more than `LARGE` bytes down ahead of `append_prepared`, of which
+        little is left to do then; one at a time, in any thread. Raises `JournalFull`.
+        """
+        path = self._log.prepare(_INPUT.size, *pieces)
+        crc = zlib.crc32(_INPUT.pack(number, 0))
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        return PreparedInput(path, number, crc, self._log.of_prepared(path, _INPUT.size))
+
+    def append_prepared(self, prepared: PreparedInput) -> int:
+        """As `append`, of what was prepared."""
+        number, size = self._last + 1, len(prepared.payload)
+        ahead, crc = _INPUT.pack(number, 0), prepared.crc
+        if number != prepared.number:  # another client was faster
+            crc = zlib.crc32(prepared.payload, zlib.crc32(ahead))
+        self._at[number] = self._log.append_prepared(number, ahead, size, crc, prepared.path)
+        self._last = number
+        return number
+
+    def get(self, number: int, ahead: bytes = b"") -> bytes | memoryview:
+        """The payload after `ahead`; a large one is not copied."""
         if not self.held(number):
-            return b""
-        return self._log.body(*self._at[number])[_INPUT.size :]
+            return ahead
+        segment, at = self._at[number]
+        if segment.size > LARGE:
+            return self._log.view(segment, at, _INPUT.size, ahead)
+        return ahead + self._log.body(segment, at)[_INPUT.size :]
 
     def held(self, number: int) -> bool:
         """Whether the payload is still there."""
@@ -207,6 +253,12 @@ class InputLog:
         self._log.append(self._last + 1, [_INPUT.pack(number, _VOID), b""])
         self._void.add(number)
 
+    def interrupt(self, number: int) -> None:
+        """Note that what this input asked for was interrupted."""
+        if number not in self.interrupted:
+            self._log.append(self._last + 1, [_INPUT.pack(number, _INTERRUPTED), b""])
+            self.interrupted.add(number)
+
     def void_all(self) -> None:
         """Withdraw all that there were."""
         self._log.append(self._last + 1, [_INPUT.pack(self._last, _VOID_ALL), b""])
@@ -219,6 +271,7 @@ class InputLog:
             for number in range(gone.first, self._log.segments[1].first):
                 self._at.pop(number, None)
                 self._void.discard(number)
+                self.interrupted.discard(number)
             self._log.drop_first()
 
     def skip_to(self, number: int) -> None:

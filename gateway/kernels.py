@@ -34,7 +34,8 @@ class KernelRecord:
 
     `path`: working directory below the workspace; `notebook`: path of the notebook it was started
     for; `generation` grows with every restart by the user: checkpoints of an older generation hold
-    another life of the kernel.
+    another life of the kernel. All that its process has ever been asked comes after the input
+    `since`; None: that is not known.
     """
 
     id: str
@@ -45,6 +46,7 @@ class KernelRecord:
     created: str = ""
     state: State = "starting"
     generation: int = 0
+    since: int | None = None
 
 
 class Compute(Protocol):
@@ -105,6 +107,8 @@ class Kernels(Observer):
         if record.state == "ended":
             channel.ended, channel.execution_state = True, "dead"
             channel.ends.abort_pending("KernelEnded", "The kernel has ended. Restart it to go on.")
+        elif record.state == "running":
+            channel.execution_state = "busy" if channel.works else "idle"
         self.records[record.id] = record
         self._channels[record.id] = channel
         return channel
@@ -216,7 +220,7 @@ class Kernels(Observer):
         if inputs > channel.link.inputs.last:
             channel.link.inputs.skip_to(inputs + 1)
             channel.link.acked = channel.link.sent_high = inputs
-        record.generation, record.state = generation, "running"
+        record.generation, record.state, record.since = generation, "running", None
         self.save(record)
 
     def remove(self, kernel_id: str) -> None:
@@ -241,7 +245,7 @@ class Kernels(Observer):
             "name": record.name,
             "last_activity": channel.last_activity.isoformat().replace("+00:00", "Z"),
             "execution_state": channel.execution_state,
-            "connections": len(channel.outlet.feeds),
+            "connections": sum(not feed.watches for feed in channel.outlet.feeds),
         }
 
     def close(self) -> None:
@@ -269,6 +273,9 @@ class Kernels(Observer):
 
     def rolled_back(self, rollback: Rollback) -> None:
         self.observer.rolled_back(rollback)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self.observer.interrupt_again(kernel_id)
 
     def fenced(self, kernel_id: str, epoch: int) -> None:
         self.observer.fenced(kernel_id, epoch)

@@ -1,4 +1,4 @@
-"""An output whose writing takes long: everything but its kernel goes on meanwhile."""
+"""A message whose writing takes long: all but its kernel, or its client, goes on meanwhile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,33 @@ from pathlib import Path
 
 from gateway.errors import JournalFull
 from gateway.frames import LinkError
-from gateway.journal import OutputLog
+from gateway.journal import InputLog, OutputLog, PreparedInput
 from gateway.link import GatewayLink, Output
 
 log = logging.getLogger(__name__)
+
+
+class LargeRequests:
+    """Those of one kernel, one at a time. `submit(payload, prepared)` is called when all but a
+    little is written.
+    """
+
+    def __init__(
+        self, inputs: InputLog, submit: Callable[[memoryview, PreparedInput], None]
+    ) -> None:
+        self._inputs = inputs
+        self._submit = submit
+        self._turn = asyncio.Lock()
+
+    async def take(self, head: bytes, rest: memoryview) -> None:
+        """Write a payload, which is in two pieces, and submit it. Raises what `submit` raises."""
+        inputs = self._inputs
+        async with self._turn:
+            prepared = await asyncio.to_thread(inputs.prepare, inputs.last + 1, head, rest)
+            try:
+                self._submit(prepared.payload, prepared)
+            finally:
+                prepared.path.unlink(missing_ok=True)  # where it was not taken
 
 
 class LargeOutputs:

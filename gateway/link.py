@@ -27,7 +27,6 @@ from gateway.frames import (
     Hello,
     LinkError,
     encode_ack,
-    encode_data,
     kind_of,
     stamp_of,
 )
@@ -51,11 +50,11 @@ class InputStore(Protocol):
     def last(self) -> int:
         """Highest number given out; 0 at first."""
 
-    def append(self, payload: bytes) -> int:
+    def append(self, payload: bytes | memoryview) -> int:
         """Keep a payload durably; its number."""
 
-    def get(self, number: int) -> bytes:
-        """The payload; empty (a void input) if withdrawn, or released and gone."""
+    def get(self, number: int, ahead: bytes = b"") -> bytes | memoryview:
+        """The payload after `ahead`; empty (a void input) if withdrawn, or released and gone."""
 
     def void(self, number: int) -> None:
         """Withdraw an input: `get` gives an empty payload from now on."""
@@ -158,7 +157,7 @@ class GatewayLink:
         self._greeted = self._flowing = False
         self._hello = True
 
-    def submit(self, payload: bytes) -> int:
+    def submit(self, payload: bytes | memoryview) -> int:
         """Keep an input; its number. It is in `outgoing()` as soon as the link is up."""
         return self.inputs.append(payload)
 
@@ -275,7 +274,7 @@ class GatewayLink:
         self.unacknowledged = self.unacknowledged_bytes = 0
         return encode_ack(*self.received)
 
-    def outgoing(self) -> Iterator[bytes]:
+    def outgoing(self) -> Iterator[bytes | memoryview]:
         """Frames to write now, in order."""
         if self.epoch is None:
             return
@@ -289,7 +288,7 @@ class GatewayLink:
             self._sent += 1
             self.sent_again += self._sent <= self.sent_high
             self.sent_high = max(self.sent_high, self._sent)
-            frame = encode_data(self.epoch, self._sent, self.inputs.get(self._sent))
+            frame = self.inputs.get(self._sent, STAMP.pack(DATA, self.epoch, self._sent))
             self._flying.append((self._sent, len(frame)))
             self._flying_bytes += len(frame)
             yield frame

@@ -29,6 +29,7 @@ from gateway.frames import (
     decode_payload,
     encode_payload,
     part_sizes,
+    payload_head,
 )
 
 NAMES = {SHELL: b"shell", CONTROL: b"control", STDIN: b"stdin", IOPUB: b"iopub"}
@@ -43,6 +44,7 @@ class Header(NamedTuple):
     msg_id: str
     msg_type: str
     session: str
+    version: str
 
 
 def read_header(part: Bytes) -> Header:
@@ -53,6 +55,7 @@ def read_header(part: Bytes) -> Header:
             str(value.get("msg_id", "")),
             str(value.get("msg_type", "")),
             str(value.get("session", "")),
+            version if isinstance(version := value.get("version"), str) else "",
         )
     except (ValueError, AttributeError):
         raise BadFrame("A message header is not a JSON object.") from None
@@ -67,8 +70,26 @@ def read_header_of(payload: Bytes) -> Header:
 _LOOKED_AT = 1 << 20
 
 
-def unreadable(parts: Sequence[Bytes]) -> str:
+def with_version(payload: Bytes) -> bytes:
+    """The payload, whose header has no version (of the messaging protocol), with the newest one.
+
+    Kernels take that for the one before 5.0, which no client speaks any more; ipykernel 7 does not
+    answer it (jupyter_client/adapter.py).
+    """
+    channel, (header, *rest) = decode_payload(payload)
+    said = {**json.loads(bytes(header)), "version": "5.3"}
+    return encode_payload(channel, [json.dumps(said).encode(), *rest])
+
+
+_VERSION = re.compile(r"\d+(\.|$)")
+
+
+def unreadable(header: Header, parts: Sequence[Bytes]) -> str:
     """Why a kernel could not read a request with these parts, and would not answer; else empty."""
+    if not header.msg_type:
+        return "The header of this message has no msg_type."
+    if header.version and not _VERSION.match(header.version):
+        return f"The header of this message has the version {header.version[:20]!r}."
     for name, part in zip(("parent_header", "metadata", "content"), parts[1:4], strict=False):
         if len(part) <= _LOOKED_AT:
             try:
@@ -99,6 +120,14 @@ def execution_state(parts: Sequence[Bytes]) -> str | None:
         return None
     found = _STATE.search(bytes(parts[3]))
     return found.group(1).decode() if found else None
+
+
+_ABORTED = re.compile(rb'"status"\s*:\s*"aborted"')
+
+
+def is_refusal(parts: Sequence[Bytes]) -> bool:
+    """Whether a reply says that the request was not run, after an error in one before it."""
+    return len(parts[3]) < 1024 and _ABORTED.search(parts[3]) is not None
 
 
 def is_reply(channel: int) -> bool:
@@ -169,6 +198,11 @@ def v1_to_payload(frame: Bytes, any_channel: bool = False) -> bytes:
 
     Raises `BadFrame`.
     """
+    return b"".join(v1_to_pieces(frame, any_channel))
+
+
+def v1_to_pieces(frame: Bytes, any_channel: bool = False) -> tuple[bytes, memoryview]:
+    """As `v1_to_payload`, and of the message itself no copy is made."""
     view = memoryview(frame)
     try:
         (count,) = struct.unpack_from("<Q", view)
@@ -180,11 +214,13 @@ def v1_to_payload(frame: Bytes, any_channel: bool = False) -> bytes:
     edges = list(offsets)
     if edges != sorted(edges) or edges[-1] > len(view) or edges[0] < 8 * (count + 1):
         raise BadFrame("The offsets of a kernel message don't fit its length.")
-    fields = [view[a:b] for a, b in pairwise(edges)]
-    channel = CHANNELS.get(bytes(fields[0]).decode(errors="replace"))
+    name = bytes(view[edges[0] : edges[1]])
+    channel = CHANNELS.get(name.decode(errors="replace"))
     if channel is None or (channel == IOPUB and not any_channel):
-        raise BadFrame(f"There is no channel {bytes(fields[0][:20])!r} to send on.")
-    return encode_payload(channel, fields[1:])
+        raise BadFrame(f"There is no channel {name[:20]!r} to send on.")
+    sizes = [b - a for a, b in pairwise(edges[1:])]
+    # In both forms the parts are one after the other.
+    return payload_head(channel, sizes), view[edges[1] : edges[-1]]
 
 
 # -- legacy JSON -----------------------------------------------------------------------------------

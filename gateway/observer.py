@@ -41,6 +41,9 @@ class Observer:
     def rolled_back(self, rollback: Rollback) -> None:
         """A restored kernel knew less than its clients; this is what was done about it."""
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        """A restored kernel goes on in the middle of what was interrupted later: interrupt it."""
+
     def fenced(self, kernel_id: str, epoch: int) -> None:
         """A shim of another epoch than the attached one was refused."""
 

@@ -34,10 +34,18 @@ def next_piece(data: bytes | memoryview) -> bytes:
 
 
 class Pieces:
-    """Puts pieces together again, of each kernel for itself."""
+    """Puts pieces together again, of each kernel for itself.
 
-    def __init__(self) -> None:
+    What waits for its rest has `most` bytes in all: two of the longest frames there are.
+    """
+
+    def __init__(self, most: int = 2 * FRAME_LIMIT) -> None:
         self._begun: dict[str, tuple[bytearray, int]] = {}
+        self._most = most
+
+    def forget(self, kernel_id: str) -> None:
+        """Nobody waits for the rest of what was begun of this kernel."""
+        self._begun.pop(kernel_id, None)
 
     def take(self, kernel_id: str, body: bytes) -> bytes | memoryview | None:
         """Take a frame or a piece; the frame that is whole now, None if none is.
@@ -60,6 +68,10 @@ class Pieces:
             if begun is None:
                 return None
             (whole, total), data = begun, memoryview(body)[1:]
+        others = sum(len(one) for one, _ in self._begun.values() if one is not whole)
+        if others + len(whole) + len(data) > self._most:
+            self.forget(kernel_id)
+            raise BadFrame(f"Unfinished link frames of more than {self._most} bytes.")
         whole += data
         if len(whole) < total:
             self._begun[kernel_id] = whole, total
@@ -79,6 +91,11 @@ class Outbox:
         self._bodies: OrderedDict[str, deque[tuple[bytes | memoryview, ...]]] = OrderedDict()
         self._waiting: dict[str, int] = {}
         self._assembled = Pieces()
+
+    @property
+    def texts(self) -> int:
+        """Calls, answers and events that wait."""
+        return len(self._texts)
 
     def text(self, message: str) -> None:
         """A call, an answer, an event: goes before all frames."""

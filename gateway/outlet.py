@@ -51,6 +51,11 @@ class Outlet:
         """Whether the client of this Jupyter session is here."""
         return any(session in feed.sessions for feed in self.feeds)
 
+    @property
+    def sessions(self) -> frozenset[str]:
+        """The Jupyter sessions of the clients that are here."""
+        return frozenset(session for feed in self.feeds for session in feed.sessions)
+
     def attach(self, feed: Feed) -> None:
         """From now on the feed gets what comes, and what it has not had."""
         self.feeds.add(feed)

@@ -121,7 +121,7 @@ class RecordLog:
         segment.note(number, at)
         return segment, at
 
-    def prepare(self, ahead: int, tail: bytes | memoryview) -> Path:
+    def prepare(self, ahead: int, *tail: bytes | memoryview) -> Path:
         """Write most of a large record to a file of its own, `ahead` bytes of it left out; may be
         called in another thread. Raises `JournalFull`.
         """
@@ -130,7 +130,7 @@ class RecordLog:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 os.lseek(fd, len(MAGIC) + _HEAD.size + ahead, os.SEEK_SET)
-                _write_all(fd, [tail])
+                _write_all(fd, [*tail])
             finally:
                 os.close(fd)
         except OSError as error:
@@ -140,12 +140,22 @@ class RecordLog:
             raise
         return path
 
+    def of_prepared(self, prepared: Path, ahead: int) -> memoryview:
+        """What of a record `prepare` has written."""
+        with prepared.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(mapped)[len(MAGIC) + _HEAD.size + ahead :]
+
     def append_prepared(
-        self, number: int, ahead: bytes, tail: bytes | memoryview, prepared: Path
-    ) -> None:
-        """Have the record of `prepare` as a segment of its own; what was left out is `ahead`."""
+        self, number: int, ahead: bytes, size: int, crc: int, prepared: Path
+    ) -> tuple[Segment, int]:
+        """Have the record of `prepare` as a segment of its own; where it is. What was left out is
+        `ahead`; `size` is that of the rest, `crc` of all.
+        """
+        if self._closed:
+            raise ValueError(f"{self.directory} is closed.")
         path = self.directory / f"{self.prefix}-{number:020d}.log"
-        head = _HEAD.pack(len(ahead) + len(tail), zlib.crc32(tail, zlib.crc32(ahead)))
+        head = _HEAD.pack(len(ahead) + size, crc)
         fd = os.open(prepared, os.O_WRONLY)
         try:
             os.pwrite(fd, MAGIC + head + ahead, 0)
@@ -157,9 +167,11 @@ class RecordLog:
             self._fd = -1
         segment = Segment(path, number)
         segment.note(number, segment.size)
-        segment.size += _HEAD.size + len(ahead) + len(tail)
+        at = segment.size
+        segment.size += _HEAD.size + len(ahead) + size
         self.size += segment.size
         self.segments.append(segment)
+        return segment, at
 
     def _open(self, number: int) -> None:
         """Make the last segment writable; begin another one if it is full."""
@@ -193,6 +205,17 @@ class RecordLog:
             raise JournalDamaged(f"{segment.path} is damaged at byte {at}.")
         return body
 
+    def view(self, segment: Segment, at: int, skip: int, ahead: bytes) -> memoryview:
+        """The body of the record at an offset without its first `skip` bytes, after `ahead` (of up
+        to `skip` + 16 bytes), as the file has it: neither copied nor checked.
+        """
+        with segment.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        length, _ = _HEAD.unpack_from(mapped, at)
+        begin = at + _HEAD.size + skip
+        mapped[begin - len(ahead) : begin] = ahead  # in this mapping alone
+        return memoryview(mapped)[begin - len(ahead) : at + _HEAD.size + length]
+
     def read(self, start: int) -> Iterator[bytes]:
         """Bodies of the records numbered `start` or higher, to the end as it is now."""
         if not self.segments:
@@ -212,8 +235,24 @@ class RecordLog:
                     at += _HEAD.size + length
                     if len(body) != length or zlib.crc32(body) != crc:
                         raise JournalDamaged(f"{segment.path} is damaged before byte {at}.")
-                    if _NUMBER.unpack_from(body)[0] >= start:
+                    if _number(body) >= start:
                         yield body
+
+    def read_back(self, start: int) -> Iterator[bytes]:
+        """Bodies of the records numbered `start` or lower, down to the oldest: some 64 KiB of them
+        are in memory at a time.
+        """
+        stop = start + 1
+        for first in reversed([number for segment in self.segments for number, _ in segment.index]):
+            if first >= stop:
+                continue
+            some = []
+            for body in self.read(first):
+                if _number(body) >= stop:
+                    break
+                some.append(body)
+            yield from reversed(some)
+            stop = first
 
     def files(self) -> tuple[tuple[Path, int], ...]:
         """Each segment's file, and its bytes now: what is there already does not change."""
@@ -231,6 +270,11 @@ class RecordLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _number(body: bytes) -> int:
+    number: int = _NUMBER.unpack_from(body)[0]
+    return number
 
 
 def _walk(view: memoryview, at: int) -> Iterator[tuple[memoryview, int, int]]:

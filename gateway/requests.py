@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from gateway.frames import STDIN, decode_payload
-from gateway.journal import IDLE, REPLY
+from gateway.journal import ABORTED, IDLE, REPLY
 from gateway.messages import Header, read_header, summary_of
 
 # So many msg_ids are remembered, to know a resent request again.
@@ -18,7 +18,7 @@ class Request:
     """A request of a client.
 
     `number`: of the input; `header`: its header's bytes; `cursor`: last output when it came;
-    `ended_at`: seq of the last reply or idle.
+    `ended_at`: seq of the last reply or idle; `aborted`: the kernel replied that it did not run it.
     """
 
     number: int
@@ -32,6 +32,7 @@ class Request:
     replied: bool = False
     idle: bool = False
     ended_at: int = 0
+    aborted: bool = False
 
     @property
     def asks(self) -> bool:
@@ -61,7 +62,7 @@ class Requests:
         """Whether a request of that id was ever taken (of the last 10,000)."""
         return msg_id in self._known
 
-    def add(self, number: int, payload: bytes, cursor: int) -> Header:
+    def add(self, number: int, payload: bytes | memoryview, cursor: int) -> Header:
         """Note a request; its header. Raises `BadFrame`, `LinkError`."""
         channel, parts = decode_payload(payload)
         header = read_header(parts[0])
@@ -90,6 +91,7 @@ class Requests:
         was = request.finished
         request.replied = request.replied or bool(flags & REPLY)
         request.idle = request.idle or bool(flags & IDLE)
+        request.aborted = request.aborted or bool(flags & ABORTED)
         request.ended_at = max(request.ended_at, seq)
         return request.finished and not was
 

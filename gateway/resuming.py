@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gateway.frames import IOPUB
@@ -16,6 +17,9 @@ from gateway.rollback import Plan, Rerun, Rollback, lives, plan
 
 if TYPE_CHECKING:
     from gateway.channel import KernelChannel
+    from gateway.requests import Request
+
+_INTERRUPTED = "This was interrupted. Then its node was lost, and it is not run again."
 
 
 def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
@@ -35,7 +39,10 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
         resumed.before,
         channel.link.sent_high,
         touched,
+        inputs.interrupted,
     )
+    for request in [*chosen.refused, *chosen.interrupted]:
+        channel.ends.muted.pop(request.msg_id, None)
     channel.ends.muted |= dict.fromkeys(chosen.mute, 0)
     note = {"epoch": resumed.epoch, "applied": resumed.applied, "muted": [*channel.ends.muted]}
     channel.outlet.deliver(json.dumps(note).encode(), flags=MARK)
@@ -46,12 +53,20 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
     )
     rerun = chosen.withdraw if channel.mode == "stop" else chosen.rerun
     # What was withdrawn before is not sent again.
-    told = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in rerun if inputs.held(r.number))
-    continued = tuple(Rerun(r.msg_id, r.summary, r.finished) for r in chosen.continued)
+    told = _told(r for r in rerun if inputs.held(r.number))
+    continued = _told(r for r in chosen.continued if r.number not in inputs.interrupted)
+    interrupted = _told(
+        [r for r in chosen.interrupted if inputs.held(r.number)]
+        + [r for r in chosen.continued if r.number in inputs.interrupted]
+    )
     for request in chosen.withdraw:
         inputs.void(request.number)
         if not request.finished:
             channel.ends.abort(request, "NodeLost", reason)
+    for request in [*chosen.refused, *chosen.interrupted]:
+        inputs.void(request.number)
+        if not request.finished:
+            channel.ends.abort(request, "KeyboardInterrupt", _INTERRUPTED)
     for request in requests.unfinished():
         if request.number > resumed.applied and inputs.gone(request.number):
             reason = "The node was lost, and the journal does not have this request any more."
@@ -65,9 +80,14 @@ def roll_back(channel: KernelChannel, resumed: Resumed) -> None:
             resumed.applied,
             told,
             continued,
+            interrupted,
             missing,
         )
     )
+
+
+def _told(requests: Iterable[Request]) -> tuple[Rerun, ...]:
+    return tuple(Rerun(r.msg_id, r.summary, r.finished) for r in requests)
 
 
 def _show_once(channel: KernelChannel, chosen: Plan, alive: dict[str, list[int]]) -> None:

@@ -6,6 +6,9 @@ After a rollback the restored kernel knows less than the client. Two groups of r
 * applied, but with outputs that came after the checkpoint: the kernel goes on in the middle of
   them, or of their end.
 
+What was interrupted is not run again, neither is what the kernel refused to run after an error:
+nobody is there to interrupt it a second time, and its effects are not what the client was shown.
+
 If a request had ended for the client, what comes of it again is recorded and not shown. If not,
 its outputs are cleared, those that belong to the surviving life are said again, and it goes on:
 so each output is shown once.
@@ -13,7 +16,7 @@ so each output is shown once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,8 +42,9 @@ class Rollback:
     """What a rollback meant for a kernel.
 
     `rerun`: requests applied again (`replay`) or withdrawn (`stop`); `continued`: requests that go
-    on from their middle; `missing`: inputs that could be neither, since the journal has them no
-    more. `epoch` is that of the new incarnation, `applied` its last input.
+    on from their middle; `interrupted`: those that would, or would run again, had they not been
+    interrupted; `missing`: inputs that could be neither, since the journal has them no more.
+    `epoch` is that of the new incarnation, `applied` its last input.
     """
 
     kernel_id: str
@@ -49,16 +53,21 @@ class Rollback:
     applied: int
     rerun: tuple[Rerun, ...]
     continued: tuple[Rerun, ...] = ()
+    interrupted: tuple[Rerun, ...] = ()
     missing: int = 0
 
 
 @dataclass
 class Plan:
-    """What to do. `mute`: msg_ids; `clear`: requests whose outputs are to be cleared."""
+    """What to do. `mute`: msg_ids; `clear`: requests whose outputs are to be cleared; `interrupted`
+    are withdrawn for that; `refused` as well, without a word.
+    """
 
     rerun: list[Request] = field(default_factory=list)
     continued: list[Request] = field(default_factory=list)
     withdraw: list[Request] = field(default_factory=list)
+    interrupted: list[Request] = field(default_factory=list)
+    refused: list[Request] = field(default_factory=list)
     mute: set[str] = field(default_factory=set)
     clear: list[Request] = field(default_factory=list)
 
@@ -108,17 +117,24 @@ def plan(
     before: int,
     sent_high: int,
     touched: set[int],
+    interrupted: Collection[int] = (),
 ) -> Plan:
     """Decide for every request.
 
     `applied`: last input of the restored kernel; `before`: last input that was acknowledged;
     `sent_high`: last input that may have reached a node; `touched`: numbers of requests with
-    outputs that came after the checkpoint.
+    outputs that came after the checkpoint; `interrupted`: of those that a client interrupted.
     """
     result = Plan()
     for request in requests:
         if request.number > applied:
-            if mode == "stop":
+            if request.aborted or (
+                request.msg_type == "interrupt_request" and request.number <= sent_high
+            ):
+                result.refused.append(request)
+            elif request.number in interrupted:
+                result.interrupted.append(request)
+            elif mode == "stop":
                 if request.number <= sent_high or request.msg_type == "execute_request":
                     result.withdraw.append(request)
             elif request.number <= before or request.number in touched:

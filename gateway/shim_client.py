@@ -53,6 +53,8 @@ class ShimClient(asyncio.Protocol):
         self._rest = 0  # bytes to come of a frame that goes in pieces
         self._numbers = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        # The kernel's process, as the shim sees it, when it was last heard of; None without one.
+        self.kernel_pid: int | None = None
 
     @classmethod
     async def connect(
@@ -169,13 +171,16 @@ class ShimClient(asyncio.Protocol):
             if self._on_event is not None:
                 self._on_event(message)
             return
+        result = message.get("result")
+        if isinstance(result, dict) and "pid" in result:
+            self.kernel_pid = result["pid"]
         future = self._calls.get(message.get("id", 0))
         if future is None or future.done():
             return
         if "error" in message:
             future.set_exception(RemoteError(message["error"]))
         else:
-            future.set_result(message.get("result"))
+            future.set_result(result)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:

@@ -12,6 +12,8 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tornado.websocket import WebSocketHandler
@@ -21,9 +23,18 @@ from gateway.access import Access
 from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
 from gateway.channel import KernelChannel
 from gateway.errors import BadFrame, BadRequest, CrossOrigin, Forbidden, GatewayError
-from gateway.feed import Delivery, Feed
-from gateway.frames import EVENT, decode_payload
-from gateway.messages import legacy_to_payload, read_header_of, v1_to_payload
+from gateway.feed import Delivery, Feed, Replies
+from gateway.frames import EVENT, decode_payload, part_sizes
+from gateway.journal import LARGE
+from gateway.messages import (
+    Header,
+    legacy_to_payload,
+    read_header,
+    read_header_of,
+    v1_to_payload,
+    v1_to_pieces,
+)
+from gateway.repaint import repaint
 from gateway.writer import FrameWriter
 
 log = logging.getLogger(__name__)
@@ -112,7 +123,11 @@ class ChannelsHandler(Access, WebSocketHandler):
             back = self._places.back(self._place, self._session)
             position = channel.outlet.last_cursor if back is None else back
             self._quiet = back is None and channel.execution_state == "starting"
-        observes = self._protocol == RESUMABLE and bool(self.get_query_argument("observe", ""))
+        resumes = self._protocol == RESUMABLE
+        watches = resumes and bool(self.get_query_argument("observe", ""))
+        replies: Replies = "maybe own" if resumes and self._cursor >= 0 else "own"
+        if watches or (resumes and self.get_query_argument("others", "")):
+            replies = "all"
         self._feed = Feed(
             channel.outlet,
             self._deliver,
@@ -120,9 +135,12 @@ class ChannelsHandler(Access, WebSocketHandler):
             position,
             self._kernel_gone,
             self._missed,
-            self._current if observes else None,
-            observes,
+            self._current if watches else None,
+            replies,
         )
+        if resumes and self.get_query_argument("unsure", ""):
+            for payload in repaint(channel.journal.outputs, position, channel.journal.name):
+                self._deliver(Delivery(position, payload))
         channel.outlet.attach(self._feed)
 
     @property
@@ -205,11 +223,19 @@ class ChannelsHandler(Access, WebSocketHandler):
 
     # -- from the client --------------------------------------------------------------------------
 
-    def on_message(self, message: str | bytes) -> None:
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         if self._feed is None:
-            return
-        try:
+            return None
+        if len(message) > LARGE and isinstance(message, bytes) and self._protocol:
+            return self._take_large(message)  # the next one is read when that is done
+        with self._refusing():
             self._take(message)
+        return None
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except BadFrame as error:
             log.info("kernel %s: %s", self._kernel_id, error)
             if self._protocol == RESUMABLE:
@@ -220,25 +246,38 @@ class ChannelsHandler(Access, WebSocketHandler):
             self.close(1013, str(error)[:120])
 
     def _take(self, message: str | bytes) -> None:
-        number: int | None = None
         if self._protocol == RESUMABLE:
-            if not isinstance(message, bytes) or len(message) < 9:
-                raise BadFrame("A frame of v1.sessionkeeper is binary, with 9 bytes at least.")
-            number = int.from_bytes(message[1:9], "big")
-            if message[0] == ACK:
+            number, frame = _numbered(message)
+            if frame is None:
                 return
-            if message[0] != MESSAGE:
-                raise BadFrame(f"There is no kind {message[0]} of frames.")
-            payload = v1_to_payload(memoryview(message)[9:])
-        elif self._protocol == V1 and isinstance(message, bytes):
-            payload = v1_to_payload(message)
+            payload = v1_to_payload(frame)
         else:
-            payload = legacy_to_payload(message)
+            number = None
+            if self._protocol == V1 and isinstance(message, bytes):
+                payload = v1_to_payload(message)
+            else:
+                payload = legacy_to_payload(message)
         if trace.enabled():
             trace.message("gateway.from_client", self._kernel_id, payload, session=self._session)
-        assert self._feed is not None
-        self._feed.sessions.add(read_header_of(payload).session)
+        self._says(read_header_of(payload))
         self.channel.submit(payload)
+        self._acknowledge(number)
+
+    async def _take_large(self, message: bytes) -> None:
+        with self._refusing():
+            number, frame = _numbered(message) if self._protocol == RESUMABLE else (None, message)
+            if frame is None:
+                return
+            head, rest = v1_to_pieces(frame)
+            self._says(read_header(rest[: part_sizes(head)[0]]))
+            await self.channel.large_requests.take(head, rest)
+            self._acknowledge(number)
+
+    def _says(self, header: Header) -> None:
+        assert self._feed is not None
+        self._feed.sessions.add(header.session)
+
+    def _acknowledge(self, number: int | None) -> None:
         if number is not None:
             self._write(bytes([ACK]) + number.to_bytes(8, "big"))
 
@@ -250,3 +289,17 @@ class ChannelsHandler(Access, WebSocketHandler):
             if self._protocol != RESUMABLE:
                 self._places.left(self._place, self._session, self._feed.position)
         self._feed.close()
+
+
+def _numbered(message: str | bytes) -> tuple[int, memoryview | None]:
+    """The number of a frame of v1.sessionkeeper, and the message in it, if it is one. Raises
+    `BadFrame`.
+    """
+    if not isinstance(message, bytes) or len(message) < 9:
+        raise BadFrame("A frame of v1.sessionkeeper is binary, with 9 bytes at least.")
+    number = int.from_bytes(message[1:9], "big")
+    if message[0] == ACK:
+        return number, None
+    if message[0] != MESSAGE:
+        raise BadFrame(f"There is no kind {message[0]} of frames.")
+    return number, memoryview(message)[9:]

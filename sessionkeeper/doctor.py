@@ -207,7 +207,7 @@ def _kernels(facts: Facts) -> Iterator[Row]:
 def _room(facts: Facts) -> Iterator[Row]:
     for name, free, least, where in (
         ("memory", facts.memory, 1 * _GB, f"of memory free, {facts.cpus} processors"),
-        ("dump room", facts.dump_room, 1 * _GB, "free in /dev/shm; a dump needs a kernel's size"),
+        ("dump room", facts.dump_room, 1 * _GB, "free in /dev/shm; dumps hold what is new there"),
         ("disk", facts.disk_room, 5 * _GB, f"free for sessions in {facts.disk}"),
     ):
         state: State = "ok" if free >= least else "low"

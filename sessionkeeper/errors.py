@@ -21,6 +21,7 @@ the `exit_code` of the command line. `str(error)` is the text a user reads.
     ├── CpuBelowBaseline         10   its CPU is less than the pool's kernels are held to
     ├── DiskFull                 11
     ├── SetupFailed              12   something could not be installed
+    ├── NotLetIn                 13   a gateway does not let this machine in, or not under that name
     └── Unavailable              69   it should work and does not now: try again
 
 130 (interrupted) and 70 (a bug of ours: what is in no error tree) are the command line's own.
@@ -40,6 +41,7 @@ __all__ = [
     "CriuTooOld",
     "CriuUnusable",
     "DiskFull",
+    "NotLetIn",
     "NotRunning",
     "PortTaken",
     "RuntimeUnavailable",
@@ -195,6 +197,14 @@ class SetupFailed(SessionkeeperError):
     exit_code = 12
 
 
+class NotLetIn(SessionkeeperError):
+    """A gateway does not let this machine in."""
+
+    code = "not_let_in"
+    hint = "ask the gateway's operator for a new token, and join anew"
+    exit_code = 13
+
+
 class Unavailable(SessionkeeperError):
     """A part that should answer does not, for now."""
 
@@ -218,6 +228,9 @@ EXIT_CODES: dict[str, int] = {
     "unsupported_store": 5,
     "wrong_key": 5,
     "unknown_session": 8,
+    "node_revoked": 13,
+    "unauthorized": 13,
+    "wrong_gateway": 13,
     "unknown_checkpoint": 8,
     "unknown_tag": 8,
     "kernel_not_found": 8,

@@ -30,14 +30,20 @@ from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
+from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
+from sessionkeeper.keeper.node_api import node_routes
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
+from sessionkeeper.keeper.report_api import report_routes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 
@@ -64,23 +70,37 @@ class Gateway:
             settings.lease_seconds,
             self._node_changed,
             Notices(state / "notices.json"),
+            state / "leases.json",
         )
+        self.nodes.pool.load(state / "preemptions.json")
+        promised = self.nodes.pool.promised
+        self.ledger = Ledger(
+            state / "bill.sqlite",
+            self.nodes,
+            lambda session: promised[session].owner if session in promised else "",
+        )
+        roster = Roster(state / "nodes.json")
         grants = Grants()
         around = Around(
             self.nodes,
             grants,
-            Line(self.nodes),
+            Line(self.nodes, Rules(settings.quotas, settings.on_demand), settings.rebalance_after),
             on_rollback,
             settings.keep,
             settings.hibernate_after,
             os.environ.get(RUN),
+            self.ledger,
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters)
-        agents = {"agents": NodeAgents(self.nodes, self.sessions), "token": settings.agent_token}
+        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger, roster)
+        agents = {
+            "agents": NodeAgents(self.nodes, self.sessions, roster),
+            "token": settings.agent_token,
+            "roster": roster,
+        }
         self.app = make_shared_app(
             access.tenant,
             access.check_operator,
@@ -88,8 +108,10 @@ class Gateway:
                 (r"/agents", NodeConnection, agents),
                 (r"/blobs/(.*)", BlobHandler, {"grants": grants}),
                 *routes(shared),
+                *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *report_routes(shared),
             ],
             options,
             self._readiness,
@@ -126,6 +148,7 @@ class Gateway:
         await self.sessions.start(self._own, settings.session_token, settings.seed)
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
+        adding_up = asyncio.create_task(self.ledger.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -142,6 +165,8 @@ class Gateway:
         for task in filter(None, (spawning, provisioning)):
             task.cancel()
         await self.sessions.end()
+        adding_up.cancel()
+        self.ledger.close()
         for server in servers:
             server.stop()
 
@@ -159,7 +184,8 @@ def _move_kernels(state: Path) -> None:
 def run(settings: GatewaySettings, options: Options | None = None) -> None:
     """Serve until SIGTERM. Raises :class:`StoreUnusable`, :class:`PortTaken`, and key errors."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    repository = open_repository(settings.store, settings.master_key, settings.session)
+    begun = has_run(settings.state, settings.session)
+    repository = open_repository(settings.store, settings.master_key, settings.session, begun=begun)
 
     async def main() -> None:
         executor = ThreadPoolExecutor(THREADS, "gateway")
@@ -169,12 +195,17 @@ def run(settings: GatewaySettings, options: Options | None = None) -> None:
     uvloop.run(main())
 
 
-def open_repository(store_url: str, master_key: Path, session: str) -> Repository:
-    """Open the session's repository. Raises :class:`StoreUnusable` for a store that will not do."""
+def open_repository(
+    store_url: str, master_key: Path, session: str, *, begun: bool = False
+) -> Repository:
+    """Open the session's repository; one that was ``begun`` before must be there. Raises
+    :class:`StoreUnusable` for a store that will not do.
+    """
     try:
-        store = open_store(store_url)
+        store = open_store(store_url, begun=begun)
         probe(store)
-        repository = Repository.open(store, session, *find_master_keys(master_key))
+        find = Repository.existing if begun else Repository.open
+        repository = find(store, session, *find_master_keys(master_key))
         if repository.is_closed():
             raise SessionDeleted(session)
         return repository

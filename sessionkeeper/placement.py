@@ -1,18 +1,52 @@
-"""Which node a session gets, and why. A pure function."""
+"""Which node a session gets, and why. Pure functions.
+
+A node must *fit*: tier, memory, cores, CPU, runtime, image. Of those that fit the one that can take
+the process images is taken before one that cannot, on-demand capacity last (unless the session may
+use nothing else), and then the one with the lowest *score*: what the session's first hour there
+costs, in money and in waiting, counted in the price of one core for an hour on demand. What a term
+weighs is said beside its constant, and :func:`explain` shows each.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from sessionkeeper.cpu import UNKNOWN, Cpu
 
 TIER_ORDER = ("spot", "volunteer", "on-demand")
 """Cheapest first; a session goes to on-demand capacity when there is nothing else."""
 
+LAST_RESORT = "on-demand"
+
+PRICES = {"spot": 0.01, "volunteer": 0.0, "on-demand": 0.04}
+"""Of one core for an hour, by tier, where a node does not say its price: list prices of the large
+clouds are 0.03 to 0.05 dollars on demand, and a quarter to a third of it for spot."""
+
+CORE_HOUR = PRICES[LAST_RESORT]
+
+RATES = {"spot": 1 / 4, "volunteer": 1 / 2, "on-demand": 1 / 720}
+"""Losses per hour, by tier, where none were measured (as ``policy`` has them)."""
+
+INTERRUPTION = 1.2
+"""What one weighs: somebody waits for ten seconds or runs a cell again."""
+
+SECOND = INTERRUPTION / 10
+"""What a second weighs in which somebody waits for the session's bytes."""
+
+BYTES_PER_SECOND = {"spot": 200e6, "volunteer": 5e6, "on-demand": 200e6}
+"""How fast a checkpoint comes to a node, roughly: a data centre's network, a home's line."""
+
+IMAGE_SECONDS = 30.0
+"""How long it takes until an image is there that is not."""
+
+CROWD = 0.01
+"""What each session per core weighs that is there already: what spreads those that fit alike."""
 
 STATES = {
     "draining": "is being drained; `sessionkeeper node start NAME` takes it back",
     "suspect": "has not been heard for a moment",
+    "cordoned": "is cordoned; `sessionkeeper node uncordon NAME` takes that back",
     "lost": "is lost",
     "away": "is not connected",
 }
@@ -22,8 +56,10 @@ STATES = {
 class NodeFacts:
     """What placement knows of a node. ``load`` is the number of sessions it runs, ``cpu`` what
     process images are compared with that may come there, ``images`` what those need that are made
-    of kernels which start there. Of its ``memory`` (bytes; None: as much as is wanted) so much is
-    ``promised`` to the sessions there.
+    of kernels which start there. Of its ``memory`` (bytes; None: as much as is wanted) and its
+    ``cores`` so much is ``promised`` to the sessions there. ``price`` is that of the whole node per
+    hour, ``rate`` its losses per hour as measured (None: nobody knows). ``present`` are the images
+    it has (None: sessions there need none), and ``fetches`` says whether it can get others.
     """
 
     name: str
@@ -39,13 +75,20 @@ class NodeFacts:
     promised: int = 0
     only: str | None = None
     """The session that it was started for, and nobody else is let on; None: it is for all."""
+    promised_cores: float = 0.0
+    price: float | None = None
+    rate: float | None = None
+    present: frozenset[str] | None = None
+    fetches: bool = True
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a session needs: the engine its newest checkpoint was made with (None: any), and the CPU
     that its process images need. With ``variables`` a node can do without images: Python variables
-    are saved beside them. ``memory`` (bytes) is guaranteed to it; ``tiers`` are those it may use.
+    are saved beside them. ``memory`` (bytes) and ``cores`` are guaranteed to it; ``tiers`` are
+    those it may use. Its newest checkpoint has ``size`` bytes, of which so many are ``near``: on
+    the node already, by name. These two are no part of what kind of needs it is.
     """
 
     engine: str | None = None
@@ -56,6 +99,15 @@ class Needs:
     tiers: tuple[str, ...] = TIER_ORDER
     only: str | None = None
     """The session, if there is a node for it alone."""
+    cores: float = 0.0
+    image: str | None = None
+    size: int = field(default=0, compare=False)
+    near: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether something is guaranteed to it."""
+        return bool(self.memory or self.cores)
 
 
 @dataclass(frozen=True)
@@ -77,9 +129,41 @@ class Choice:
         return place + (why or "there is no node")
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a session's first hour on a node costs, in the price of one core for an hour on
+    demand.
+    """
+
+    price: float
+    interruptions: float
+    waiting: float
+    crowd: float
+
+    @property
+    def total(self) -> float:
+        """The least is the best."""
+        return self.price + self.interruptions + self.waiting + self.crowd
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total:.2f} = price {self.price:.2f} + interruptions {self.interruptions:.2f}"
+            f" + waiting {self.waiting:.2f} + crowd {self.crowd:.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of a node: ``reason`` is why it does not fit, empty if it does."""
+
+    node: str
+    reason: str
+    score: Score
+
+
 def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
-    """Return, among the nodes that fit, one that can take the process images if there is any, then
-    the one with the cheapest tier, then the least load, then the first by name.
+    """Return the best of the nodes that fit, as the module says; of equal ones the first by
+    name.
     """
     reasons: dict[str, str] = {}
     fitting: list[NodeFacts] = []
@@ -96,13 +180,56 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
     return Choice(best.name, reasons)
 
 
-Rank = tuple[bool, int, float, str]
+def explain(nodes: Iterable[NodeFacts], needs: Needs) -> list[Verdict]:
+    """Return what is to be said of every node: those that fit first, best first."""
+    said = [
+        ((reason is not None, rank(node, needs)), Verdict(node.name, reason or "", score))
+        for node in nodes
+        for reason, score in [(unfit(node, needs), score_of(node, needs))]
+    ]
+    return [verdict for _, verdict in sorted(said, key=lambda one: one[0])]
+
+
+Rank = tuple[bool, bool, float, str]
 
 
 def rank(node: NodeFacts, needs: Needs) -> Rank:
     """Return what nodes that fit are ordered by: the least is the best."""
-    tier, crowd = TIER_ORDER.index(node.tier), node.load / max(1, node.cores)
-    return no_images(node, needs) is not None, tier, crowd, node.name
+    last = node.tier == LAST_RESORT and last_resort(needs)
+    return no_images(node, needs) is not None, last, score_of(node, needs).total, node.name
+
+
+def last_resort(needs: Needs) -> bool:
+    """Whether on-demand capacity is what is taken when there is nothing else: not for a session
+    that may use nothing else.
+    """
+    return set(needs.tiers) != {LAST_RESORT}
+
+
+def score_of(node: NodeFacts, needs: Needs) -> Score:
+    """Return what the node scores for a session with these needs."""
+    missing = max(0, needs.size - needs.near.get(node.name, 0))
+    seconds = missing / BYTES_PER_SECOND[node.tier]
+    if needs.image and needs.image not in (node.present or ()):
+        seconds += IMAGE_SECONDS
+    return Score(
+        price=price_of(node),
+        interruptions=INTERRUPTION * rate_of(node),
+        waiting=SECOND * seconds,
+        crowd=CROWD * node.load / max(1, node.cores),
+    )
+
+
+def price_of(node: NodeFacts) -> float:
+    """Return what a core of it costs, in that of one on demand."""
+    if node.price is None:
+        return PRICES[node.tier] / CORE_HOUR
+    return node.price / max(1, node.cores) / CORE_HOUR
+
+
+def rate_of(node: NodeFacts) -> float:
+    """Return its losses per hour."""
+    return RATES[node.tier] if node.rate is None else node.rate
 
 
 def unfit(node: NodeFacts, needs: Needs) -> str | None:
@@ -122,17 +249,29 @@ def never(node: NodeFacts, needs: Needs) -> str | None:
         return f"is of the tier {node.tier}, which it may not use"
     if needs.memory and node.memory is not None and needs.memory > node.memory:
         return f"has {_gigabytes(node.memory)} of memory, and {_gigabytes(needs.memory)} are wanted"
+    if needs.cores > node.cores:
+        return f"has {_cores(node.cores)}, and {needs.cores:g} are wanted"
+    own = node.only is not None  # it was started in its session's image
+    if needs.image and not own and not node.fetches and needs.image not in (node.present or ()):
+        return f"does not have the image {needs.image}, and cannot fetch it"
     return None if needs.variables else no_images(node, needs)
 
 
 def full(node: NodeFacts, needs: Needs) -> str | None:
     """Why there is no room for it beside what is there; None: there is."""
+    free = node.cores - node.promised_cores
+    if needs.cores > free:
+        return f"has {_cores(max(0.0, free))} left, and {needs.cores:g} are wanted"
     if not needs.memory or node.memory is None:
         return None
     left = node.memory - node.promised
     if needs.memory <= left:
         return None
     return f"has {_gigabytes(left)} of memory left, and {_gigabytes(needs.memory)} are wanted"
+
+
+def _cores(number: float) -> str:
+    return f"{number:g} core" if number == 1 else f"{number:g} cores"
 
 
 def _gigabytes(size: int) -> str:

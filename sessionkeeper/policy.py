@@ -13,7 +13,7 @@ MEAN_TIME_BETWEEN_FAILURES = {
     "volunteer": 2 * 3600.0,
     "on-demand": 30 * 86400.0,
 }
-"""Seconds, by tier, until a pool's own rate has been measured."""
+"""Seconds, by tier, that are believed until a pool's own rate has been measured (``rates``)."""
 
 LARGEST_SHARE = 0.2
 """Of a session's time, at most this share is spent standing still for checkpoints."""
@@ -35,7 +35,8 @@ class Situation:
 
     ``last`` is when the newest checkpoint began, ``changed`` when the first thing happened that it
     does not contain (None: nothing did), ``active`` when the last such thing did; ``busy`` whether
-    a cell runs, ``mid_cell`` whether it could be saved then.
+    a cell runs, ``mid_cell`` whether it could be saved then. ``mean_time`` between two losses of
+    the node is known, or is that of its ``tier``.
     """
 
     now: float
@@ -46,6 +47,7 @@ class Situation:
     active: float
     tier: str = "spot"
     mid_cell: bool = True
+    mean_time: float | None = None
 
 
 def due(s: Situation) -> float | None:
@@ -60,7 +62,7 @@ def due(s: Situation) -> float | None:
     if s.busy and not s.mid_cell:
         return None
     if s.busy:
-        interval = sqrt(2 * s.cost * MEAN_TIME_BETWEEN_FAILURES[s.tier])
+        interval = sqrt(2 * s.cost * (s.mean_time or MEAN_TIME_BETWEEN_FAILURES[s.tier]))
         interval = min(interval, s.cost / SMALLEST_SHARE)
         return max(0.0, spacing - s.now, s.last + interval - s.now)
     if s.changed is None:

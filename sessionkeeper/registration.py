@@ -15,12 +15,16 @@ from sessionkeeper.placement import TIER_ORDER
 LONGEST = 256
 """Characters in an owner or the name of an image."""
 
+MOST_CORES = 1 << 16
+
 
 @dataclass(frozen=True)
 class Registration:
     """``guarantee`` and ``limit`` are bytes of memory: what a node must have free for the session,
-    and what each of its kernels may use at most (None: what the node allows). ``created`` is in
-    Unix seconds. ``tokens`` are hashes: who has one of the tokens is the session's user.
+    and what all of its kernels together may use at most (None: what the node allows). ``cores`` is
+    what a node must have free of them. ``created`` is in Unix seconds. ``tokens`` are hashes: who
+    has one of the tokens is the session's user.
+    ``tiers_chosen``: somebody named the tiers; ``sensitive``: somebody said that it has secrets.
     """
 
     name: str
@@ -32,6 +36,9 @@ class Registration:
     created: float = 0.0
     hibernated: bool = False
     tokens: tuple[str, ...] = ()
+    cores: float = 0.0
+    tiers_chosen: bool = False
+    sensitive: bool = False
 
     def encode(self) -> bytes:
         """Inverse of :func:`decode`."""
@@ -42,6 +49,14 @@ class Registration:
         facts = asdict(self)
         del facts["tokens"]
         return facts
+
+    def may_use(self, secrets: bool) -> tuple[str, ...]:
+        """Return the tiers it may use. With ``secrets`` in its environment that is no volunteer's
+        machine, unless somebody has said so.
+        """
+        if self.tiers_chosen or not (secrets or self.sensitive):
+            return self.tiers
+        return tuple(tier for tier in self.tiers if tier != "volunteer")
 
     def with_token(self, token: str, *, alone: bool = False) -> Registration:
         """Who has this token is its user, too (``alone``: and nobody else any more)."""
@@ -62,6 +77,7 @@ def decode(data: bytes) -> Registration:
         said = json.loads(data)
         known = {f.name: said[f.name] for f in fields(Registration) if f.name in said}
         tiers, tokens = tuple(known.get("tiers", TIER_ORDER)), tuple(known.get("tokens", ()))
+        known.setdefault("tiers_chosen", tiers != TIER_ORDER)
         return Registration(**{**known, "tiers": tiers, "tokens": tokens})
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a registration: {error}") from None
@@ -71,7 +87,7 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
     """Return what a request asks for, under ``name`` when it does not say. Raises ``UsageError``
     that names what is wrong.
     """
-    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit"}
+    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit", "cores", "secrets"}
     if unknown := set(wish) - allowed:
         raise UsageError(f"a session has no {min(unknown)!r}; it has {', '.join(sorted(allowed))}")
     given = wish.get("name", name)
@@ -92,7 +108,10 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
         tiers=_tiers(wish.get("tiers")),
         guarantee=guarantee,
         limit=limit,
+        cores=_number(wish, "cores"),
         created=now,
+        tiers_chosen=wish.get("tiers") is not None,
+        sensitive=_flag(wish, "secrets"),
     )
 
 
@@ -109,6 +128,20 @@ def _size(wish: Mapping[str, Any], what: str) -> int | None:
         return None
     if isinstance(said, bool) or not isinstance(said, int) or said <= 0:
         raise UsageError(f"{what} must be a number of bytes, above 0")
+    return said
+
+
+def _number(wish: Mapping[str, Any], what: str) -> float:
+    said = wish.get(what, 0)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < MOST_CORES:
+        raise UsageError(f"{what} must be a number from 0 on")
+    return float(said)
+
+
+def _flag(wish: Mapping[str, Any], what: str) -> bool:
+    said = wish.get(what, False)
+    if not isinstance(said, bool):
+        raise UsageError(f"{what} must be true or false")
     return said
 
 

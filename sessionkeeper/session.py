@@ -27,7 +27,8 @@ class Placed:
 class Facts:
     """All that is known. ``failed`` are the nodes that could not open the newest checkpoint.
 
-    ``turn``: what the line has for it, if it must wait its turn. ``asleep``: it hibernates.
+    ``turn``: what the line has for it, if it must wait its turn. ``better``: a node that costs
+    less, to which it may go now. ``asleep``: it hibernates.
     ``go_back``: the user wants an earlier checkpoint back; ``unsaved``: there is something that no
     checkpoint has. Incarnations up to the epoch ``over`` are: the user went back, and they did not.
     """
@@ -43,6 +44,7 @@ class Facts:
     unsaved: bool = False
     over: int = 0
     turn: Choice | None = None
+    better: str | None = None
     asleep: bool = False
 
 
@@ -92,6 +94,13 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Rebalance:
+    """A node that costs less has room: bring the session there, if nothing is in the way."""
+
+    target: str
+
+
+@dataclass(frozen=True)
 class Secure:
     """The node is leaving and there is nowhere to go yet: commit what there is."""
 
@@ -113,7 +122,20 @@ class Hibernate:
     """Take a last checkpoint, and release the compute."""
 
 
-Step = Rest | Wait | Open | GiveUp | Lose | Serve | Move | Secure | GoBack | End | Hibernate
+Step = (
+    Rest
+    | Wait
+    | Open
+    | GiveUp
+    | Lose
+    | Serve
+    | Move
+    | Rebalance
+    | Secure
+    | GoBack
+    | End
+    | Hibernate
+)
 
 
 def decide(facts: Facts) -> Step:
@@ -131,7 +153,7 @@ def decide(facts: Facts) -> Step:
         if placed.node in facts.leaving:
             choice = _choose(facts, but=facts.failed | {placed.node})
             return Move(choice.node) if choice.node else Secure(choice)
-        return Serve()
+        return Rebalance(facts.better) if facts.better else Serve()
     if facts.go_back and not facts.unsaved:
         return GoBack()
     if (facts.asleep or not facts.wanted) and not facts.go_back:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from sessionkeeper.errors import UsageError
+from sessionkeeper.leases import AWAY, NEAR
 from sessionkeeper.notices.policy import Policy
+from sessionkeeper.quotas import Quotas
+from sessionkeeper.rebalance import REBALANCE_AFTER
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
     Boolean,
@@ -26,21 +29,27 @@ from sessionkeeper.values import (
     Descriptor,
     FilePath,
     Keep,
+    LeaseTimes,
     LogFormat,
     LogLevel,
     NodeCount,
     NodeName,
     NoticeNames,
+    OnDemand,
     OnlyWhen,
     OnRollback,
+    OptionalCount,
     OptionalDirectory,
     OptionalFile,
     OptionalPath,
+    OptionalPrice,
     OptionalSeconds,
     OptionalText,
     OptionalUrl,
+    OrNever,
     Parser,
     Port,
+    QuotaWords,
     Runtime,
     RuntimeChoice,
     Seconds,
@@ -61,6 +70,8 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "SESSIONKEEPER_"
+
+NO_QUOTAS = Quotas()
 
 LAZY_ABOVE = 128 << 20
 """Bytes. Measured on two cores with a local store: a kernel of 100 MB answers after as long (0.25
@@ -93,8 +104,8 @@ class UpSettings(LogSettings):
     port: Port = 8888
     """Where the browser goes. The gateway takes a free port above it."""
     runtime: RuntimeChoice = "auto"
-    lease_seconds: Seconds = 2.0
-    """A node that was not heard for so long is lost."""
+    lease_seconds: LeaseTimes = NEAR
+    """A node that was not heard for so long is lost; by its tier."""
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     """Which checkpoints are kept."""
@@ -109,6 +120,15 @@ class UpSettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     """A session in which nothing has run for so long is saved and its compute released; None: it
     keeps it."""
+    quotas: QuotaWords = NO_QUOTAS
+    """How many sessions of one owner, or in one image, may have a node."""
+    on_demand: OnDemand = 0.0
+    """Seconds that a session waits for other tiers before it gets on-demand capacity; None: it
+    never does."""
+    rebalance_after: OrNever = REBALANCE_AFTER
+    """Seconds that a session is on a node before it moves to a cheaper one; None: it stays."""
+    price: OptionalPrice = None
+    """Of each of its nodes, per hour, in any one currency."""
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
@@ -131,10 +151,13 @@ class GatewaySettings(LogSettings):
     """Opens the session that is served, and nothing else."""
     store: Text
     master_key: FilePath
-    lease_seconds: Seconds = 2.0
+    lease_seconds: LeaseTimes = AWAY
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None
+    quotas: QuotaWords = NO_QUOTAS
+    on_demand: OnDemand = 0.0
+    rebalance_after: OrNever = REBALANCE_AFTER
     session: SessionId = "default"
     seed: OptionalDirectory = None
     compute: ComputeKind = "none"
@@ -155,15 +178,25 @@ class AgentSettings(LogSettings):
 
     gateway_url: Text
     """`http://host:port` or `https://...` of the gateway."""
-    token: Secret = field(repr=False)
+    token: Secret = field(repr=False, default="")
+    """The agents'. A machine that has joined has an identity of its own instead."""
+    identity: OptionalFile = None
+    """What `node join` has left: see `sessionkeeper.agent.membership`."""
     node: NodeName
     tier: Tier = "on-demand"
+    price: OptionalPrice = None
+    """Of this node per hour, in any one currency; None: nobody knows."""
+    list_price: OptionalPrice = None
+    """Of a machine like this one on demand; None: what on-demand cores cost, or what is paid."""
     data: FilePath
     """Directory of its own; gone when the node goes."""
     runtime: Runtime = "process"
     criu: OptionalPath = None
     memory_bytes: Size = None
     """Memory that one kernel may use; None: no limit."""
+    offered_cores: OptionalCount = None
+    offered_memory: Size = None
+    """What all sessions together may use here; None: all that the machine has."""
     lazy_above: Bytes = LAZY_ABOVE
     """A kernel with more memory than so many bytes answers before it has arrived, where that
     works."""

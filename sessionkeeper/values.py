@@ -12,12 +12,15 @@ from urllib.parse import urlsplit
 
 from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
+from sessionkeeper.duration import parse_duration as parse_duration
+from sessionkeeper.duration import positive_duration
+from sessionkeeper.leases import Leases, parse_leases
 from sessionkeeper.notices.names import parse_names
 from sessionkeeper.notices.policy import Policy, parse_policy
+from sessionkeeper.placement import TIER_ORDER
+from sessionkeeper.quotas import Quotas, parse_quotas
 from sessionkeeper.retention import parse_retention
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -25,14 +28,6 @@ _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 LEAST_MEMORY = 128 << 20
 """Bytes: an idle Python kernel with its shim takes about half of it."""
-
-
-def parse_duration(text: object) -> float:
-    """Seconds of `5s`, `500ms`, `1m`, `2h`, `5`; ValueError for anything else, negatives too."""
-    match = _DURATION.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError("is not a duration such as 5s, 500ms or 1m")
-    return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def parse_size(text: object) -> int:
@@ -69,11 +64,29 @@ def _cpu_level(value: object) -> str | None:
     return None if value == "native" else _one_of("native", *LEVELS)(value)
 
 
-def _positive_duration(value: object) -> float:
-    seconds = parse_duration(value)
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
-    return seconds
+def parse_price(value: object) -> float:
+    """A price per hour, in any one currency, such as `0.04`; ValueError for what is none."""
+    try:
+        price = float(str(value))
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < 1e6:
+        raise ValueError("is no price per hour such as 0.04")
+    return price
+
+
+def _on_demand(value: object) -> float | None:
+    words = {"always": 0.0, "never": None}
+    return words[str(value)] if str(value) in words else positive_duration(value)
+
+
+def _or_never(value: object) -> float | None:
+    return None if value == "never" else positive_duration(value)
+
+
+def spelled_seconds(seconds: float | None) -> str:
+    """What is read as these seconds again, where None is `never`."""
+    return "never" if seconds is None else "always" if seconds == 0 else f"{seconds}s"
 
 
 def _memory(value: object) -> int:
@@ -150,6 +163,7 @@ class Parser:
 
 
 NodeCount = Annotated[int, Parser(_whole(1, 60))]
+OptionalCount = Annotated[int | None, Parser(_whole(1, 4096))]
 Port = Annotated[int, Parser(_whole(1, 65535))]
 Descriptor = Annotated[int | None, Parser(_whole(0, 1 << 20))]
 Text = Annotated[str, Parser(_text)]
@@ -161,13 +175,19 @@ OptionalPath = Annotated[Path | None, Parser(_path)]
 OptionalFile = Annotated[Path | None, Parser(_file)]
 OptionalDirectory = Annotated[Path | None, Parser(_directory)]
 SessionId = Annotated[str, Parser(_session_id)]
-Seconds = Annotated[float, Parser(_positive_duration)]
-OptionalSeconds = Annotated[float | None, Parser(_positive_duration)]
+Seconds = Annotated[float, Parser(positive_duration)]
+LeaseTimes = Annotated[Leases, Parser(parse_leases)]
+OptionalSeconds = Annotated[float | None, Parser(positive_duration)]
 Size = Annotated[int | None, Parser(_memory)]
 Bytes = Annotated[int, Parser(parse_size)]
 Boolean = Annotated[bool, Parser(_boolean)]
+OptionalPrice = Annotated[float | None, Parser(parse_price)]
+OnDemand = Annotated[float | None, Parser(_on_demand)]
+OrNever = Annotated[float | None, Parser(_or_never)]
+QuotaWords = Annotated[Quotas, Parser(parse_quotas)]
 NodeName = Annotated[str, Parser(_node_name)]
-Tier = Annotated[str, Parser(_one_of("spot", "volunteer", "on-demand"))]
+parse_tier = _one_of(*TIER_ORDER)
+Tier = Annotated[str, Parser(parse_tier)]
 Runtime = Annotated[str, Parser(_one_of("container", "process"))]
 RuntimeChoice = Annotated[str, Parser(_one_of("auto", "container", "process"))]
 CpuLevel = Annotated[str | None, Parser(_cpu_level)]

@@ -1,29 +1,28 @@
 """A dump to chunks: pages compared with the checkpoint before, changed ones cut along addresses.
 
-Every page has a digest (XXH3-128 under a seed that only this process knows, since whoever fills
-the memory must not be able to make two pages look alike). A page whose digest is that of the same
-address in the previous image keeps its place; the others go into new chunks of up to 64 pages. A
-chunk of which less than half is still in use gives up its pages to new chunks, so that at most
-half of what is stored is waste.
+A page whose digest (`checkpoint.criu.digests`) is that of the same address in the previous image
+keeps its place; the others go into new chunks of up to 64 pages. A chunk of which less than half is
+still in use gives up its pages to new chunks, as soon as all of these are at hand, so that about
+half of what is stored is waste at most.
+
+Of a dump that was captured (`checkpoint.criu.capture`) only pages are at hand that were not known.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-from xxhash import xxh3_128_digest
 
-from checkpoint.blobs import Buffer
+from checkpoint.criu.digests import ZERO_DIGEST, Known, digests_of
+from checkpoint.criu.dump import Dump, PageFile, mapped
 from checkpoint.criu.identity import OPEN_FILES, Mark, OpenFiles, find_marks, marks_still
 from checkpoint.criu.image import ZERO, Image, Table, store_image
 from checkpoint.criu.pagemap import (
+    I64,
     IN_PARENT,
     PAGE,
     U8,
@@ -42,16 +41,15 @@ from checkpoint.writer import Writer
 CHUNK_PAGES = 64
 
 _SMALL = 64 << 10
-_SEED = secrets.randbits(64)
-_ZERO_DIGEST = np.frombuffer(xxh3_128_digest(bytes(PAGE), _SEED), dtype=np.uint64)
 
 
 @dataclass
 class _Dumped:
-    """One pagemap of the dump under way."""
+    """One pagemap of the dump under way. `row` is where in `content` each page is; -1: nowhere."""
 
     pages: U64
-    content: U8  # pages × PAGE
+    content: U8  # rows × PAGE
+    row: I64
     digests: U64
     chunk: U32
     slot: U16
@@ -59,35 +57,48 @@ class _Dumped:
     spent: Spent | None = None
 
 
+def known(writer: Writer, previous: Image | None) -> Known | None:
+    """What a dump need not bring when `writer` is to store it. None if that is nothing."""
+    image = _usable(writer, previous)
+    return None if image is None else Known.of(image, _sparse(writer, image))
+
+
 def encode(
     writer: Writer,
-    directory: str | os.PathLike[str],
+    dump: Dump | str | os.PathLike[str],
     previous: Image | None,
     *,
     spend: bool = False,
 ) -> Image:
-    """Add the images in `directory`, a full dump that stays as it is until `writer.finish()`.
+    """Add a full dump, or that in a directory, which stays as it is until `writer.finish()`.
 
-    With `spend` its pages, on tmpfs, are given back while they are stored: it is of no use after.
+    With `spend` the pages of a directory, on tmpfs, are given back while they are stored: it is of
+    no use after.
 
     `previous` is the image last encoded of the same process tree, or `Materialized.image()` of the
     one it was restored from: what it shares with this one is neither written nor hashed for its
-    name. Raises `InvalidImage`, and what the writer raises.
+    name. A dump in which something is left out as known knows it itself.
+
+    Raises `InvalidImage`, and what the writer raises.
     """
-    directory = Path(directory)
-    files = {entry.name: entry for entry in sorted(directory.iterdir()) if entry.is_file()}
+    if not isinstance(dump, Dump):
+        dump = Dump.read(dump, spend=spend)
+    before = _usable(writer, dump.known.image if dump.known is not None else previous)
+    if dump.known is not None and before is None:
+        raise InvalidImage("A dump left out pages that are not in the repository any more.")
+    paths = sorted(dump.directory.iterdir())
+    files = {path.name: path for path in paths if path.is_file()}
     pagemaps = {
         name: decode_pagemap(path.read_bytes(), name)
         for name, path in files.items()
         if name.startswith("pagemap-")
     }
     page_files = {name: f"pages-{pagemap.pages_id}.img" for name, pagemap in pagemaps.items()}
-    before = _usable(writer, previous)
     dumped = {
-        name: _compare(directory / page_files[name], name, pagemap, before, spend)
+        name: _compare(dump, page_files[name], name, pagemap, before)
         for name, pagemap in pagemaps.items()
     }
-    open_files = _marked(OpenFiles.read(directory), dumped, before)
+    open_files = _marked(OpenFiles.read(dump.directory), dumped, before)
     chunks = list(before.chunks) if before else []
     _give_up_sparse(writer, chunks, dumped)
     for table in dumped.values():
@@ -100,7 +111,7 @@ def encode(
         if name not in (OPEN_FILES, *page_files.values()) and not name.endswith(".log")
     }
     large = {
-        name: store_object(writer, _mapped(path)).id
+        name: store_object(writer, mapped(path)).id
         for name, path in rest.items()
         if name not in pagemaps and path.stat().st_size > _SMALL
     }
@@ -109,38 +120,6 @@ def encode(
         small.append((OPEN_FILES, open_files.encode()))
     root = store_image(writer, image.chunks, image.tables, small, large)
     return Image(root, image.chunks, image.tables, pagemaps, open_files)
-
-
-def digests_of(content: U8) -> U64:
-    """The digest of each page: two u64 a row."""
-    view = content.data
-    seed = _SEED
-    ends = range(PAGE, len(view) + 1, PAGE)
-    joined = b"".join([xxh3_128_digest(view[end - PAGE : end], seed) for end in ends])
-    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
-
-
-def map_pages(path: Path) -> U8:
-    """The bytes of a pages file, mapped."""
-    return np.frombuffer(_mapped(path), dtype=np.uint8)
-
-
-def _to_spend(path: Path) -> tuple[U8, Spent | None]:
-    """The bytes of a pages file, mapped to be given back piece by piece."""
-    with path.open("r+b") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return np.empty(0, dtype=np.uint8), None
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        mapped = mmap.mmap(file.fileno(), 0, flags=flags)
-        return np.frombuffer(mapped, dtype=np.uint8), Spent(mapped)
-
-
-def _mapped(path: Path) -> Buffer:
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return b""
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        return memoryview(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
 
 
 def _usable(writer: Writer, previous: Image | None) -> Image | None:
@@ -155,31 +134,44 @@ def _usable(writer: Writer, previous: Image | None) -> Image | None:
     return previous if held else None
 
 
-def _compare(path: Path, name: str, pagemap: Pagemap, before: Image | None, spend: bool) -> _Dumped:
+def _compare(dump: Dump, file: str, name: str, pagemap: Pagemap, before: Image | None) -> _Dumped:
     if np.any(pagemap.flags & IN_PARENT):
         raise InvalidImage(f"{name} refers to an earlier dump; a full dump is needed.")
     present = pagemap.present()
     count = int(present.counts.sum())
-    try:
-        content, spent = _to_spend(path) if spend else (map_pages(path), None)
-    except FileNotFoundError:
-        raise InvalidImage(f"{path.name}, which {name} names, is missing.") from None
-    if len(content) != count * PAGE:
-        raise InvalidImage(
-            f"{path.name} has {len(content)} bytes; {name} lists {count} pages of {PAGE}."
-        )
+    there = dump.pages.get(file)
+    if there is None:
+        raise InvalidImage(f"{file}, which {name} names, is missing.")
+    row = _rows(there)
+    if len(row) != count:
+        raise InvalidImage(f"{file} has {len(row)} pages; {name} lists {count} of {PAGE} bytes.")
     pages = present.page_numbers()
-    digests = digests_of(content)
+    digests = there.digests if there.digests is not None else digests_of(there.content)
     chunk = np.full(len(pages), ZERO, dtype=np.uint32)
     slot = np.zeros(len(pages), dtype=np.uint16)
-    changed = np.any(digests != _ZERO_DIGEST, axis=1)
+    changed = np.any(digests != ZERO_DIGEST, axis=1)
     table = before.tables.get(name) if before else None
     if table is not None and table.digests is not None and len(table.pages):
         at = np.minimum(np.searchsorted(table.pages, pages), len(table.pages) - 1)
         same = (table.pages[at] == pages) & np.all(table.digests[at] == digests, axis=1) & changed
+        if dump.known is not None:  # what is elsewhere as well can leave a chunk that is given up
+            same[same] = (row[same] >= 0) | ~dump.known.but[table.chunk[at[same]]]
         chunk[same], slot[same] = table.chunk[at[same]], table.slot[at[same]]
         changed &= ~same
-    return _Dumped(pages, content, digests, chunk, slot, changed, spent)
+    moved = changed & (row < 0)
+    if moved.any():
+        assert dump.known is not None
+        chunk[moved], slot[moved] = dump.known.places(digests[moved])
+        changed &= ~moved
+    return _Dumped(pages, there.content, row, digests, chunk, slot, changed, there.spent)
+
+
+def _rows(file: PageFile) -> I64:
+    if file.kept is None:
+        if len(file.content) % PAGE:
+            raise InvalidImage(f"A pages file has {len(file.content)} bytes: not whole pages.")
+        return np.arange(len(file.content) // PAGE, dtype=np.int64)
+    return np.where(file.kept, np.cumsum(file.kept) - 1, -1)
 
 
 def _marked(noted: OpenFiles, dumped: dict[str, _Dumped], before: Image | None) -> OpenFiles:
@@ -191,20 +183,34 @@ def _marked(noted: OpenFiles, dumped: dict[str, _Dumped], before: Image | None) 
     former = before.open_files.marks if before else ()
     for name, table in dumped.items():
         if noted.files and "shmem" not in name:
-            known = [mark.address for mark in former if mark.table == name]
-            found = marks_still(table.pages, table.content, known, noted.files)
-            found |= find_marks(table.pages, table.content, table.changed, noted.files)
+            addresses = [mark.address for mark in former if mark.table == name]
+            there = table.row >= 0
+            pages, changed = table.pages[there], table.changed[there]
+            found = marks_still(pages, table.content, addresses, noted.files)
+            found |= find_marks(pages, table.content, changed, noted.files)
             marks += [Mark(name, address, file) for address, file in sorted(found.items())]
     return OpenFiles(noted.files, tuple(marks))
 
 
-def _give_up_sparse(writer: Writer, chunks: list[bytes], dumped: dict[str, _Dumped]) -> None:
+def _sparse(writer: Writer, image: Image) -> Mask:
+    """Which chunks of an image are used by less than half."""
+    return _less_than_half(writer, image.chunks, [table.chunk for table in image.tables.values()])
+
+
+def _less_than_half(writer: Writer, chunks: list[bytes], used_by: list[U32]) -> Mask:
     used = np.zeros(len(chunks), dtype=np.int64)
-    for table in dumped.values():
-        used += np.bincount(table.chunk[table.chunk != ZERO], minlength=len(chunks))
+    for chunk in used_by:
+        used += np.bincount(chunk[chunk != ZERO], minlength=len(chunks))
     index = writer.index
     size = [(index.plain(name) or 0) // PAGE for name in chunks]
-    sparse = used * 2 < np.array(size, dtype=np.int64)
+    less: Mask = used * 2 < np.array(size, dtype=np.int64)
+    return less
+
+
+def _give_up_sparse(writer: Writer, chunks: list[bytes], dumped: dict[str, _Dumped]) -> None:
+    sparse = _less_than_half(writer, chunks, [table.chunk for table in dumped.values()])
+    for table in dumped.values():
+        sparse[table.chunk[(table.chunk != ZERO) & (table.row < 0)]] = False  # not at hand
     if not sparse.any():
         return
     for table in dumped.values():
@@ -219,11 +225,12 @@ def _store_changed(writer: Writer, chunks: list[bytes], table: _Dumped) -> None:
     rows = table.content.reshape(-1, PAGE)
     for start, end in cut(table.pages[changed]):
         at = changed[start:end]
-        first, last = int(at[0]), int(at[-1])
+        where = table.row[at]
+        first, last = int(where[0]), int(where[-1])
         if last - first == end - start - 1:
             data = table.content[first * PAGE : (last + 1) * PAGE].data
         else:
-            data = rows[at].reshape(-1).data
+            data = rows[where].reshape(-1).data
         table.chunk[at] = len(chunks)
         table.slot[at] = np.arange(end - start, dtype=np.uint16)
         done = table.spent.upto((last + 1) * PAGE) if table.spent is not None else None

@@ -23,6 +23,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,34 @@ def find_marks(pages: U64, content: U8, changed: Mask, files: Iterable[OpenFile]
             address = int(pages[page]) * PAGE + word * WORD
             found[address] = numbers[device, int(words[at + 1])]
     return found
+
+
+def open_now(pids: Iterable[int]) -> frozenset[tuple[int, int]]:
+    """The identities of the regular files that processes have open."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{fd}")
+                    if stat.S_ISREG(status.st_mode):
+                        found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
+def may_hold(content: U8, identities: Iterable[tuple[int, int]]) -> Mask:
+    """Which pages have one of the identities in them, or may have one half of it."""
+    rows = content.view("<u8").reshape(-1, _WORDS)
+    held = np.zeros(len(rows), dtype=np.bool_)
+    pairs = set(identities)
+    for device in {device for device, _ in pairs}:
+        inodes = np.array([i for d, i in pairs if d == device], dtype=np.uint64)
+        row, word = np.nonzero(rows == np.uint64(device))
+        last = word == _WORDS - 1
+        inside = np.isin(rows[row[~last], word[~last] + 1], inodes)
+        held[row[last]] = held[row[~last][inside]] = True
+        held |= np.isin(rows[:, 0], inodes)
+    return held
 
 
 def marks_still(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from checkpoint.criu.identity import OpenFiles
-from checkpoint.criu.pagemap import U16, U32, U64, Mask, Pagemap, decode_pagemap, spread
+from checkpoint.criu.pagemap import PAGE, U16, U32, U64, Mask, Pagemap, decode_pagemap, spread
 from checkpoint.errors import Damaged, InvalidImage, UnknownFormat
 from checkpoint.objects import load_list, load_object, load_stored, store_list, store_object
 from checkpoint.reader import Reader
@@ -78,6 +78,11 @@ class Image:
     tables: dict[str, Table]
     pagemaps: dict[str, Pagemap]
     open_files: OpenFiles = field(default_factory=OpenFiles)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory in it."""
+        return sum(len(table.pages) for table in self.tables.values()) * PAGE
 
     def live(self) -> Mask:
         """For each chunk whether any page is in it."""

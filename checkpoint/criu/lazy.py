@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint.criu.encode import map_pages
+from checkpoint.criu.dump import map_pages
 from checkpoint.criu.identity import OPEN_FILES, OpenFiles
 from checkpoint.criu.image import Image, Stored, Table, load_whole
 from checkpoint.criu.materialize import Materialized, own_pages, write_image

@@ -16,7 +16,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from checkpoint.criu.encode import digests_of, map_pages
+from checkpoint.criu.digests import digests_of
+from checkpoint.criu.dump import map_pages
 from checkpoint.criu.identity import GONE, WORD, OpenFiles, identity_below, word_at
 from checkpoint.criu.image import ZERO, Image, Stored, Table, load_whole
 from checkpoint.criu.pagemap import IN_PARENT, LAZY, PAGE, PRESENT, Mask, Pagemap, encode_pagemap

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoint.criu.encode import CHUNK_PAGES, digests_of
+from checkpoint.criu.digests import digests_of
+from checkpoint.criu.encode import CHUNK_PAGES
 from checkpoint.criu.identity import Mark
 from checkpoint.criu.image import ZERO, Image
 from checkpoint.criu.pagemap import LAZY, PAGE, U8, U64, Mask, Pagemap

@@ -18,12 +18,13 @@ PIECE = 8 << 20
 
 
 class Spent:
-    """The content of a file, mapped shared and writable, of which more and more is not needed any
-    more. It then reads as zeros.
+    """The content of a file from byte `start` on, mapped shared and writable, of which more and
+    more is not needed any more. It then reads as zeros.
     """
 
-    def __init__(self, mapped: mmap.mmap) -> None:
+    def __init__(self, mapped: mmap.mmap, start: int = 0) -> None:
         self._mapped = mapped
+        self._start = start
         self._lock = threading.Lock()
         self._open: deque[list[int]] = deque()
         self._freed = 0
@@ -31,7 +32,7 @@ class Spent:
     def upto(self, end: int) -> Callable[[], None]:
         """What is to be called, in any thread, when what ends at byte `end` is not needed any more.
 
-        Ask in ascending order; what lies between is given back with it.
+        `end` counts from `start`. Ask in ascending order; what lies between is given back with it.
         """
         entry = [end, False]
         self._open.append(entry)
@@ -46,5 +47,6 @@ class Spent:
             length = (upto - self._freed) // PIECE * PIECE
             if length:
                 with suppress(OSError):  # a file system that cannot; then it stays until the end
-                    self._mapped.madvise(mmap.MADV_REMOVE, self._freed, length)
+                    start = self._start + self._freed
+                    self._mapped.madvise(mmap.MADV_REMOVE, start, length)
                 self._freed += length

@@ -30,11 +30,16 @@ class LocalDirectory:
     lock is gone with its writer, and `sweep` removes it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Creates the directory if it is not there. Raises `StoreNotWritable`."""
+    def __init__(self, path: str | os.PathLike[str], *, begun: bool = False) -> None:
+        """Creates the directory if it is not there, unless it was `begun` before: then it is on a
+        disk that is not mounted, and an empty one in its place would hide it. Raises
+        `StoreNotWritable`, `StoreUnavailable`.
+        """
         self.path = Path(path).absolute()
         self._temporary = self.path / ".tmp"
         self._directories: set[Path] = set()
+        if begun:
+            self._be_there()
         try:
             self._temporary.mkdir(parents=True, exist_ok=True)
         except OSError as error:

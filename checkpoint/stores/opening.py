@@ -38,15 +38,16 @@ class S3Place:
     style: str | None = None
 
 
-def open_store(url: str, backoff: Backoff = DEFAULT_BACKOFF) -> BlobStore:
+def open_store(url: str, backoff: Backoff = DEFAULT_BACKOFF, *, begun: bool = False) -> BlobStore:
     """The store that a path or URL names: a directory (`/path`, `file:///path`), or a bucket
-    (`s3://bucket/prefix?…`, see `S3Place`), where what may pass is tried again.
+    (`s3://bucket/prefix?…`, see `S3Place`), where what may pass is tried again. A directory that
+    was `begun` before must be there, any other is made.
 
-    Raises `UnsupportedStore`, `StoreNotWritable`.
+    Raises `UnsupportedStore`, `StoreNotWritable`, `StoreUnavailable`.
     """
     directory = local_path(url)
     if directory is not None:
-        return LocalDirectory(directory)
+        return LocalDirectory(directory, begun=begun)
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return _open_s3(parse_s3(parts), backoff)

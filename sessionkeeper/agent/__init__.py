@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,9 @@ THREADS = 64
 
 
 def run(settings: AgentSettings) -> None:
-    """Offer this node to the gateway until SIGTERM, or what that gives time for is done."""
+    """Offer this node to the gateway until SIGTERM, or what that gives time for is done. Raises
+    ``GatewayError`` when the gateway does not let it in any more.
+    """
     import uvloop
 
     from sessionkeeper.agent.agent import Agent
@@ -37,6 +40,9 @@ def run(settings: AgentSettings) -> None:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.cancel)
+        if "signal" in settings.notices:
+            # Who types Ctrl-C gives notice as well; twice, and it ends at once.
+            loop.add_signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
         with contextlib.suppress(asyncio.CancelledError):
             await Agent(settings, offer(settings), notices).run()
 

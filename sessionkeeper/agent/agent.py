@@ -18,7 +18,8 @@ from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.agent.departure import Departure
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
-from sessionkeeper.agent.offer import Offer, memory
+from sessionkeeper.agent.membership import Membership, is_address
+from sessionkeeper.agent.offer import Offer, machine, memory
 from sessionkeeper.agent.tenancies import Tenancies
 from sessionkeeper.agent.turns import processors
 from sessionkeeper.agent.uplink import Uplink
@@ -27,6 +28,9 @@ from sessionkeeper.settings import AgentSettings
 from sessionkeeper.up.ready import announce
 
 log = logging.getLogger(__name__)
+
+NOT_LET_IN = frozenset({"node_revoked", "unauthorized", "wrong_gateway"})
+"""What a gateway says to a machine that has joined, and would say again."""
 
 HEARTBEATS_PER_LEASE = 8
 FIRST_LEASE = 10.0
@@ -38,6 +42,7 @@ class Agent:
 
     def __init__(self, settings: AgentSettings, offer: Offer, notices: NoticeSource) -> None:
         self._settings = settings
+        self._identity = settings.identity and Membership.load(settings.identity).identity
         self._offer = offer
         self._kernelspecs = Kernelspecs()
         self._uplink = Uplink()
@@ -54,7 +59,9 @@ class Agent:
         self._adopted = asyncio.Event()
 
     async def run(self) -> None:
-        """Stay connected to the gateway; end everything when cancelled."""
+        """Stay connected to the gateway; end everything when cancelled. Raises `GatewayError` when
+        a machine that has joined is not let in any more.
+        """
         adopting = asyncio.create_task(self._adopt_all())
         guard = asyncio.create_task(self._guard_lease())
         departing = asyncio.create_task(self._departure.run())
@@ -66,6 +73,8 @@ class Agent:
                     await self._connect_and_serve()
                 except (OSError, GatewayError) as error:
                     log.info("no connection to the gateway: %s", error)
+                    if self._identity and getattr(error, "code", "") in NOT_LET_IN:
+                        raise
                     if isinstance(error.__cause__, ConnectionRefusedError):
                         self._nobody_is_there(began)
                 delay = 0.05 if clock() - began > LONGEST_BACKOFF else delay * 2
@@ -82,7 +91,7 @@ class Agent:
         self._early = []
         link = await AgentLink.connect(
             self._settings.gateway_url,
-            self._settings.token,
+            self._identity or self._settings.token,
             await asyncio.to_thread(self._hello),
             on_call=self._called,
             on_event=self._event,
@@ -95,6 +104,7 @@ class Agent:
             self._frame(address, one)
         self._sessions.tell_gone()
         self._departure.connected()
+        log.info("the gateway has let this node in")
         announce(self._settings.ready_fd)
         beat = asyncio.create_task(self._beat(link))
         try:
@@ -108,12 +118,15 @@ class Agent:
             "node": self._settings.node,
             "instance": self._ledger.instance(),
             "tier": self._settings.tier,
+            "price": self._settings.price,
+            "list_price": self._settings.list_price,
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
             **self._offer.cpu.json(),
-            "cores": processors(),
-            "memory": memory(),
+            "cores": min(processors(), self._settings.offered_cores or processors()),
+            "memory": self._settings.offered_memory or memory(),
+            "machine": machine(),
             "sessions": {one["session"]: one["epoch"] for one in self._ledger.sessions()},
         }
 
@@ -136,8 +149,11 @@ class Agent:
     def _nobody_is_there(self, asked: float) -> None:
         """The gateway's port was closed when we ``asked``: no gateway runs, so none has given our
         sessions away, and the next one waits for a whole lease before it does. If ours has not
-        ended yet, it goes on from then.
+        ended yet, it goes on from then. Only where nobody stands between: a proxy, or a name that
+        is many machines', refuses while the gateway gives our sessions away.
         """
+        if self._identity is not None or not is_address(self._settings.gateway_url):
+            return
         if clock() < self._until:
             self._until = max(self._until, asked + self._lease)
             self._ledger.granted(self._until)

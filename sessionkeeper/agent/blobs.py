@@ -7,9 +7,16 @@ other end.
 
 from __future__ import annotations
 
+import io
+import socket
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection
 
 from checkpoint.blobs import Buffer, check_key
 from checkpoint.errors import (
@@ -21,22 +28,63 @@ from checkpoint.errors import (
     StoreUnavailable,
 )
 
+PIECE = 64 << 10
+"""Bytes of an object that are sent at a time. The time limit is for each of them: eight packs that
+share a line of 10 Mbit/s take a minute, and one of 1 Mbit/s ten."""
+
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; Python names it since 3.12
+# What the operating system takes beyond what is on the wire has left as far as the limit goes.
+_OPTIONS = [*HTTPConnection.default_socket_options, (socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, PIECE)]
+
 _ERRORS: dict[int, type[StoreError]] = {507: StoreFull, 403: StoreNotWritable}
 
 
-class ProxiedBlobs:
-    """A :class:`checkpoint.blobs.BlobStore` over HTTP at ``url``. Thread-safe."""
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL (``HTTPS_PROXY``, ``HTTP_PROXY``), if
+    it is none of those in ``NO_PROXY``.
+    """
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
-    def __init__(self, url: str, token: str, *, connections: int = 8) -> None:
+
+def _proxied(proxy: str, **how: Any) -> urllib3.ProxyManager:
+    who = urlsplit(proxy)
+    basic = f"{unquote(who.username)}:{unquote(who.password or '')}" if who.username else None
+    headers = urllib3.make_headers(proxy_basic_auth=basic)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **how)
+
+
+class ProxiedBlobs:
+    """A :class:`checkpoint.blobs.BlobStore` over HTTP at ``url``. Thread-safe.
+
+    ``by_proxy``: through the one that the environment names for the URL, if it does. ``patience``:
+    seconds until it must be connected, and until each piece of an object is on its way.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        connections: int = 8,
+        by_proxy: bool = False,
+        patience: float = 10.0,
+    ) -> None:
         self._url = url.rstrip("/")
         self.renew(token)
         # Only what is safe to ask twice is asked twice, and only when nothing was answered.
         retries = urllib3.Retry(connect=5, read=0, redirect=0, status=0, backoff_factor=0.1)
-        self._pool = urllib3.PoolManager(
+        proxy = proxy_for(url) if by_proxy else None
+        make = partial(_proxied, proxy) if proxy else urllib3.PoolManager
+        self._pool: urllib3.PoolManager = make(
             maxsize=connections,
             block=True,
             retries=retries,
-            timeout=urllib3.Timeout(connect=10, read=60),
+            timeout=urllib3.Timeout(connect=patience, read=60),
+            blocksize=PIECE,
+            socket_options=_OPTIONS,
         )
 
     def renew(self, token: str) -> None:
@@ -78,13 +126,14 @@ class ProxiedBlobs:
         fields: dict[str, str] | None = None,
     ) -> bytes:
         path = "" if key is None else check_key(key)
+        length = {} if body is None else {"Content-Length": str(len(body))}
         try:
             answer = self._pool.request(
                 method,
                 f"{self._url}/{path}",
-                body=bytes(body) if isinstance(body, bytearray | memoryview) else body,
+                body=None if body is None else io.BytesIO(body),
                 fields=fields,
-                headers=self._headers | (headers or {}),
+                headers=self._headers | length | (headers or {}),
             )
         except urllib3.exceptions.HTTPError as error:
             raise StoreUnavailable(

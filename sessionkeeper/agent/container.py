@@ -5,6 +5,7 @@ per kernel.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
-from sessionkeeper.agent.held import let_go, send, stopped_by_signal
+from sessionkeeper.agent.held import kernel_among, let_go, runs, send, stopped_by_signal
 from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, written_through
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
@@ -39,8 +40,11 @@ from sessionkeeper.agent.oci import (
 )
 from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.agent.runc import Runc
+from sessionkeeper.nodes import cgroups
 from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.nodes.network import End, default_route, forward, masquerade, uplinks, veth
+
+log = logging.getLogger(__name__)
 
 EPOCH_DIGITS = 10
 
@@ -55,7 +59,7 @@ STARTUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NodeContainers:
-    """What all sessions' containers on a node share. ``memory`` (bytes) limits each kernel, ``env``
+    """What all sessions' containers on a node share. ``memory`` (bytes) limits a session, ``env``
     is in the environment of all processes; a kernel with more than ``lazy_above`` (bytes) is
     restored lazily.
     """
@@ -126,6 +130,8 @@ class ContainerPlace:
         self._base = base
         self._layers = rootfs.Layers(base)
         self._network = f"sk-{base.name}"
+        self._cgroup = f"{node.cgroup}/{session}"
+        self.memory = node.memory
         self.tree = self._layers.upper
         self.root = self._layers.root
         self._stopped: dict[str, dict[int, int]] = {}
@@ -145,6 +151,7 @@ class ContainerPlace:
         rootfs.give_home(self._layers.upper)
 
     def open(self) -> None:
+        self._end_containers()  # a machine that is very busy may have left one of an earlier stay
         rootfs.hide(self._layers.upper, self._node.hidden)
         rootfs.prepare_mount_points(self._layers.upper)
         rootfs.mount(self._layers)
@@ -180,6 +187,18 @@ class ContainerPlace:
         os.chown(configuration, 0, USER_ID)
         configuration.chmod(0o440)
         self._node.runc.run(self._container(slot))
+        self._limit()
+
+    def _limit(self) -> None:
+        """All kernels together may use what each may: their common group exists with the first."""
+        if self.memory is not None:
+            try:
+                cgroups.limit_memory(self._cgroup, self.memory)
+            except OSError as error:
+                log.warning("the session's kernels may use more than they should: %s", error)
+
+    def ran_out(self, slot: Slot) -> bool:
+        return cgroups.ran_out(self._container(slot).cgroup)
 
     def connect(self, slot: Slot) -> socket.socket:
         return connect_in(Path("/run/netns") / self._network, ("127.0.0.1", slot.port), timeout=2.0)
@@ -190,6 +209,9 @@ class ContainerPlace:
 
     def alive(self, slot: Slot) -> bool:
         return self._node.runc.alive(self._name(slot))
+
+    def runs(self, slot: Slot, pid: int) -> bool:
+        return runs(self._processes([slot]), pid)
 
     def freeze(self, slots: list[Slot]) -> None:
         for slot in slots:
@@ -213,17 +235,36 @@ class ContainerPlace:
     def _processes(self, slots: list[Slot]) -> list[int]:
         return [pid for slot in slots for pid in processes_of(self._container(slot).cgroup)]
 
+    def interrupt(self, slot: Slot) -> None:
+        kernel = kernel_among(self._processes([slot]))
+        if kernel is not None:
+            send(signal.SIGINT, [kernel])  # it is seen first when it is continued
+
     def exchange(self, slot: Slot) -> Exchange:
         control, ipc = (self._directory(slot) / name for name in ("control", "ipc"))
         return Exchange(
             ipc, Path(IPC_DIR), control, Path(CONTROL_DIR), Path(CONTROL_DIR) / INSIDE.name
         )
 
+    def processes(self, slot: Slot) -> list[int]:
+        return self._processes([slot])
+
     def dump_size(self, slots: list[Slot]) -> int:
         return sum(own_memory(pid) for pid in self._processes(slots))
 
-    def dump(self, slot: Slot, images: Path) -> None:
-        self._node.runc.dump(self._name(slot), images)
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        dump = self._node.runc.dump(self._container(slot), images, known, room)
+        self._note(slot, images)
+        return dump
+
+    def dump_plainly(self, slot: Slot, images: Path) -> None:
+        """As :meth:`dump`, as ``runc`` does it: :meth:`restore` takes what is in ``images``."""
+        self._node.runc.dump_whole(self._name(slot), images)
+        self._note(slot, images)
+
+    def _note(self, slot: Slot, images: Path) -> None:
         criu.note_stopped(images, self._stopped.get(slot.name, {}).values())
         for name in STARTUP_FILES:
             content = _own_small_file(self._directory(slot) / "ipc" / name)
@@ -233,6 +274,7 @@ class ContainerPlace:
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         self._prepare_restore(slot, images, epoch)
         self._node.runc.restore(self._container(slot), images)
+        self._limit()
         self._held[slot.name] = criu.stopped_processes(images)
 
     def restore_lazily(self, slot: Slot, image: Lazy, epoch: int) -> Arrival:
@@ -242,6 +284,7 @@ class ContainerPlace:
         arrival = Arrival(slot.name, image, runc.work(image.directory), groups)
         try:
             runc.restore(container, image.directory, lazy=True)
+            self._limit()
         except BaseException:
             arrival.give_up()
             raise
@@ -258,15 +301,19 @@ class ContainerPlace:
                 file.chmod(0o600)
 
     def close(self) -> None:
-        for name in self._node.runc.names():
-            if name.startswith(self._prefix):
-                self._node.runc.delete(name)
+        self._end_containers()
+        cgroups.remove(self._cgroup)
         rootfs.unmount(self._layers)
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
         if (self._base / _LINE).exists():
             link = f"sk{self._node.lines.of(self._base)}"
             subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
         shutil.rmtree(self._base, ignore_errors=True)
+
+    def _end_containers(self) -> None:
+        for name in self._node.runc.names():
+            if name.startswith(self._prefix):
+                self._node.runc.delete(name)
 
     def _name(self, slot: Slot) -> str:
         return f"{self._prefix}{slot.name}"
@@ -294,7 +341,7 @@ class ContainerPlace:
             name=self._name(slot),
             rootfs=self._layers.root,
             network=Path("/run/netns") / self._network,
-            cgroup=f"{self._node.cgroup}/{self._name(slot)}",
+            cgroup=f"{self._cgroup}/{self._name(slot)}",
             argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
             env={
                 "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",

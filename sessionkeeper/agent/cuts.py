@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from gateway.errors import GatewayError
 from sessionkeeper.agent import beside, variables
 from sessionkeeper.agent.errors import DumpFailed
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession
-from sessionkeeper.agent.savepoint import Cut, Savepoints
-from sessionkeeper.agent.turns import Turns
+from sessionkeeper.agent.place import Place
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.taken import Cut
+from sessionkeeper.agent.turns import Turn
 
 ANSWER = 1.0
 """Seconds for a shim to say whether its kernel is there. It answers at once, if it is heard."""
@@ -22,8 +25,9 @@ ANSWER = 1.0
 class Cuts:
     """Those of one session. ``meta`` is what a checkpoint says of it, asked while it stands still.
 
-    After a ``final`` one all stays as it stands. Where kernels are saved between two cells, a
-    running one has ``within`` seconds to end; raises :class:`KernelBusy` when it does not.
+    After a ``final`` one all stays as it stands. ``turn`` is waited for, and had from then on.
+    Where kernels are saved between two cells, a running one has ``within`` seconds to end; raises
+    :class:`KernelBusy` when it does not.
     """
 
     def __init__(
@@ -31,27 +35,26 @@ class Cuts:
         hosted: HostedSession,
         savepoints: Savepoints,
         meta: Callable[[], Mapping[str, Any]],
-        turns: Turns,
     ) -> None:
         self._hosted = hosted
         self._savepoints = savepoints
         self._meta = meta
-        self._turns = turns
 
     def running(self) -> list[HostedKernel]:
         """The kernels that there is something to save of."""
         return [kernel for kernel in self._hosted.kernels.values() if kernel.running]
 
-    async def processes(self, final: bool, within: float, wanted: beside.Wanted) -> Cut:
+    async def processes(self, final: bool, within: float, wanted: beside.Wanted, turn: Turn) -> Cut:
         """Process images, and variables beside them as far as they are ``wanted``."""
         held, done = self.running(), False
         until = time.monotonic() + within if final else None
         try:
             found, stands = await beside.hold(held, wanted, within)
-            async with self._turns.turn(urgent=final), self._hosted.changing:
+            await turn.come()
+            async with self._hosted.changing:
                 began = time.monotonic()
                 kernels = self.running()
-                await _be_alive(kernels)
+                await _be_alive(kernels, self._hosted.place)
                 dumped = await beside.dump(kernels, stands, self._hosted.place, until)
                 took = time.monotonic() - began
                 cut = await asyncio.to_thread(self._savepoints.cut, kernels, self._meta, final)
@@ -65,7 +68,7 @@ class Cuts:
         meta = {**cut.meta, "variables": found}
         return replace(cut, pause=cut.pause + took, seconds=seconds, meta=meta, beside=dumped)
 
-    async def variables(self, final: bool, within: float) -> Cut:
+    async def variables(self, final: bool, within: float, turn: Turn) -> Cut:
         """Variables alone, in the session's tree."""
         place = self._hosted.place
         kernels, done = self.running(), False
@@ -73,7 +76,8 @@ class Cuts:
         try:
             stands = await variables.hold(kernels, within)
             began = time.monotonic()
-            async with self._turns.turn(urgent=final), self._hosted.changing:
+            await turn.come()
+            async with self._hosted.changing:
                 there = self.running()
                 kernels = [kernel for kernel in kernels if kernel in there]
                 await asyncio.to_thread(variables.clear, place.tree, self._hosted.kernels)
@@ -90,7 +94,7 @@ class Cuts:
         return replace(cut, pause=time.monotonic() - began)
 
 
-async def _be_alive(kernels: list[HostedKernel]) -> None:
+async def _be_alive(kernels: list[HostedKernel], place: Place) -> None:
     """A kernel that has just been killed is not told of yet: its image would be that of a shim
     alone, and the session would go back to that. Raises :class:`DumpFailed`.
     """
@@ -98,10 +102,11 @@ async def _be_alive(kernels: list[HostedKernel]) -> None:
     async def has_ended(kernel: HostedKernel) -> bool:
         if kernel.relay is None:
             return False
-        try:
-            return not (await kernel.relay.call("status", wait=ANSWER))["alive"]
-        except GatewayError:
-            return False  # it has said more than the gateway takes: nobody knows
+        with suppress(GatewayError):  # it is not heard: it has said more than the gateway takes
+            if not (await kernel.relay.call("status", wait=ANSWER))["alive"]:
+                return True
+        pid = kernel.relay.kernel_pid
+        return pid is not None and not await asyncio.to_thread(place.runs, kernel.slot, pid)
 
     if any(await asyncio.gather(*map(has_ended, kernels))):
         raise DumpFailed("a kernel has just ended", hint="it is tried again")

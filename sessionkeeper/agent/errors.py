@@ -4,6 +4,7 @@ SessionkeeperError
 ├── NodeSetupFailed     a namespace, mount or address could not be made
 ├── DumpFailed          CRIU could not dump a kernel; the kernel goes on
 ├── KernelBusy          no checkpoint now: a kernel is not between two cells, or not all here
+├── NoTimeLeft          a last checkpoint would not be in the store before the node goes
 ├── RestoreFailed       CRIU could not restore a kernel here
 ├── KernelStartFailed   the container or the shim did not come up
 ├── NotHosted           this node does not run that session (any more)
@@ -43,6 +44,15 @@ class KernelBusy(SessionkeeperError):
     hint = "it is tried again; the `container` runtime can save a kernel in the middle of a cell"
 
 
+class NoTimeLeft(SessionkeeperError):
+    """The node goes before a last checkpoint of the session could be in the store, as fast as such
+    were so far and with all that is worth more to save.
+    """
+
+    code = "no_time_left"
+    hint = "what came after the newest checkpoint runs again"
+
+
 class RestoreFailed(SessionkeeperError):
     """CRIU could not restore a kernel on this node."""
 
@@ -67,7 +77,7 @@ class NotHosted(SessionkeeperError):
 
 class FileRefused(SessionkeeperError):
     """A workspace operation failed. ``code`` is the HTTP boundary's: not_found, exists, not_empty,
-    refused, full.
+    changed, refused, full.
     """
 
     def __init__(self, message: str, code: str, *, hint: str | None = None) -> None:

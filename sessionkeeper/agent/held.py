@@ -26,6 +26,11 @@ def stopped_by_signal(pids: Iterable[int]) -> dict[int, int]:
     return {pid: inner for pid in pids if _stopped(pid) and (inner := _inner(pid)) is not None}
 
 
+def runs(pids: Iterable[int], inner: int) -> bool:
+    """Return whether one of ``pids`` has the id ``inner`` as it sees it itself, and still runs."""
+    return any(_inner(pid) == inner and _word(pid, "State:") != "(zombie)" for pid in pids)
+
+
 def send(number: signal.Signals, pids: Iterable[int]) -> None:
     """Send a signal to those of ``pids`` that are there."""
     for pid in pids:
@@ -51,6 +56,16 @@ def let_go(pids: Iterable[int], stopped: frozenset[int]) -> None:
     send(signal.SIGCONT, [pid for pid in innermost_first if _inner(pid) not in stopped])
 
 
+def kernel_among(pids: Iterable[int]) -> int | None:
+    """Return the kernel among the processes of its container: what its shim, which is the first
+    process there, started first.
+    """
+    found = {pid: inner for pid in pids if (inner := _inner(pid)) is not None}
+    shim = next((pid for pid, inner in found.items() if inner == 1), None)
+    children = [pid for pid in found if shim is not None and _parent(pid) == shim]
+    return min(children, key=lambda pid: found[pid], default=None)
+
+
 def _stopped(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/wchan").read_text() == _STOPPED_IN
@@ -67,8 +82,14 @@ def _inner(pid: int) -> int | None:
 
 
 def _number(pid: int, field: str) -> int | None:
+    word = _word(pid, field)
+    return None if word is None else int(word)
+
+
+def _word(pid: int, field: str) -> str | None:
+    """The last word of a line of proc_pid_status(5)."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
             if line.startswith(field):
-                return int(line.split()[-1])
+                return line.split()[-1]
     return None

@@ -96,8 +96,8 @@ class HostedSession:
     """The session ``session`` under ``epoch`` in ``place``.
 
     ``forward`` takes a kernel id and a link frame for the gateway, ``gone`` the id of a kernel all
-    of which is gone, its shim as well. ``warm`` keeps one spare; ``may_warm`` waits for a good time
-    to make it, and says whether to.
+    of which is gone, its shim as well, ``ran_out`` that of one whose memory ran out. ``warm`` keeps
+    one spare; ``may_warm`` waits for a good time to make it, and says whether to.
     """
 
     session: str
@@ -105,6 +105,7 @@ class HostedSession:
     place: Place
     forward: Forward
     gone: Gone = lambda kernel_id: None
+    ran_out: Gone = lambda kernel_id: None
     warm: bool = True
     may_warm: Callable[[], Awaitable[bool]] = _at_once
     kernels: dict[str, HostedKernel] = field(default_factory=dict)
@@ -316,12 +317,17 @@ class HostedSession:
         if kernel_id is not None:
             kernel = self.kernels[kernel_id]
             kernel.running, kernel.gone = False, True
+            self._killed(slot, kernel_id)
             self.gone(kernel_id)
         elif self._spare is not None and self._spare.slot == slot:
             self._spare = None
             task = asyncio.create_task(asyncio.to_thread(self.place.stop, slot))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+
+    def _killed(self, slot: Slot, kernel_id: str | None) -> None:
+        if kernel_id is not None and self.place.ran_out(slot):
+            self.ran_out(kernel_id)
 
     async def _link(self, kernel: HostedKernel) -> None:
         kernel.relay = self._relay(kernel.slot, kernel.token, lambda: kernel.kernel_id)
@@ -342,6 +348,7 @@ class HostedSession:
             forward,
             lambda: self._shim_gone(slot, owner()),
             quiet=self.changing.locked,
+            on_killed=lambda: self._killed(slot, owner()),
         )
 
     def _owner(self, slot: Slot) -> str | None:

@@ -39,6 +39,21 @@ REFUSED_SYSCALLS = """
     settimeofday stime swapoff swapon sysfs syslog umount umount2 unshare uselib
     userfaultfd ustat vhangup vm86 vm86old
 """.split()  # noqa: SIM905
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/sys/firmware",
+)
+"""What of the machine a container does not see."""
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom")
+"""What the specification gives every container."""
+
 CLONE_NEW_NAMESPACES = 0x7E020000
 EPERM, ENOSYS = 1, 38
 
@@ -119,16 +134,7 @@ def config(container: Container) -> dict[str, Any]:
         ],
         "cgroupsPath": container.cgroup,
         "seccomp": seccomp(),
-        "maskedPaths": [
-            "/proc/acpi",
-            "/proc/asound",
-            "/proc/kcore",
-            "/proc/keys",
-            "/proc/latency_stats",
-            "/proc/timer_list",
-            "/proc/sched_debug",
-            "/sys/firmware",
-        ],
+        "maskedPaths": list(MASKED),
         "readonlyPaths": [
             "/proc/bus",
             "/proc/fs",

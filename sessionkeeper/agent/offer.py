@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,7 +20,10 @@ from sessionkeeper.cpu import NodeCpu, this_node
 from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
+from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
+
+log = logging.getLogger(__name__)
 
 IMAGES_SHARE = "60%"
 """Of the machine's memory, what process images on their way may take at most."""
@@ -38,8 +42,8 @@ class Offer(Protocol):
     """As of its places."""
 
     def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
-        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, each
-        kernel may use ``limit`` bytes (None: what the node allows).
+        """Return an empty place, whatever an earlier epoch left. Its kernels may use ``limit``
+        bytes of memory (None: what the node allows), where that can be limited.
         """
         ...
 
@@ -63,11 +67,15 @@ class ContainerOffer:
         self._images = data / "images"
         _mount_tmpfs(self._images)
         self.lazy_above = settings.lazy_above if restores_lazily(criu) else None
+        group = settings.cgroup or f"/sessionkeeper/{settings.node}"
+        for what in cgroups.limit(group, settings.offered_cores, settings.offered_memory):
+            log.warning("the %s that sessions use cannot be limited on this machine", what)
+        most = min(int(MEMORY_SHARE * memory()), settings.offered_memory or memory())
         self._node = NodeContainers(
             runc=Runc(data / "runc", criu),
             shim=build_shim(data / "shim.pyz"),
-            cgroup=settings.cgroup or f"/sessionkeeper/{settings.node}",
-            memory=settings.memory_bytes or int(MEMORY_SHARE * memory()),
+            cgroup=group,
+            memory=settings.memory_bytes or most,
             hidden=(data,),
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,
@@ -91,7 +99,7 @@ class ProcessOffer:
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
-        self._data = settings.data
+        self._data, self._memory = settings.data, settings.memory_bytes
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
@@ -100,7 +108,8 @@ class ProcessOffer:
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
                 ProcessPlace(self._shim, session, left).close()
-        return ProcessPlace(self._shim, session, base)
+        memory = min(filter(None, (limit, self._memory)), default=None)
+        return ProcessPlace(self._shim, session, base, memory)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._data / "images" / f"{session}-{epoch}"
@@ -123,8 +132,10 @@ def _mount_tmpfs(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if os.path.ismount(directory):
         return
-    # Huge pages make a dump three times as fast: 1 GB in 0.4 s instead of 1.4 s (measured).
-    for options in (f"size={IMAGES_SHARE},mode=700,huge=always", f"size={IMAGES_SHARE},mode=700"):
+    # Huge pages make a dump three times as fast: 1 GB in 0.4 s instead of 1.4 s (measured). Where
+    # they fit into a file: an image has some sixty small ones, which would have 2 MiB each.
+    most = f"size={IMAGES_SHARE},mode=700"
+    for options in (f"{most},huge=within_size", most):
         done = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", options, "images", str(directory)],
             capture_output=True,
@@ -138,3 +149,13 @@ def _mount_tmpfs(directory: Path) -> None:
 def memory() -> int:
     """Return the bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine() -> str | None:
+    """Return what tells this machine, since it was started, from others: nodes of one share its
+    processors (random(4)). None where that is not told.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None

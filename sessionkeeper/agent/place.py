@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from sessionkeeper.agent.arrival import Arrival
 
 
@@ -63,6 +63,9 @@ class Place(Protocol):
     home: str
     """The workspace's directory, below ``root``."""
 
+    memory: int | None
+    """Bytes of memory that the session may use; None: nobody limits it."""
+
     user: int | None
     """The user id that owns what the session writes; None: this process's own."""
 
@@ -108,6 +111,14 @@ class Place(Protocol):
         """Return whether the shim in ``slot`` is there."""
         ...
 
+    def runs(self, slot: Slot, pid: int) -> bool:
+        """Return whether the process runs that the shim in ``slot`` knows as ``pid``."""
+        ...
+
+    def ran_out(self, slot: Slot) -> bool:
+        """Return whether a process in ``slot`` was killed because memory had run out."""
+        ...
+
     def freeze(self, slots: list[Slot]) -> None:
         """Stop the processes in ``slots`` where they stand."""
 
@@ -126,16 +137,30 @@ class Place(Protocol):
         """
         ...
 
+    def interrupt(self, slot: Slot) -> None:
+        """Interrupt the kernel in ``slot``, which stands still, in what it is in the middle of: it
+        does nothing more of it when it goes on.
+        """
+
     def exchange(self, slot: Slot) -> Exchange:
         """Return where the kernel in ``slot`` and this program leave files for each other."""
+        ...
+
+    def processes(self, slot: Slot) -> list[int]:
+        """Return the ids of the processes in ``slot`` whose memory may be read as they run."""
         ...
 
     def dump_size(self, slots: list[Slot]) -> int:
         """Return how many bytes a dump of ``slots`` takes, about: it changes while they run."""
         ...
 
-    def dump(self, slot: Slot, images: Path) -> None:
-        """Write the image of the frozen processes in ``slot`` to the new directory ``images``."""
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
+        """Take the image of the frozen processes in ``slot``: its files into the new directory
+        ``images``, its memory, but what is ``known``, into the file ``room``, if there is one.
+        """
+        ...
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:
         """Bring back what :meth:`dump` wrote, under ``epoch``; it stands still until

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from checkpoint.criu import Lazy
+from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
@@ -63,8 +64,9 @@ class ProcessPlace:
     home = HOME
     lazy_above: int | None = None
 
-    def __init__(self, shim: Path, session: str, base: Path) -> None:
+    def __init__(self, shim: Path, session: str, base: Path, memory: int | None = None) -> None:
         self._shim = shim
+        self.memory = memory
         self._base = base
         self._session = session
         self.tree = base / "tree"
@@ -122,6 +124,10 @@ class ProcessPlace:
                 )
         except OSError as error:
             raise KernelStartFailed(f"the shim did not start: {error}") from error
+        if self.memory is not None:
+            # Private memory that can be written to (setrlimit(2)), of each process by itself: a
+            # cell that wants more gets a MemoryError.
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (self.memory, self.memory))
         self._children[slot.name] = child
         (directory / "pid").write_text(str(child.pid))
 
@@ -152,6 +158,12 @@ class ProcessPlace:
             return False
         return _has(pid, f"{self._mark(slot)}\0")
 
+    def runs(self, slot: Slot, pid: int) -> bool:
+        return _state(pid) not in "ZX"
+
+    def ran_out(self, slot: Slot) -> bool:
+        return False  # nobody kills here for it
+
     def freeze(self, slots: list[Slot]) -> None:
         stopped: set[int] = set()
         # Once more until there is nothing new: none can fork its way out.
@@ -168,16 +180,24 @@ class ProcessPlace:
     def in_use(self, slots: list[Slot]) -> frozenset[bytes]:
         return below(in_use(self._processes(*slots)), self.tree)
 
+    def interrupt(self, slot: Slot) -> None:
+        """It is in the middle of nothing: it was saved between two cells."""
+
     def exchange(self, slot: Slot) -> Exchange:
         directory, given = (self._slots / slot.name / name for name in ("exchange", "given"))
         for one in (directory, given):
             one.mkdir(parents=True, exist_ok=True)
         return Exchange(directory, directory, given, given, INSIDE)
 
+    def processes(self, slot: Slot) -> list[int]:
+        return []
+
     def dump_size(self, slots: list[Slot]) -> int:
         return 0
 
-    def dump(self, slot: Slot, images: Path) -> None:
+    def dump(
+        self, slot: Slot, images: Path, known: Known | None = None, room: Path | None = None
+    ) -> Dump:
         raise NotImplementedError("plain processes are not dumped: engine is `namespace`")
 
     def restore(self, slot: Slot, images: Path, epoch: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from socket import socket
 from typing import Any
@@ -23,11 +24,8 @@ _RETRY = 0.005
 
 _LONGEST_RETRY = 1.0
 
-
-def _said(event: dict[str, Any]) -> None:
-    """The shim's own words; what else it says goes to the gateway."""
-    if event.get("event") == "refused":
-        log.error("a shim refuses the gateway: %s", event.get("message"))
+_LOOK_EVERY = 0.1
+"""Seconds between two questions whether the shim is there at all: each may start a program."""
 
 
 class ShimRelay:
@@ -35,7 +33,8 @@ class ShimRelay:
 
     ``dial`` returns a connected socket or raises OSError, ``alive`` says whether the shim is there;
     both may block. ``on_frame`` gets the link frames for the gateway; ``on_gone`` is called when
-    the shim has ended by itself. While ``quiet`` says so the shim stands still, and may be silent.
+    the shim has ended by itself, ``on_killed`` when its kernel was killed, before a frame says so.
+    While ``quiet`` says so the shim stands still, and may be silent.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class ShimRelay:
         on_frame: Callable[[bytes], None],
         on_gone: Callable[[], None] = lambda: None,
         quiet: Callable[[], bool] = lambda: False,
+        on_killed: Callable[[], None] = lambda: None,
     ) -> None:
         self._dial = dial
         self._alive = alive
@@ -53,6 +53,7 @@ class ShimRelay:
         self._on_frame = on_frame
         self._on_gone = on_gone
         self._quiet = quiet
+        self._on_killed = on_killed
         self._client: ShimClient | None = None
         self._held = False
         self._closed = asyncio.Event()
@@ -81,6 +82,11 @@ class ShimRelay:
             raise ShimGone("the shim is not connected")
         return await self._client.call(name, wait=wait, **arguments)
 
+    @property
+    def kernel_pid(self) -> int | None:
+        """The kernel's process id, as its shim sees it; None where it has not told."""
+        return self._client.kernel_pid if self._client is not None else None
+
     def hold_back(self, held: bool) -> None:
         """Read from the shim no more, or again: the gateway takes no more for now."""
         self._held = held
@@ -99,24 +105,34 @@ class ShimRelay:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         self._closed.clear()
+        looked = 0.0
         while True:
             try:
                 connection = await asyncio.to_thread(self._dial)
             except OSError:
-                if not await asyncio.to_thread(self._alive):
-                    raise KernelStartFailed("the shim ended before it listened") from None
+                if loop.time() - looked > _LOOK_EVERY:
+                    if not await asyncio.to_thread(self._alive):
+                        raise KernelStartFailed("the shim ended before it listened") from None
+                    looked = loop.time()
                 await asyncio.sleep(_RETRY)  # nobody tells when it listens
                 continue
             connection.setblocking(False)
             _, self._client = await loop.create_connection(
                 lambda: ShimClient(
-                    self._token, self._on_frame, _said, self._closed.set, self._quiet
+                    self._token, self._on_frame, self._said, self._closed.set, self._quiet
                 ),
                 sock=connection,
             )
             if self._held:
                 self._client.pause()
             return
+
+    def _said(self, event: dict[str, Any]) -> None:
+        """The shim's own words; what else it says goes to the gateway."""
+        if event.get("event") == "refused":
+            log.error("a shim refuses the gateway: %s", event.get("message"))
+        elif event.get("event") == "exited" and event.get("signal") == signal.SIGKILL:
+            self._on_killed()
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()

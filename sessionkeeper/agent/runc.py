@@ -1,4 +1,4 @@
-"""``runc`` and the CRIU it drives, as calls that return or raise.
+"""``runc``, and CRIU by itself and as runc drives it, as calls that return or raise.
 
 What made dump and restore work, and why:
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -26,13 +25,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checkpoint.criu import Dump, Known
+from sessionkeeper.agent import dumping
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
 from sessionkeeper.agent.oci import USER_ID, Container, config
+from sessionkeeper.agent.reasons import reason, words
 from sessionkeeper.nodes import cgroups
 
 CAP_SYS_RESOURCE = 24
 CRIU_CONFIG_FILE = "criu.conf"
+PID_FILE = "pid"
+"""In a bundle: the id of the container's first process."""
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
 
@@ -58,6 +62,7 @@ class Runc:
     def __init__(self, base: Path, criu: Path, *, runc: str = "runc") -> None:
         self.base = base
         self._runc = runc
+        self._bundles = base / "bundles"
         base.mkdir(parents=True, exist_ok=True)
         self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
@@ -68,10 +73,13 @@ class Runc:
         if self._exists(container.name):
             raise KernelStartFailed(f"there is a container {container.name} already")
         bundle = self._bundle(container)
-        done = self._call("run", "--detach", "--bundle", str(bundle), container.name)
+        done = self._call(
+            *("run", "--detach", "--pid-file", str(bundle / PID_FILE)),
+            *("--bundle", str(bundle), container.name),
+        )
         if done.returncode:
             self.delete(container.name)
-            raise KernelStartFailed(f"the container did not start: {_words(done.log)}")
+            raise KernelStartFailed(f"the container did not start: {words(done.log)}")
 
     def pause(self, container: Container) -> None:
         """Freeze all of the container's processes. Raises :class:`DumpFailed`."""
@@ -84,11 +92,30 @@ class Runc:
         """Let a frozen container go on; nothing happens when it is not frozen."""
         cgroups.thaw(container.cgroup)
 
-    def dump(self, name: str, images: Path) -> None:
-        """Dump the (frozen) container into ``images``, and leave it as it is. Raises
-        :class:`DumpFailed`.
+    def dump(
+        self,
+        container: Container,
+        images: Path,
+        known: Known | None = None,
+        room: Path | None = None,
+    ) -> Dump:
+        """Dump the (frozen) container, and leave it as it is; see
+        :func:`sessionkeeper.agent.dumping.dump`.
         """
-        images.mkdir(parents=True)
+        bundle = self._bundles / container.name
+        container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
+        try:
+            pid = int((bundle / PID_FILE).read_text())
+        except (OSError, ValueError):
+            raise DumpFailed(f"there is no container {container.name}") from None
+        criu = [str(self._criu)]
+        return dumping.dump(criu, container, pid, images, self.work(images), known, room)
+
+    def dump_whole(self, name: str, images: Path) -> None:
+        """``runc checkpoint``: all of a (frozen) container into ``images``, which :meth:`restore`
+        takes. Raises :class:`DumpFailed`.
+        """
+        images.mkdir(parents=True, exist_ok=True)
         log = self.work(images)
         done = self._call(
             "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
@@ -97,7 +124,7 @@ class Runc:
         )  # fmt: skip
         if done.returncode:
             raise DumpFailed(
-                f"the kernel could not be dumped: {_reason(log / 'dump.log', done.log)}"
+                f"the kernel could not be dumped: {reason(log / 'dump.log', done.log)}"
             )
 
     def work(self, images: Path) -> Path:
@@ -118,7 +145,8 @@ class Runc:
         done = self._call(
             "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
             "--image-path", str(images), "--work-path", str(log),
-            "--bundle", str(bundle), *(("--lazy-pages",) if lazy else ()), container.name,
+            "--pid-file", str(bundle / PID_FILE), "--bundle", str(bundle),
+            *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
             # and takes them back: out of the sight of those that are being restored beside it.
             within=("unshare", "--mount"),
@@ -128,7 +156,7 @@ class Runc:
         if done.returncode:
             self.delete(container.name)
             raise RestoreFailed(
-                f"the kernel could not be restored: {_reason(log / 'restore.log', done.log)}"
+                f"the kernel could not be restored: {reason(log / 'restore.log', done.log)}"
             )
 
     def delete(self, name: str) -> None:
@@ -136,9 +164,10 @@ class Runc:
         self._call("delete", "--force", name)
 
     def names(self) -> list[str]:
-        """Return the names of the containers there are."""
-        done = self._call("list", "--format", "json")
-        return [c["id"] for c in json.loads(done.stdout or "null") or []]
+        """Return the names of the containers there are, those too that runc can say nothing of."""
+        with suppress(FileNotFoundError):  # there was none yet
+            return sorted(entry.name for entry in (self.base / "state").iterdir())
+        return []
 
     def alive(self, name: str) -> bool:
         """Return whether the container has a first process."""
@@ -153,7 +182,7 @@ class Runc:
         return (self.base / "state" / name).exists()
 
     def _bundle(self, container: Container) -> Path:
-        bundle = self.base / "bundles" / container.name
+        bundle = self._bundles / container.name
         bundle.mkdir(parents=True, exist_ok=True)
         (bundle / CRIU_CONFIG_FILE).write_text(CRIU_CONFIG)
         container = replace(container, criu_config=bundle / CRIU_CONFIG_FILE)
@@ -167,7 +196,7 @@ class Runc:
                 [*runc, *arguments],
                 stdin=subprocess.DEVNULL,
                 # A detached container inherits what it is given here; a pipe would never close.
-                stdout=subprocess.PIPE if arguments[0] in {"list", "state"} else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if arguments[0] == "state" else subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 start_new_session=True,
@@ -187,22 +216,3 @@ class Runc:
         )
         wrapper.chmod(0o755)
         return wrapper
-
-
-def _words(log: str) -> str:
-    """Return the message of the last line of runc's log (``level=error msg="..."``)."""
-    lines = [line for line in log.strip().splitlines() if line]
-    if not lines:
-        return "runc gave no reason"
-    found = re.search(r'msg="(?P<what>.*)"', lines[-1])
-    return found["what"] if found else lines[-1]
-
-
-def _reason(criu_log: Path, runc_log: str) -> str:
-    """Return what CRIU's log gives as the first error that is not a mere remark."""
-    if criu_log.exists():
-        for line in criu_log.read_text(errors="replace").splitlines():
-            found = re.search(r"Error \((?P<where>[^)]*)\): (?P<what>.*)", line)
-            if found and not found["what"].startswith("rlimit:"):
-                return f"{found['what']} ({found['where']})"
-    return _words(runc_log)

@@ -1,6 +1,6 @@
 """Taking a session's checkpoint on its node, and bringing one back: the ``criu`` engine's way.
 
-The kernels stand still only while memory is copied to tmpfs and while what changed in the file
+The kernels stand still only while memory is looked at and while what changed in the file
 tree since a pass just before is read. Hashing, sealing and sending happen after they run again.
 Every call here blocks.
 """
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +24,13 @@ from checkpoint.packs import PackRef
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
 from sessionkeeper.agent import carried
+from sessionkeeper.agent.ahead import Ahead
 from sessionkeeper.agent.arrivals import Arrivals
-from sessionkeeper.agent.beside import Dumped
 from sessionkeeper.agent.hosted import HostedKernel
 from sessionkeeper.agent.place import Place, Slot
-from sessionkeeper.agent.room import Room
 from sessionkeeper.agent.staging import Staged, images_of, stage
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What was copied while everything stood still. ``pause`` in seconds. Kernels are in
-    ``images``, or in ``namespaces`` when their variables are in the tree.
-    """
-
-    kernels: tuple[HostedKernel, ...]
-    images: Mapping[str, Path]
-    tree: files.Tree
-    meta: Mapping[str, Any]
-    pause: float
-    seconds: dict[str, float]
-    namespaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    beside: Mapping[str, Dumped] = field(default_factory=dict)
-    """Variables of kernels that are in ``images`` too."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint whose every byte is in the store; only its number is missing.
-
-    ``stored`` are the bytes it added, ``seconds`` how long each part took.
-    """
-
-    body: Body
-    pause: float
-    stored: int
-    seconds: dict[str, float]
+from sessionkeeper.agent.stopwatch import Stopwatch
+from sessionkeeper.agent.taken import Cut, Saved
 
 
 class Savepoints:
@@ -73,7 +43,7 @@ class Savepoints:
         self._store = store
         self._keys = keys
         self._images = images
-        self._room = Room(images)
+        self._ahead = Ahead(images)
         self._pool = ThreadPoolExecutor(4, "savepoint")
         self._writer: Future[Writer] | None = None
         self._begins_with: tuple[PackRef, ...] = ()
@@ -101,12 +71,13 @@ class Savepoints:
 
     def prepare(self, kernels: Iterable[HostedKernel]) -> None:
         """Do what can be done before a cut of ``kernels``, while everything runs: read and store
-        what changed in the file tree, and have memory at hand for the dump.
+        what changed in the file tree and what is new of large kernels, and have memory at hand.
 
         Raises ``DumpFailed`` when there is too little of that.
         """
-        size = self._place.dump_size([kernel.slot for kernel in kernels])
-        reserving = self._pool.submit(self._room.reserve, size)
+        reserving = self._pool.submit(
+            lambda: self._ahead.prepare(self._place, self._open_writer(), kernels, self._before)
+        )
         try:
             self._tree = self._scan(copy=False)
         finally:
@@ -114,7 +85,7 @@ class Savepoints:
 
     def unprepare(self) -> None:
         """There is no cut, or no more: memory at hand for it is given back."""
-        self._room.release()
+        self._ahead.release()
 
     def cut(
         self,
@@ -130,8 +101,10 @@ class Savepoints:
 
         Raises ``DumpFailed``; the kernels go on then.
         """
-        with self._room.given():
+        try:
             return self._cut(tuple(kernels), meta, final, namespaces)
+        finally:
+            self.unprepare()
 
     def _cut(
         self,
@@ -142,30 +115,24 @@ class Savepoints:
     ) -> Cut:
         slots = [k.slot for k in kernels]
         self._round += 1
-        images = {}
-        if namespaces is None:
-            images = {k.kernel_id: self._images / f"{self._round}" / k.slot.name for k in kernels}
+        dumped = kernels if namespaces is None else ()
         clock = Stopwatch()
         began = time.monotonic()
         done = False
-        dumps: list[Future[None]] = []
+        dumps: list[Future[criu.Dump]] = []
         try:
             self._place.freeze(slots)
             clock.lap("freeze")
-            dumps = [
-                self._pool.submit(self._place.dump, k.slot, images[k.kernel_id])
-                for k in kernels
-                if k.kernel_id in images
-            ]
+            dumps = [self._pool.submit(self._dump, k.slot) for k in dumped]
             # Remembered, so that the next pass before a cut does not take them for left out.
             self._in_use = self._place.in_use(slots)
             tree = self._scan(copy=True, reread=self._place.written_through(slots))
             clock.lap("files")
-            for dump in dumps:
-                dump.result()
-            for directory in images.values():
-                criu.note_open_files(directory, self._place.root)
-                criu.keep_locks(directory)
+            taken = [dump.result() for dump in dumps]
+            images = {k.kernel_id: dump for k, dump in zip(dumped, taken, strict=True)}
+            for dump in taken:
+                criu.note_open_files(dump.directory, self._place.root)
+                criu.keep_locks(dump.directory)
             clock.lap("dump")
             facts = meta()
             done = True
@@ -178,16 +145,20 @@ class Savepoints:
         pause = time.monotonic() - began
         return Cut(kernels, images, tree, facts, pause, clock.laps, namespaces or {})
 
-    def save(self, cut: Cut) -> Saved:
-        """Store what was cut. Raises ``CheckpointError``; what is committed stays as it is."""
+    def _dump(self, slot: Slot) -> criu.Dump:
+        where = self._images / f"{self._round}" / slot.name
+        return self._place.dump(slot, where, *self._ahead.for_dump(self._place, slot))
+
+    def save(self, cut: Cut, compared: Callable[[], None] = lambda: None) -> Saved:
+        """Store what was cut; ``compared`` is called when only sending is left. Raises
+        ``CheckpointError``; what is committed stays as it is.
+        """
         clock = Stopwatch(cut.seconds)
         writer = self._open_writer()
         before = writer.written_bytes
         try:
             images = {
-                k.kernel_id: criu.encode(
-                    writer, cut.images[k.kernel_id], self._before(k.kernel_id), spend=True
-                )
+                k.kernel_id: criu.encode(writer, cut.images[k.kernel_id], self._before(k.kernel_id))
                 for k in cut.kernels
                 if k.kernel_id in cut.images
             }
@@ -197,6 +168,7 @@ class Savepoints:
                 kernel_id: dumped.store(writer, self._beside.get(kernel_id))
                 for kernel_id, dumped in cut.beside.items()
             }
+            compared()
             packs = writer.finish()
             clock.lap("upload")
         except BaseException:
@@ -205,6 +177,7 @@ class Savepoints:
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
+        self._ahead.brought(cut.images)
         self._tree = cut.tree
         self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
         others = {kernel_id: part for kernel_id, (_, part) in beside.items()}
@@ -216,6 +189,11 @@ class Savepoints:
         processes |= {k: Part("namespace", None, detail) for k, detail in cut.namespaces.items()}
         body = Body(packs, root, processes, dict(cut.meta))
         return Saved(body, cut.pause, writer.written_bytes - before, clock.laps)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the store has some of the kernels' memory."""
+        return bool(self._known)
 
     # -- bringing one back -----------------------------------------------------------------------
 
@@ -376,19 +354,6 @@ class Savepoints:
         for directory in self._images.iterdir():
             if directory.name.startswith(("staged-", "opened-")):
                 shutil.rmtree(directory, ignore_errors=True)
-
-
-class Stopwatch:
-    """Seconds per part of something that has parts."""
-
-    def __init__(self, laps: Mapping[str, float] | None = None) -> None:
-        self.laps = dict(laps or {})
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 4)
-        self._last = now
 
 
 def _done(image: criu.Image) -> Future[criu.Image]:

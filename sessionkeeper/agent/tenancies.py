@@ -134,6 +134,15 @@ class Tenancies:
 
         return gone
 
+    def _ran_out(self, session: str, epoch: int, memory: int | None) -> Gone:
+        """What tells the gateway that a kernel's memory ran out, before it hears of its end."""
+
+        def ran_out(kernel_id: str) -> None:
+            facts = {"session": session, "epoch": epoch, "kernel_id": kernel_id}
+            self._uplink.tell({"event": "out_of_memory", **facts, "limit": memory})
+
+        return ran_out
+
     def _turn(self, session: str) -> asyncio.Lock:
         """Whoever opens or closes a session on this node: one after the other."""
         return self._turns.setdefault(session, asyncio.Lock())
@@ -187,7 +196,10 @@ class Tenancies:
         self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
     ) -> Tenancy:
         forward, gone = self._forward(session), self._gone(session, epoch)
-        hosted = HostedSession(session, epoch, place, forward, gone, may_warm=self._may_warm)
+        ran_out = self._ran_out(session, epoch, place.memory)
+        hosted = HostedSession(
+            session, epoch, place, forward, gone, ran_out, may_warm=self._may_warm
+        )
         tenancy = Tenancy(
             hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
         )
@@ -213,9 +225,11 @@ class Tenancies:
         savepoints = Savepoints(store, keys, self._offer.images(session, 0))
         self._staging[session] = savepoints
         try:
-            staged = await asyncio.to_thread(
-                savepoints.stage, session, manifest, self._offer.lazy_above
-            )
+            # One after the other: of many some are here when they are wanted, instead of none.
+            async with self._at_work.turn(urgent=False):
+                staged = await asyncio.to_thread(
+                    savepoints.stage, session, manifest, self._offer.lazy_above
+                )
         except BaseException:
             await asyncio.to_thread(savepoints.close)
             raise
@@ -250,6 +264,7 @@ class Tenancies:
         return await tenancy.checkpoint(**how)
 
     async def _close_upto(self, session: str, epoch: int) -> None:
+        await self._at_work.saved()  # others have less time than what stands still here
         async with self._turn(session):
             tenancy = self._tenancies.get(session)
             if tenancy is not None and tenancy.hosted.epoch <= epoch:
@@ -322,4 +337,5 @@ class Tenancies:
                 await self._uplink.hang_up()  # the next hello does not name it
 
     def _store(self, token: str) -> ProxiedBlobs:
-        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token)
+        joined = self._settings.identity is not None
+        return ProxiedBlobs(f"{self._settings.gateway_url}/blobs", token, by_proxy=joined)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -15,15 +14,16 @@ from typing import IO, Any
 
 from checkpoint.blobs import BlobStore
 from checkpoint.errors import CheckpointError, StoreUnavailable
-from checkpoint.manifest import Manifest, Part, encode_body
+from checkpoint.manifest import Manifest, Part
 from sessionkeeper.agent import beside, unsaved, variables
-from sessionkeeper.agent.cuts import Cuts
-from sessionkeeper.agent.errors import FileRefused, KernelBusy
+from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.restorable import only, part_of, restorable
-from sessionkeeper.agent.savepoint import Savepoints, Stopwatch
+from sessionkeeper.agent.savepoint import Savepoints
+from sessionkeeper.agent.saving import Saving
 from sessionkeeper.agent.staging import Staged
+from sessionkeeper.agent.stopwatch import Stopwatch
 from sessionkeeper.agent.turns import Turns
 from sessionkeeper.cpu import NodeCpu
 from sessionkeeper.cpu_levels import held_to
@@ -55,8 +55,8 @@ class Tenancy:
         self._kernelspecs = kernelspecs
         self._cpu = cpu
         self._turns = turns or Turns()
-        self._cuts = Cuts(hosted, savepoints, self._meta, self._turns)
-        self._saving = asyncio.Lock()
+        saving = Saving(hosted, savepoints, self._meta, self._turns)
+        self.checkpoint, self.thaw = saving.checkpoint, saving.thaw
 
     async def open(
         self,
@@ -67,12 +67,14 @@ class Tenancy:
         staged: Staged | None,
         no_images: str | None = None,
         partly: bool = False,
+        interrupt: Iterable[str] = (),
     ) -> dict[str, Any]:
         """Bring the session up: files, then what was written to them since, then its kernels.
 
         ``no_images`` says why process images cannot be restored here, if they cannot: variables
         that were saved beside them are loaded into fresh kernels. ``partly``: a kernel that cannot
-        be restored starts anew, and the others are restored; otherwise it raises.
+        be restored starts anew, and the others are restored; otherwise it raises. The kernels
+        ``interrupt`` are not to go on with what they are in the middle of.
 
         Returns ``{"kernels": {id: {"state", "why"}}, "refused": [...], "seconds": {...}}``, where
         ``refused`` says which writes could not be done, and what of the files could not be set.
@@ -83,29 +85,31 @@ class Tenancy:
         opened: Manifest | None = None
         images: Staged | None = None
         refused: list[str] = []
-        if manifest is None:
-            await asyncio.to_thread(place.create)
-        else:
-            newest = await asyncio.to_thread(self.savepoints.load, self.hosted.session, manifest)
-            if not restore_kernels:
-                kernels = [{**kernel, "since": None} for kernel in kernels]
-            wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
-            opened = only(newest, wanted)
-            if no_images is not None:
-                opened = beside.fall_back(opened, no_images)
-            async with self._turns.turn():
+        # One turn for all of it: of many sessions some are up soon, instead of all late; and what
+        # the images of one take is given back before the next one needs it.
+        async with self._turns.turn():
+            if manifest is None:
+                await asyncio.to_thread(place.create)
+            else:
+                load, session = self.savepoints.load, self.hosted.session
+                newest = await asyncio.to_thread(load, session, manifest)
+                if not restore_kernels:
+                    kernels = [{**kernel, "since": None} for kernel in kernels]
+                wanted = {k["kernel_id"] for k in kernels} if restore_kernels else set()
+                opened = only(newest, wanted)
+                if no_images is not None:
+                    opened = beside.fall_back(opened, no_images)
                 problems, images = await asyncio.gather(
                     asyncio.to_thread(self.savepoints.restore_tree, opened),
                     asyncio.to_thread(self.savepoints.restore_images, opened, staged),
                 )
-            refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
-            self.hosted.writes = int(opened.meta.get("writes", 0))
-        clock.lap("fetch")
-        await asyncio.to_thread(place.open)
-        restored = restorable(kernels, opened, images)
-        async with self._turns.turn():
+                refused += [f"{unsaved.shown(path, place.home)}: {why}" for path, why in problems]
+                self.hosted.writes = int(opened.meta.get("writes", 0))
+            clock.lap("fetch")
+            await asyncio.to_thread(place.open)
+            restored = restorable(kernels, opened, images)
             failed = await self._restore(restored, images, partly)
-        clock.lap("restore")
+            clock.lap("restore")
         # What was written after the checkpoint comes after what the kernels had open then.
         for write in writes:
             try:
@@ -114,6 +118,8 @@ class Tenancy:
                 # Done before, but to files that are not in the checkpoint.
                 refused.append(f"{write['operation']} {write['path']} was not done again: {error}")
         clock.lap("files")
+        for kernel_id in restored.keys() & set(interrupt):
+            await asyncio.to_thread(place.interrupt, restored[kernel_id].slot)
         failed |= await self._let_go(restored, partly)
         others = [
             {**kernel, "since": None} if kernel["kernel_id"] in failed else kernel
@@ -130,11 +136,6 @@ class Tenancy:
         self._reaching = asyncio.create_task(self._reach_out())
         self.hosted.keep_warm()
         return {"kernels": outcome, "refused": refused, "seconds": clock.laps}
-
-    async def thaw(self) -> None:
-        """Let the kernels go on if they stand still for a last checkpoint."""
-        async with self._saving:
-            await asyncio.to_thread(self.hosted.place.thaw, self.hosted.slots())
 
     async def _reach_out(self) -> None:
         try:
@@ -260,49 +261,6 @@ class Tenancy:
             env = held_to(self._cpu.level, launch["env"])
             launch = {**launch, "env": env, "cpu": self._cpu.level}
         await self.hosted.start_kernel(kernel_id, name, generation, launch, next_seq, applied)
-
-    async def checkpoint(
-        self,
-        final: bool,
-        within: float = 0.0,
-        wanted: beside.Wanted = "no",
-        arrive: float | None = None,
-    ) -> dict[str, Any]:
-        """Take a checkpoint and store it. Returns its body (base64), what it cost, and what of the
-        kernels is not in it.
-
-        Where that can be done between two cells only, a running one has ``within`` seconds to end,
-        and the memory of a kernel that was restored lazily ``arrive`` (or as long) to be there;
-        raises :class:`KernelBusy` when that is not enough. ``wanted``: variables beside images.
-        """
-        arrive = within if arrive is None else arrive
-        async with self._saving:
-            if not await asyncio.to_thread(self.savepoints.arrived, arrive):
-                raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
-            try:
-                await asyncio.to_thread(self.savepoints.prepare, self._cuts.running())
-                if self.hosted.place.engine == "criu":
-                    cut = await self._cuts.processes(final, within, wanted)
-                else:
-                    cut = await self._cuts.variables(final, within)
-            finally:
-                await asyncio.to_thread(self.savepoints.unprepare)
-            try:
-                saved = await asyncio.to_thread(self.savepoints.save, cut)
-            except BaseException:
-                if final:
-                    await asyncio.to_thread(self.hosted.place.thaw, self.hosted.slots())
-                    await variables.release(cut.kernels)
-                raise
-        return {
-            "body": base64.b64encode(encode_body(saved.body)).decode(),
-            "pause": saved.pause,
-            "stored": saved.stored,
-            "seconds": saved.seconds,
-            "unsaved": unsaved.told(cut.tree, self.hosted.place.home),
-            "ignored": unsaved.ignored(cut.tree, self.hosted.place.home),
-            "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
-        }
 
     async def _redo(self, write: dict[str, Any]) -> None:
         """Do what was done before on another node, also in directories that the checkpoint has not:

@@ -2,7 +2,8 @@
 
 A dump, or a restore, keeps a processor busy for as long as it takes. Twenty at once would take as
 long together as one after the other, but then each kernel would stand still for all of that time,
-and at a deadline all would be half done instead of most of them.
+and at a deadline all would be half done instead of most of them. Where there is a deadline, who is
+next follows from :mod:`sessionkeeper.agent.plan`, anew each time: what was measured is no promise.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
 
-from sessionkeeper.agent.errors import KernelBusy
+from sessionkeeper.agent.errors import KernelBusy, NoTimeLeft
+from sessionkeeper.agent.plan import Unsaved, plan
+from sessionkeeper.agent.rates import Measured
 
 QUIET = 0.5
 """Seconds without anybody's turn after which there is time for what nobody waits for."""
@@ -27,6 +30,44 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+@dataclass(frozen=True)
+class Last:
+    """A last checkpoint on a node that goes at ``until``, in the event loop's time."""
+
+    unsaved: Unsaved
+    until: float
+
+
+class Turn:
+    """Waited for with :meth:`come`, had until :meth:`over`; or both by ``async with``."""
+
+    def __init__(self, turns: Turns, urgent: bool, last: Last | None) -> None:
+        self._turns = turns
+        self._urgent = urgent
+        self._last = last
+        self._has_come = False
+
+    async def come(self) -> None:
+        """Wait for it. Raises :class:`KernelBusy` for who gives up, and :class:`NoTimeLeft` for a
+        last checkpoint that would be too late.
+        """
+        await self._turns.take(self._urgent, self._last)
+        self._has_come = True
+
+    def over(self) -> None:
+        """It is the next one's turn; nothing happens if it was over, or has not come."""
+        if self._has_come:
+            self._has_come = False
+            self._turns.give_back(self._last)
+
+    async def __aenter__(self) -> Self:
+        await self.come()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.over()
+
+
 class Turns:
     """``at_once`` have their turn at the same time, the others wait in order: first who is urgent.
 
@@ -36,29 +77,54 @@ class Turns:
 
     def __init__(self, at_once: int | None = None) -> None:
         self._free = at_once or max(2, processors())
+        self.measured = Measured(self._free)
+        self._lasts: dict[asyncio.Future[None], Last] = {}
         self._urgent: deque[asyncio.Future[None]] = deque()
         self._others: deque[asyncio.Future[None]] = deque()
         self._under_way = 0
         self._since = 0.0
-        self._nobody = asyncio.Event()
+        self._unsaved = 0
+        self._nobody, self._saved = asyncio.Event(), asyncio.Event()
         self._nobody.set()
+        self._saved.set()
 
-    @asynccontextmanager
-    async def turn(self, *, urgent: bool = True) -> AsyncIterator[None]:
-        """Wait for a turn, and have it. Raises :class:`KernelBusy` for who gives up."""
+    def turn(self, *, urgent: bool = True, last: Last | None = None) -> Turn:
+        """Return one to wait for: of who gives up for who is urgent, or of a ``last`` checkpoint
+        that must be made by a deadline.
+        """
+        return Turn(self, urgent, last)
+
+    async def take(self, urgent: bool, last: Last | None) -> None:
+        """Wait for a turn, for :class:`Turn`."""
         self._under_way += 1
         self._nobody.clear()
+        if last is not None:
+            self._unsaved += 1
+            self._saved.clear()
         try:
-            await self._wait(urgent)
-            try:
-                yield
-            finally:
-                self._pass_on()
-        finally:
-            self._under_way -= 1
-            self._since = asyncio.get_running_loop().time()
-            if not self._under_way:
-                self._nobody.set()
+            await self._wait(urgent, last)
+        except BaseException:
+            self._left_off(last)
+            raise
+
+    def give_back(self, last: Last | None) -> None:
+        """It is over."""
+        self._pass_on()
+        self._left_off(last)
+
+    async def saved(self) -> None:
+        """Wait until no last checkpoint with a deadline is made, or waited for."""
+        await self._saved.wait()
+
+    def _left_off(self, last: Last | None) -> None:
+        if last is not None:
+            self._unsaved -= 1
+            if not self._unsaved:
+                self._saved.set()
+        self._under_way -= 1
+        self._since = asyncio.get_running_loop().time()
+        if not self._under_way:
+            self._nobody.set()
 
     async def quiet(self) -> None:
         """Wait until nobody has had, or has waited for, a turn for a while."""
@@ -68,29 +134,68 @@ class Turns:
             await asyncio.sleep(left)
             await self._nobody.wait()
 
-    async def _wait(self, urgent: bool) -> None:
-        if urgent:
+    async def _wait(self, urgent: bool, last: Last | None) -> None:
+        if urgent or last is not None:
             while self._others:
                 given_up = self._others.popleft()
                 if not given_up.done():
                     given_up.set_exception(KernelBusy("the node has more urgent things to do"))
-        if self._free:
+        if self._free and not (last and self._left(last) < self._takes(last)):
             self._free -= 1
             return
         mine = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._others).append(mine)
+        if last is not None:
+            self._lasts[mine] = last
+            loop = asyncio.get_running_loop()
+            loop.call_at(last.until - self._takes(last), self._too_late, mine)
+        else:
+            (self._urgent if urgent else self._others).append(mine)
         try:
             await mine
         except asyncio.CancelledError:
             if mine.done() and not mine.cancelled() and mine.exception() is None:
                 self._pass_on()  # it had just been given its turn
             raise
+        finally:
+            self._lasts.pop(mine, None)
 
     def _pass_on(self) -> None:
-        for waiting in (self._urgent, self._others):
-            while waiting:
-                following = waiting.popleft()
-                if not following.done():
-                    following.set_result(None)
-                    return
-        self._free += 1
+        following = self._next_last() or _next(self._urgent) or _next(self._others)
+        if following is not None:
+            following.set_result(None)
+        else:
+            self._free += 1
+
+    def _next_last(self) -> asyncio.Future[None] | None:
+        waiting = {one.unsaved.session: mine for mine, one in self._lasts.items()}
+        if not waiting:
+            return None
+        left = min(map(self._left, self._lasts.values()))
+        asked = (one.unsaved for one in self._lasts.values())
+        first = plan(asked, self.measured.rates(), left)[0]
+        if first.todo == "newest":
+            return None  # each is told when it is too late for it alone
+        mine = waiting[first.session]
+        del self._lasts[mine]
+        return mine
+
+    def _left(self, last: Last) -> float:
+        return last.until - asyncio.get_running_loop().time()
+
+    def _takes(self, last: Last) -> float:
+        """Seconds for this one alone."""
+        rates = self.measured.rates()
+        return rates.dumping(last.unsaved) + rates.sending(last.unsaved)
+
+    def _too_late(self, mine: asyncio.Future[None]) -> None:
+        if mine in self._lasts and not mine.done():
+            session = self._lasts.pop(mine).unsaved.session
+            mine.set_exception(NoTimeLeft(f"there is no time left to save session {session}"))
+
+
+def _next(waiting: deque[asyncio.Future[None]]) -> asyncio.Future[None] | None:
+    while waiting:
+        following = waiting.popleft()
+        if not following.done():
+            return following
+    return None

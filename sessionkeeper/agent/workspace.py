@@ -210,6 +210,7 @@ class LiveWorkspace:
             "name": "" if name == "." else name,
             "type": kind,
             "size": info.st_size,
+            "inode": info.st_ino,
             "mtime": info.st_mtime,
             "created": info.st_ctime,
             "writable": self._may_write(info),

@@ -7,23 +7,34 @@ import asyncio
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 from rich.console import Console
 
-from sessionkeeper.bench import checkpoint, gateway, latency, machine, recovery, report, start
+from sessionkeeper.bench import (
+    checkpoint,
+    gateway,
+    latency,
+    machine,
+    months,
+    nodes,
+    recovery,
+    report,
+    start,
+)
 from sessionkeeper.bench.figures import Figure
 from sessionkeeper.errors import DiskFull
 from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["main"]
 
-_BENCHES = ("latency", "start", "recovery", "checkpoint", "gateway")
+_BENCHES = ("month", "latency", "start", "recovery", "checkpoint", "gateway", "nodes")
 _ROOM = 8
 """Times what a kernel holds: on two nodes, restored files and image files beside the store."""
 
 _EPILOG = """\
-Each starts a sessionkeeper of its own (`checkpoint`: one node and a store) in a temporary
-directory (TMPDIR) and leaves nothing behind.
+Each starts a sessionkeeper of its own (`checkpoint`: one node and a store; `month` simulates, and
+starts nothing) in a temporary directory (TMPDIR) and leaves nothing behind.
 Root and CRIU are needed for the container runtime, which the required figures are for. Let the
 machine do nothing else meanwhile.
 
@@ -83,6 +94,9 @@ async def _measure(
     runtime = ""
     for bench in benches:
         match bench:
+            case "month":
+                plot = Path(found.plot) if found.plot else None
+                measured = await asyncio.to_thread(months.measure, terminal, found.runs, plot)
             case "latency":
                 measured, runtime = await latency.measure(terminal, found.runs)
             case "start":
@@ -91,6 +105,8 @@ async def _measure(
                 measured, runtime = await checkpoint.measure(terminal, found.runs)
             case "gateway":
                 measured, runtime = await gateway.measure(terminal, found.runs)
+            case "nodes":
+                measured, runtime = await nodes.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured
@@ -115,6 +131,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         metavar="MB,...",
         help="what the kernels of `recovery` hold (50,240,1000)",
     )
+    help_ = "draw what `month` simulates, as SVG"
+    parser.add_argument("--plot", metavar="FILE", help=help_)
     return parser.parse_args(arguments)
 
 

@@ -27,6 +27,14 @@ class Feed:
         self.status: dict[str, Any] = {}
         self._coverage = Coverage()
         self._new = asyncio.Condition()
+        self._listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    def listen(self, told: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Have `told` called with the newest status and each that follows; what ends that."""
+        self._listeners.append(told)
+        if self.status:
+            told(self.status)
+        return lambda: self._listeners.remove(told)
 
     @classmethod
     @asynccontextmanager
@@ -58,6 +66,10 @@ class Feed:
         """Wait until the session runs elsewhere than on `node`. RunFailed after `SECONDS`."""
         await self._until(lambda: self._running() and self.node != node, f"did not leave {node}")
 
+    async def left(self, node: str) -> None:
+        """Wait until the session is not on `node` any more, wherever it is. Raises RunFailed."""
+        await self._until(lambda: self.node != node, f"did not leave {node}")
+
     def _running(self) -> bool:
         return self.status.get("state") == "running"
 
@@ -74,4 +86,6 @@ class Feed:
             async with self._new:
                 self.status = json.loads(text)
                 self._coverage.feed(time.time(), self.status)
+                for told in self._listeners:
+                    told(self.status)
                 self._new.notify_all()

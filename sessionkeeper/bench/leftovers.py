@@ -22,6 +22,7 @@ from sessionkeeper.compute.local import LocalBackend
 from sessionkeeper.compute.plan import Rules, Wish
 from sessionkeeper.compute.provisioner import Provisioner
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.leases import Leases
 from sessionkeeper.registration import Registration
 
 __all__ = ["leftovers", "local_leftovers"]
@@ -95,7 +96,7 @@ async def _there(backend: ComputeBackend) -> int:
 
 def _provisioner(backend: ComputeBackend, wishes: list[Wish]) -> Provisioner:
     rules = Rules(dict.fromkeys(backend.tiers, 60.0), grace=0.2, last_resort=5.0)
-    nodes = Nodes(2.0, lambda node: None)
+    nodes = Nodes(Leases(2.0), lambda node: None)
     return Provisioner(backend, nodes, lambda: wishes, lambda *_: None, "secret", "bench", rules)
 
 

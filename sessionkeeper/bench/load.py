@@ -27,7 +27,7 @@ from sessionkeeper.up.terminal import Terminal
 __all__ = ["Count", "Reader", "Rig", "counted", "resident_mb", "rig"]
 
 SECONDS = 60.0
-_PING = 1.5
+_PING = 2.2
 """As our UI server does, to notice a gateway that is gone."""
 
 _TICK = os.sysconf("SC_CLK_TCK")

@@ -22,7 +22,7 @@ from sessionkeeper.bench.stacks import PEERS, System, sessionkeeper_system
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.up.terminal import Terminal
 
-__all__ = ["measure"]
+__all__ = ["TROUBLE", "measure"]
 
 MB = 2**20
 DEADLINE = 30.0
@@ -31,7 +31,8 @@ BEFORE, AFTER = 0.7, 0.5
 
 END_SECONDS = 60.0
 GIVE_UP = 3
-_TROUBLE = (SessionkeeperError, ConnectionClosed, OSError, http.client.HTTPException, ValueError)
+TROUBLE = (SessionkeeperError, ConnectionClosed, OSError, http.client.HTTPException, ValueError)
+"""What a run may fail with, while the others go on."""
 
 
 async def measure(terminal: Terminal, sizes: Sequence[int], runs: int) -> tuple[list[Figure], str]:
@@ -56,7 +57,7 @@ async def measure(terminal: Terminal, sizes: Sequence[int], runs: int) -> tuple[
                     if container:
                         await bench.repeat([blackout, stalled], runs, bench.drain)
                     await bench.repeat([killed], runs, bench.kill)
-            except _TROUBLE as error:
+            except TROUBLE as error:
                 for figure in of_size:
                     figure.runs += [None] * (runs - len(figure.runs))
                     figure.failures.append(str(error))
@@ -99,7 +100,7 @@ class _Recovery:
                         measured = await one()
                     in_a_row = 0
                     self.terminal.say("  " + ", ".join(f"{value:.3f} s" for value in measured))
-                except _TROUBLE as error:
+                except TROUBLE as error:
                     in_a_row += 1
                     self.terminal.say(f"  failed: {error}")
                     for figure in figures:

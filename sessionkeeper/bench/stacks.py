@@ -96,14 +96,14 @@ class System(Stack):
 
 
 @asynccontextmanager
-async def sessionkeeper_system(terminal: Terminal) -> AsyncIterator[System]:
-    """`sessionkeeper up` with two nodes, in a process of its own. Raises StackFailed with what it
-    said when it does not come up."""
+async def sessionkeeper_system(terminal: Terminal, *flags: str) -> AsyncIterator[System]:
+    """`sessionkeeper up` with two nodes and these flags, in a process of its own. Raises
+    StackFailed with what it said when it does not come up."""
     with tempfile.TemporaryDirectory(prefix="sessionkeeper-bench-") as name:
         state = StateDirectory(Path(name, "state"))
         port = free_port()
         command = ["-m", "sessionkeeper", "up", "--nodes", "2", "--port", str(port)]
-        command += ["--state", str(state.path)]
+        command += ["--state", str(state.path), *flags]
         log = Path(name, "up.log")
         process = await spawn(command, {}, log)
         try:

@@ -19,6 +19,7 @@ from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Manifest, decode_body
 from checkpoint.repository import Repository
 from gateway.link import GatewayLink, Output, Resumed
+from sessionkeeper.agent.container import ContainerPlace
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.offer import Offer
@@ -134,10 +135,11 @@ class Stand:
         await asyncio.to_thread(self._tenancy.savepoints.arrived, READY_SECONDS)
         hosted = self._tenancy.hosted
         kernel, place = hosted.kernels[KERNEL], hosted.place
+        assert isinstance(place, ContainerPlace)
         began = time.perf_counter()
         try:
             await asyncio.to_thread(place.freeze, [kernel.slot])
-            await asyncio.to_thread(place.dump, kernel.slot, directory)
+            await asyncio.to_thread(place.dump_plainly, kernel.slot, directory)
         finally:
             await asyncio.to_thread(place.thaw, [kernel.slot])
         dumped = time.perf_counter() - began
@@ -184,7 +186,7 @@ class Stand:
             return
         for frame in [*self._link.outgoing(), self._link.take_ack()]:
             if frame is not None:
-                self._tenancy.hosted.to_shim(KERNEL, frame)
+                self._tenancy.hosted.to_shim(KERNEL, bytes(frame))
 
 
 def _size(directory: Path) -> int:
@@ -196,11 +198,11 @@ class _NoInputs:
 
     last = 0
 
-    def append(self, payload: bytes) -> int:
+    def append(self, payload: bytes | memoryview) -> int:
         raise NotImplementedError
 
-    def get(self, number: int) -> bytes:
-        return b""
+    def get(self, number: int, ahead: bytes = b"") -> bytes:
+        return ahead
 
     def void(self, number: int) -> None:
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from sessionkeeper.addresses import SESSION_HEADER
 from sessionkeeper.errors import EXIT_CODES, SessionkeeperError, Unavailable, UnknownNode
@@ -13,22 +13,28 @@ from sessionkeeper.up.state import StateDirectory
 
 __all__ = [
     "checkpoints",
+    "cordon",
     "create",
+    "create_join_token",
     "delete",
     "drain",
     "fork",
     "hibernate",
+    "join_tokens",
     "new_token",
     "nodes",
     "prune",
+    "report",
     "restore",
     "resume",
+    "revoke",
     "session",
     "sessions",
     "status",
     "tag",
     "uncordon",
     "untag",
+    "withdraw_join_token",
 ]
 
 _SECONDS = 10.0
@@ -50,6 +56,13 @@ def status(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
 def sessions(state: StateDirectory) -> list[dict[str, Any]]:
     """All sessions, those that only the store has too."""
     found: list[dict[str, Any]] = _call(state, "GET", "/sessions", seconds=_LONG)["sessions"]
+    return found
+
+
+def report(state: StateDirectory, asked: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of what sessions cost; `asked` are `from`, `to`, `session`, `owner`."""
+    path = f"/report?{urlencode(asked)}"
+    found: list[dict[str, Any]] = _call(state, "GET", path, seconds=_LONG)["rows"]
     return found
 
 
@@ -95,6 +108,34 @@ def drain(state: StateDirectory, name: str, deadline: float) -> dict[str, Any]:
 def uncordon(state: StateDirectory, name: str) -> None:
     """Let a drained node take sessions again. UnknownNode when there is none of that name."""
     _call(state, "POST", f"/nodes/{quote(name, safe='')}/uncordon", {})
+
+
+def cordon(state: StateDirectory, name: str) -> None:
+    """Place nothing new on a node. UnknownNode when there is none of that name."""
+    _call(state, "POST", f"/nodes/{quote(name, safe='')}/cordon", {})
+
+
+def revoke(state: StateDirectory, name: str) -> dict[str, Any]:
+    """Let a machine that has joined in no more; returns the sessions it had."""
+    return _call(state, "POST", f"/nodes/{quote(name, safe='')}/revoke", {})
+
+
+def create_join_token(
+    state: StateDirectory, tier: str, uses: int, seconds: float
+) -> dict[str, Any]:
+    """Make a token with which machines join; it is told here and never again."""
+    return _call(state, "POST", "/join-tokens", {"tier": tier, "uses": uses, "seconds": seconds})
+
+
+def join_tokens(state: StateDirectory) -> list[dict[str, Any]]:
+    """What is known of the join tokens that are good."""
+    found: list[dict[str, Any]] = _call(state, "GET", "/join-tokens")["tokens"]
+    return found
+
+
+def withdraw_join_token(state: StateDirectory, ticket: str) -> None:
+    """It lets nobody in any more."""
+    _call(state, "DELETE", f"/join-tokens/{quote(ticket, safe='')}")
 
 
 def checkpoints(state: StateDirectory, session: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from gateway.options import FLAGS
+from sessionkeeper.cli.node_parser import add_node
+from sessionkeeper.cli.report_parser import add_report
 from sessionkeeper.cli.session_parser import add_session
 from sessionkeeper.cli.store_parser import add_store
 
@@ -47,18 +49,6 @@ exit codes:
   69 a part did not come up
 """
 )
-
-_NODE = """\
-examples:
-  sessionkeeper node list
-  sessionkeeper node drain node-1 --deadline 30s
-  sessionkeeper node kill node-2
-  sessionkeeper node start node-2
-
-exit codes:
-  1 not all has moved   2 that cannot be asked   7 no such node   9 nothing runs here
-  69 the gateway does not answer
-"""
 
 _CHECKPOINT = """\
 Of the session that runs. `sessionkeeper store` works on the store itself, whether anything runs.
@@ -122,7 +112,8 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_up(commands)
     _add_operating(commands)
-    _add_node(commands)
+    add_node(commands, _add, _add_state)
+    add_report(commands, _add, _add_state)
     add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)
@@ -174,6 +165,12 @@ _LOG_FLAGS = {
     "--log-level": ("LEVEL", "debug (each message's way, too), info, warning or error (info)"),
 }
 
+_RULES = {
+    "--quotas": ("WHAT", "nodes at a time: owner=5,image=100,owner:alice=20 (no limit)"),
+    "--on-demand": ("WHEN", "always, never, or after waiting: 5m (always, as the last resort)"),
+    "--rebalance-after": ("TIME", "an idle session moves to a cheaper node then, or never (600s)"),
+}
+
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
     "--store": (
@@ -189,7 +186,7 @@ _UP_FLAGS = {
     "--state": ("DIR", "where everything is kept (root: /var/lib/sessionkeeper)"),
     "--workspace": ("DIR", "a new session's workspace begins with these files"),
     "--memory": ("SIZE", "memory that one kernel may use, such as 2G (no limit)"),
-    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--lease-seconds": ("TIME", "a node silent for so long is lost (2s,volunteer=15s)"),
     "--on-rollback": ("WHAT", "replay or stop: cells that a lost node took with it (replay)"),
     "--keep": (
         "WHAT",
@@ -198,6 +195,8 @@ _UP_FLAGS = {
     ),
     "--hibernate-after": ("TIME", "a session idle for so long is saved and releases its compute"),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
+    "--price": ("P", "what each node costs per hour, in any one currency (not known)"),
+    **_RULES,
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
     "--notices": ("NAMES", "who says that its nodes will go: none, auto, aws,logind,... (none)"),
@@ -214,10 +213,11 @@ _GATEWAY_FLAGS = {
     "--agent-token-file": ("FILE", "the token that agents show"),
     "--store": ("URL", "blob store: a directory, or s3://bucket/prefix?endpoint=URL"),
     "--master-key": ("FILE", "key that opens the sessions' keys; made when there is none"),
-    "--lease-seconds": ("TIME", "a node not heard of for so long is lost (2s)"),
+    "--lease-seconds": ("TIME", "a node silent for so long is lost (4s,volunteer=15s)"),
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
+    **_RULES,
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--compute": ("WHERE", "start each session's own: local, kubernetes or none (none)"),
@@ -231,12 +231,17 @@ _GATEWAY_FLAGS = {
 _AGENT_FLAGS = {
     "--gateway-url": ("URL", "the gateway, http://host:port"),
     "--token-file": ("FILE", "the agents' token"),
+    "--identity": ("FILE", "what `node join` has left; instead of the token"),
     "--node": ("NAME", "name of this node"),
     "--tier": ("TIER", "spot, volunteer or on-demand (on-demand)"),
+    "--price": ("P", "what this node costs per hour, in any one currency (not known)"),
+    "--list-price": ("P", "what a machine like it costs on demand (from its cores)"),
     "--data": ("DIR", "directory for what kernels need here"),
     "--runtime": ("R", "container or process (process)"),
     "--criu": ("FILE", "the criu to use"),
     "--memory-bytes": ("SIZE", "memory that one kernel may use (no limit)"),
+    "--offered-cores": ("N", "cores that sessions may use (all)"),
+    "--offered-memory": ("SIZE", "memory that sessions may use (all)"),
     "--lazy-above": ("SIZE", "a kernel with more memory answers before it has arrived (128M)"),
     "--cgroup": ("PATH", "parent of the kernels' control groups"),
     "--cpu-baseline": (
@@ -286,35 +291,6 @@ def _add_operating(commands: Any) -> None:
         if name == "status":
             _add_session(parser)
             parser.add_argument("--json", action="store_true", help="as the gateway says it")
-
-
-def _add_node(commands: Any) -> None:
-    node = _add(commands, "node", "list, drain, kill or start nodes", epilog=_NODE)
-    node.set_defaults(shown=node)
-    actions = node.add_subparsers(title="actions", metavar="ACTION")
-    parser = _add(actions, "list", "the nodes, as the gateway sees them", "node:list_nodes")
-    parser.add_argument("--json", action="store_true", help="as the gateway says it")
-    _add_state(parser)
-    parser = _add(
-        actions, "drain", "the notice before a node goes: what runs on it moves", "node:drain"
-    )
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--deadline", metavar="TIME", default="30s", help="time there is (30s)")
-    _add_state(parser)
-    parser = _add(
-        actions, "kill", "pull the plug: all of it dies at once, its data is gone", "node:kill"
-    )
-    parser.add_argument("name", metavar="NAME")
-    _add_state(parser)
-    parser = _add(
-        actions, "start", "start a killed node, take back a drained one, or add one", "node:start"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the first free name when absent")
-    parser.add_argument("--runtime", metavar="R", help="container or process (that of the others)")
-    parser.add_argument(
-        "--cpu-most", metavar="LEVEL", help="treat its CPU as one of that level (native)"
-    )
-    _add_state(parser)
 
 
 def _add_checkpoint(commands: Any) -> None:

@@ -16,6 +16,8 @@ from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
 from sessionkeeper.values import parse_size
 
+_TERMS = ("price", "interruptions", "waiting", "crowd")
+
 __all__ = [
     "create",
     "delete",
@@ -39,6 +41,8 @@ def create(arguments: Namespace) -> int:
         "tiers": arguments.tiers.split(",") if arguments.tiers else None,
         "guarantee": _size("--guarantee", arguments.guarantee),
         "limit": _size("--limit", arguments.limit),
+        "cores": arguments.cores,
+        "secrets": arguments.secrets,
     }
     done = api.create(state, {what: said for what, said in wish.items() if said is not None})
     name = done["session"]["name"]
@@ -114,10 +118,23 @@ def why(arguments: Namespace) -> int:
     done = api.session(state_of(arguments), arguments.name)
     lines = [_where(done)]
     if done["why"] is not None:
-        reasons = sorted(done["why"]["reasons"].items())
-        lines += [f"  {name}: {reason}" for name, reason in reasons]
+        lines += _nodes(done["why"], done["session"]["node"])
         lines += [f"  {warning}" for warning in done["status"]["warnings"]]
     return _said(arguments, done, "\n".join(lines))
+
+
+def _nodes(why: dict[str, Any], here: str | None) -> list[str]:
+    """A line for each node: why not, or what it scores (the least is taken), and of what that is
+    the sum."""
+    lines = []
+    for one in why["nodes"]:
+        reason = one["reason"] or why["reasons"].get(one["node"], "")
+        score = one["score"]
+        terms = " + ".join(f"{name} {score[name]:.2f}" for name in _TERMS if score[name])
+        said = f"{score['total']:.2f} = {terms or 'nothing'}"
+        place = "is there" if one["node"] == here else reason or "would be taken"
+        lines.append(f"  {one['node']}: {place} ({said})")
+    return lines
 
 
 def delete(arguments: Namespace) -> int:

@@ -61,9 +61,13 @@ def add_session(
         ("--image", "IMAGE", "what its kernels are to run in; noted, not used so far"),
         ("--tiers", "TIERS", "nodes it may use: some of spot,volunteer,on-demand (all)"),
         ("--guarantee", "SIZE", "memory that a node must have left for it (none)"),
-        ("--limit", "SIZE", "memory that each of its kernels may use (the node's own limit)"),
+        ("--limit", "SIZE", "memory that its kernels may use (the node's own limit)"),
     ):
         parser.add_argument(flag, metavar=metavar, help=help_)
+    help_ = "cores that a node must have left for it (none)"
+    parser.add_argument("--cores", metavar="N", type=float, help=help_)
+    help_ = "it has secrets: no volunteer's machine, unless --tiers names them"
+    parser.add_argument("--secrets", action="store_true", default=None, help=help_)
     action("list", "all sessions, those that only the store has too", "list_sessions", named=False)
     action("open", "start a JupyterLab for it, and print the URL", "open_ui")
     action("token", "its token, and how a stock Jupyter server uses it", "token")

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -23,10 +23,13 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords
 from sessionkeeper.agent.errors import FileRefused
+from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.sessions import Sessions
 
 STATUS = {
@@ -42,9 +45,13 @@ STATUS = {
     "not_hibernated": 409,
     "exists": 409,
     "not_empty": 409,
+    "changed": 409,
     "is_a_directory": 409,
     "not_a_directory": 409,
     "refused": 403,
+    "node_revoked": 403,
+    "join_refused": 403,
+    "name_refused": 409,
     "forbidden": 403,
     "unauthorized": 401,
     "full": 507,
@@ -65,6 +72,9 @@ class Shared:
     nodes: Nodes
     masters: Sequence[KeyWrapper] = ()
     """What wraps the keys of sessions that are forked."""
+    ledger: Ledger | None = None
+    roster: Roster = field(default_factory=Roster)
+    """The machines that have joined."""
 
 
 LONGEST_DEADLINE = 7 * 86400.0
@@ -128,11 +138,6 @@ class StatusHandler(SessionHandler):
         self.finish(self.keeper.status.json())
 
 
-class NodesHandler(OperatorHandler):
-    def get(self) -> None:
-        self.finish({"nodes": self.nodes.report()})
-
-
 class DrainHandler(OperatorHandler):
     """The preemption notice: the node's sessions move, and nothing new is placed there."""
 
@@ -162,15 +167,6 @@ class DrainHandler(OperatorHandler):
                 "seconds": time.monotonic() - began,
             }
         )
-
-
-class UncordonHandler(OperatorHandler):
-    """The notice is withdrawn: sessions may be placed there again."""
-
-    def post(self, name: str) -> None:
-        node = self.nodes.get(name)
-        self.nodes.uncordon(node)
-        self.finish({"name": name, "state": node.state})
 
 
 class EventsHandler(ErrorsInWords, WebSocketHandler):
@@ -266,24 +262,34 @@ class FilesHandler(SessionHandler):
         self.set_status(204)
 
     async def _send(self, path: str) -> None:
-        stat = await self.workspace.stat(path)
+        for last in (False, False, True):
+            try:
+                await self._send_version(path, await self.workspace.stat(path))
+            except FileRefused as error:
+                if error.code != "changed" or (last and not self._headers_written):
+                    raise
+                if self._headers_written:
+                    # A broken connection is the only way left to say "not all".
+                    self.detach().close()
+                    return
+            else:
+                return
+
+    async def _send_version(self, path: str, stat: dict[str, Any]) -> None:
         if stat["type"] == "directory":
             raise FileRefused(f"{path}: is a directory", "is_a_directory")
-        size = int(stat["size"])
-        start, length = 0, size
+        version = FileVersion.of(stat)
+        start, length = 0, version.size
         wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
         if wanted:
-            start = min(int(wanted[1]), size)
-            length = min(int(wanted[2] or size - 1) + 1, size) - start
+            start = min(int(wanted[1]), version.size)
+            length = min(int(wanted[2] or version.size - 1) + 1, version.size) - start
             self.set_status(206)
-            self.set_header("Content-Range", f"bytes {start}-{start + length - 1}/{size}")
+            self.set_header("Content-Range", f"bytes {start}-{start + length - 1}/{version.size}")
         self.set_header("Content-Type", "application/octet-stream")
-        self.set_header("X-Mtime", repr(stat["mtime"]))
-        if length <= 0:
-            self.finish()
-            return
+        self.set_header("X-Version", version.in_header())
         try:
-            async for piece in self.workspace.read(path, start, length):
+            async for piece in self.workspace.read(path, start, length, version):
                 self.write(piece)
                 await self.flush()
         except StreamClosedError:
@@ -301,9 +307,7 @@ def routes(shared: Shared) -> list[tuple[str, type[RequestHandler], dict[str, An
     handlers: dict[str, type[RequestHandler]] = {
         "status": StatusHandler,
         "events": EventsHandler,
-        "nodes": NodesHandler,
         "nodes/([^/]+)/drain": DrainHandler,
-        "nodes/([^/]+)/uncordon": UncordonHandler,
         "files/(.*)": FilesHandler,
     }
     return [

@@ -11,13 +11,14 @@ import asyncio
 import hmac
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from checkpoint.blobs import BlobStore, check_key
 from checkpoint.errors import (
@@ -32,6 +33,12 @@ from checkpoint.errors import (
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 THREADS = 16
 """Requests of nodes that are with the store at once: two nodes read with eight each."""
+
+LARGEST = 32 << 20
+"""Bytes of an object that a node creates: a pack has a quarter of that."""
+
+MOST_COMING = 8 * LARGEST
+"""Bytes that the bearer of one token may have on their way here at a time."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +65,8 @@ class Grants:
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
+        self.coming: Counter[int] = Counter()
+        """Bytes that are in memory, of what the bearers of the grants send; by the grant's id."""
         self._threads = ThreadPoolExecutor(THREADS, "blobs")
 
     async def served(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -87,10 +96,13 @@ class Grants:
         return found
 
 
+@stream_request_body
 class BlobHandler(RequestHandler):
     """``/blobs/KEY``: GET (also with Range), PUT (``If-None-Match: *`` to create), DELETE;
     ``/blobs/?prefix=``: list.
     """
+
+    _body = bytearray()
 
     def initialize(self, grants: Grants) -> None:
         self._grants = grants
@@ -101,6 +113,28 @@ class BlobHandler(RequestHandler):
             # Not for good: a gateway that was started again has not taken the session up yet.
             raise HTTPError(401, reason="Token of no session that runs")
         self._grant = grant
+        self._body = bytearray()
+        connection: Any = self.request.connection
+        connection.set_max_body_size(LARGEST)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._grants.coming[id(self._grant)] += len(chunk)
+        self._body += chunk
+        if self._grants.coming[id(self._grant)] > MOST_COMING:
+            raise HTTPError(503, reason="This node sends more at a time than is taken")
+
+    def on_finish(self) -> None:
+        self._let_go()
+
+    def on_connection_close(self) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._body:
+            coming = self._grants.coming
+            coming.subtract({id(self._grant): len(self._body)})
+            coming += Counter()  # forgets those of whom nothing is coming
+            self._body = bytearray()
 
     async def get(self, key: str) -> None:
         store = self._grant.store
@@ -121,7 +155,7 @@ class BlobHandler(RequestHandler):
         only_new = self.request.headers.get("If-None-Match") == "*"
         self._allow(key, only_new)
         write = self._grant.store.create if only_new else self._grant.store.put
-        await self._grants.served(write, self._checked(key), self.request.body)
+        await self._grants.served(write, self._checked(key), self._body)
         self.set_status(201)
 
     async def delete(self, key: str) -> None:

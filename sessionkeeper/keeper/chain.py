@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from checkpoint.errors import CheckpointError, Damaged, SessionDeleted, UnknownFormat
 from checkpoint.manifest import Body, Manifest
@@ -35,6 +37,8 @@ class Chain:
     def __init__(self, repository: Repository, gateway: str = "") -> None:
         self.repository = repository
         self.gateway = gateway
+        self.also: Callable[[], Mapping[str, Any]] = dict
+        """What else each checkpoint says of the session."""
         self._since: float | None = None
         self.manifest: Manifest | None = None
         self.portable: Manifest | None = None
@@ -98,6 +102,7 @@ class Chain:
         await self.settle()
         before = self.manifest.number if self.manifest else None
         now = time.time()
+        body = replace(body, meta={**body.meta, **self.also()})
         if self.gateway:
             self._since = self._since or now
             who = {"id": self.gateway, "where": socket.gethostname(), "since": self._since}
@@ -180,7 +185,8 @@ class Chain:
         cpu = Cpu.from_json(self.manifest.meta) if "criu" in engines else None
         # Of a checkpoint without kernels too: a file tree is another one in each runtime.
         engine = self.manifest.meta.get("engine")
-        return Needs(engine=engine, cpu=cpu, variables=self.portable is not None)
+        size = sum(pack.size for pack in self.manifest.packs)
+        return Needs(engine=engine, cpu=cpu, variables=self.portable is not None, size=size)
 
     def _portable(self) -> Manifest | None:
         manifest = self.manifest

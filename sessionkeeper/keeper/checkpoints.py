@@ -32,6 +32,9 @@ TIMEOUT = 600.0
 RETRY_AFTER = (1.0, 60.0)
 """Seconds before a failed checkpoint is tried again: at first, and at most."""
 
+TOO_LATE = "no_time_left"
+"""What an agent says when a last checkpoint would come too late."""
+
 BUSY = "kernel_busy"
 """What an agent says when a kernel is in the middle of a cell and cannot be saved there."""
 
@@ -123,7 +126,9 @@ class Channels(Protocol):
         """
         ...
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None: ...
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None: ...
 
     def detach(self, kernel_id: str) -> None: ...
 
@@ -175,33 +180,57 @@ class Checkpoints:
         self._retry_delay = RETRY_AFTER[0]
         self._told_ignored = False
         self._given_up = 0
+        self._no_time = False
+        self._positions: dict[str, Position] = {}
+        self.unfit = ""
+        """Why what was given up cannot go on from the newest checkpoint either."""
 
     def begin(self) -> None:
         """A new incarnation: what there is came from the newest checkpoint, or is fresh."""
         self._covered = self._channels.activity().ended
         self.journals.forget()
         self._last, self._changed, self._retry_at = time.monotonic(), None, 0.0
+        self._no_time = False
 
-    def give_up(self, epoch: int) -> None:
+    def give_up(self, epoch: int, unfit: str = "") -> None:
         """The incarnation goes back to the newest checkpoint, as a kernel of it was killed: what is
         being saved of it just now has that kernel dead, or not at all, and is none.
         """
-        self._given_up = epoch
+        self._given_up, self.unfit = epoch, unfit
 
     def is_given_up(self, epoch: int) -> bool:
         """Whether that was said of the incarnation of this ``epoch``."""
         return epoch <= self._given_up
 
+    def has_begun(self, kernel_id: str, number: int) -> bool:
+        """Whether the newest checkpoint certainly has the kernel after it was given that input."""
+        position = self._positions.get(kernel_id)
+        return position is not None and number <= position.applied
+
     def covers(self, ended: int) -> bool:
         """Whether the newest checkpoint contains what has happened until ``ended`` requests had."""
         return self._covered >= ended
+
+    def exposed(self, now: float) -> float:
+        """Return the seconds of work, roughly, that are lost with the node ``now`` (monotonic
+        seconds): of what ran since the newest checkpoint.
+        """
+        activity = self._channels.activity()
+        unsaved = activity.ended > self._covered
+        begins = self._last if unsaved else max(self._last, activity.at)
+        ends = now if activity.busy else activity.at if unsaved else begins
+        return max(0.0, ends - begins)
 
     def hasten(self) -> None:
         """Let the next one be due at once."""
         self._last = self._retry_at = 0.0
 
     def due(
-        self, tier: str, engine: str | None = None, variables: Variables = "no"
+        self,
+        tier: str,
+        engine: str | None = None,
+        variables: Variables = "no",
+        mean_time: float | None = None,
     ) -> float | None:
         """Return in how many seconds the next one should begin; None: not before something
         happens. It should if the newest is without ``variables`` that are wanted.
@@ -227,6 +256,7 @@ class Checkpoints:
                 active=activity.at,
                 tier=tier,
                 mid_cell=engine != "namespace",
+                mean_time=mean_time,
             )
         )
         return None if seconds is None else max(seconds, self._retry_at - now, again)
@@ -257,6 +287,8 @@ class Checkpoints:
                 "final": final,
                 "within": self.patience(node) if final else 0.0,
                 "arrive": self._arrival(node) if final else 0.0,
+                "left": node.left() if final and node.draining else None,
+                "work": self._work(),
                 "wanted": variables,
             }
             taken = await node.call("session.checkpoint", call, TIMEOUT)
@@ -281,6 +313,7 @@ class Checkpoints:
             elif error.code == BUSY and not final:
                 self._retry_at = time.monotonic() + RETRY_BUSY
             else:
+                self._no_time = error.code == TOO_LATE
                 self._failed(error)
             return False
         finally:
@@ -288,6 +321,7 @@ class Checkpoints:
             await asyncio.wait({ahead})
             self._status.update(checkpointing=False)
         self._last, self._covered, self._changed = began, ended, None
+        self._positions = positions
         self._cost = float(taken["pause"])
         self._retry_delay = RETRY_AFTER[0]
         # Else the checkpoint before it may have to be gone back to, and what came after it.
@@ -315,10 +349,20 @@ class Checkpoints:
         later: the kernels run on.
         """
         while not await self.take(node, epoch, final=True, variables=variables):
-            if self.is_given_up(epoch) or self.patience(node) < PAUSE_BEFORE_LAST:
+            too_late = self._no_time or self.patience(node) < PAUSE_BEFORE_LAST
+            if self.is_given_up(epoch) or too_late:
                 return False
             await node.while_there(asyncio.sleep(PAUSE_BEFORE_LAST))
         return True
+
+    def _work(self) -> float:
+        """Seconds that the newest checkpoint lacks, at most: they would have to run again."""
+        activity, now = self._channels.activity(), time.monotonic()
+        if activity.busy:
+            return now - self._last
+        if self.covers(activity.ended):
+            return 0.0
+        return now - max(self._last, self._changed or activity.at)
 
     def show(self, manifest: Manifest, taken: dict[str, Any] | None = None) -> None:
         """Tell the user which checkpoint is the newest."""
@@ -336,8 +380,7 @@ class Checkpoints:
         """Return for how many seconds the node's last checkpoint may wait: for a running cell to
         end, for what failed to work again.
         """
-        left = node.leaves_at - asyncio.get_running_loop().time()
-        return max(0.0, left - TO_STORE - 2 * self._cost)
+        return max(0.0, node.left() - TO_STORE - 2 * self._cost)
 
     def _arrival(self, node: Node) -> float:
         return self.patience(node) if node.draining else ARRIVAL

@@ -20,6 +20,7 @@ from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
 KEPT = ("name", "env", "path", "notebook", "created", "generation")
@@ -38,7 +39,6 @@ class KernelChannels:
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._began: dict[str, int] = {}
         self._done = 0
         self._done_at = 0.0
 
@@ -50,7 +50,7 @@ class KernelChannels:
             describe(
                 record,
                 **self._kernels.channel(record.id).positions(),
-                since=self._began.get(record.id),
+                since=record.since,
             )
             for record in self._kernels.records.values()
             if record.state != "ended"
@@ -106,15 +106,16 @@ class KernelChannels:
                     name = notebook.rpartition("/")[2]
                     notebooks.create(notebook, name, "notebook", kernel_id)
             elif other or self._kernels.record(kernel_id).generation < said["generation"]:
-                self._began.pop(kernel_id, None)
                 inputs = int(said["inputs"]) if other else 0
                 self._kernels.go_back(kernel_id, int(said["generation"]), why, inputs)
 
     def begins(self, kernel_id: str, applied: int) -> None:
         """A fresh process is started for the kernel; nothing up to the input ``applied`` reaches
-        it.
+        it. That is written down: until there is a checkpoint, it is what brings the kernel back.
         """
-        self._began[kernel_id] = applied
+        record = self._kernels.record(kernel_id)
+        record.since = applied
+        self._kernels.save(record)
 
     def give_up(self, kernel_id: str, upto: int, why: str) -> None:
         if kernel_id in self._kernels:
@@ -124,7 +125,9 @@ class KernelChannels:
         if kernel_id in self._kernels:
             self._kernels.end(kernel_id, why)
 
-    def attach(self, kernel_id: str, send: Callable[[bytes], None], epoch: int) -> None:
+    def attach(
+        self, kernel_id: str, send: Callable[[bytes | memoryview], None], epoch: int
+    ) -> None:
         self._kernels.channel(kernel_id).attach_node(send, epoch)
 
     def detach(self, kernel_id: str) -> None:
@@ -175,6 +178,7 @@ class SessionCompute(Observer):
         self._keeper = keeper
         self._nodes = nodes
         self._specs: dict[str, dict[str, Any]] = {}
+        self.out_of_memory = OutOfMemory(kernels, keeper, self)
 
     # -- gateway.kernels.Compute ---------------------------------------------------------------
 
@@ -201,7 +205,7 @@ class SessionCompute(Observer):
         """
         for node in self._nodes:
             self._specs.update(node.hello.get("kernelspecs", {}))
-        if not self._specs and self._nodes.reserved.on_demand:
+        if not self._specs and self._nodes.pool.reserved.on_demand:
             return {"python3": EXPECTED}
         return {
             name: {
@@ -218,6 +222,9 @@ class SessionCompute(Observer):
     # -- gateway.observer.Observer -------------------------------------------------------------
 
     def exited(self, kernel_id: str, ended: KernelExit) -> str | None:
+        if (told := self.out_of_memory.exited(kernel_id)) is not None:
+            self._keeper.status.say(told, "error", kernel=kernel_id)
+            return told
         if ended.signal and self._keeper.kernels.bring_back(kernel_id, passes=ended.passes):
             text = f"{ended} It is brought back from its checkpoint; what ran is not run again."
             if ended.signal == signal.SIGKILL and not ended.why:
@@ -234,9 +241,13 @@ class SessionCompute(Observer):
         return None
 
     def rolled_back(self, rollback: Rollback) -> None:
+        self.out_of_memory.rolled_back(rollback)
         text = rolled_back(rollback)
         if text is not None:
             self._keeper.status.say(text, "warning", kernel=rollback.kernel_id, headline=False)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._keeper.kernels.interrupt_again(kernel_id)
 
     def missing(self, kernel_id: str, count: int) -> None:
         self._keeper.status.say(

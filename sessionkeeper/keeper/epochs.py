@@ -66,3 +66,8 @@ class Epochs:
         # An epoch used twice would make two incarnations one.
         saved = {"epoch": self.epoch, "placed": where, "gateway": self.gateway, "run": self.run}
         durable.replace(self.path, json.dumps(saved))
+
+
+def has_run(state: Path, session: str) -> bool:
+    """Whether the session was kept by the gateway with this state directory."""
+    return (state / "sessions" / session / "incarnation.json").exists()

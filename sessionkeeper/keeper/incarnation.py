@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ class Incarnation:
     epoch: int
     token: str
     kernels: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
 
     async def ask(self, method: str, kernel: dict[str, Any]) -> None:
         """Ask the node to do something with a kernel. Raises ``NodeLost``, ``GatewayError``."""
@@ -57,6 +59,8 @@ class Incarnations:
         self._journal = journal
         self._grants = grants
         self._limit = limit
+        self.interrupt: set[str] = set()
+        """Kernels that are not to go on with what the checkpoint has them in the middle of."""
 
     async def open(
         self,
@@ -84,6 +88,7 @@ class Incarnations:
             "restore_kernels": restore_kernels,
             "partly": partly,
             "no_images": no_images,
+            "interrupt": sorted(self.interrupt),
             "writes": [vars(w) for w in self._journal.after(self._chain.writes)],
         }
         try:
@@ -95,6 +100,7 @@ class Incarnations:
             outcome = opened["kernels"][kernel["kernel_id"]]
             if outcome["state"] == "started" and outcome["why"]:
                 self._channels.give_up(kernel["kernel_id"], kernel["applied"], outcome["why"])
+        self.interrupt.clear()
         hosted = {kernel["kernel_id"] for kernel in kernels}
         return self._begin(Incarnation(self.session, node, epoch, token, hosted)), opened
 
@@ -151,7 +157,7 @@ class Incarnations:
         for kernel in self._channels.wanted():
             self._channels.detach(kernel["kernel_id"])
         self._grants.revoke(incarnation.token)
-        incarnation.node.hosting.discard(self.session)
+        incarnation.node.release(self.session)
 
     async def stage(self, target: Node) -> None:
         """Have the newest checkpoint brought to ``target``, which may need it soon."""
@@ -162,6 +168,7 @@ class Incarnations:
         call = {**self._access(token), "manifest": manifest.number}
         try:
             await target.call("session.stage", call, OPEN_TIMEOUT)
+            target.near[self.session] = sum(pack.size for pack in manifest.packs)
         except (GatewayError, NodeLost) as error:
             log.info("session %s: not staged on %s: %s", self.session, target.name, error)
         finally:
@@ -176,6 +183,13 @@ class Incarnations:
         except GatewayError:
             return True  # the connection has ended once more; the next hello tells
         return True
+
+    async def go_on(self, here: Incarnation) -> None:
+        """Let it go on after a last checkpoint that came to nothing: its kernels may stand still
+        for it. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
+        """
+        call = {**self._access(here.token), "epoch": here.epoch}
+        await here.node.call("session.take_up", call, SHORT_TIMEOUT)
 
     async def close_on(self, node: Node, epoch: int) -> None:
         """Tell the node to end what it may have of the session, up to ``epoch``."""
@@ -192,7 +206,7 @@ class Incarnations:
             log.info("write %d is refused: %s", write.number, error)
 
     def _begin(self, incarnation: Incarnation) -> Incarnation:
-        incarnation.node.hosting.add(self.session)
+        incarnation.node.take(self.session)
         return incarnation
 
     def _grant(self) -> str:

@@ -28,13 +28,14 @@ from sessionkeeper.keeper.leaving import Leaving
 from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.pressure import relieved
 from sessionkeeper.keeper.session_kernels import SessionKernels
 from sessionkeeper.keeper.settling import PAUSE_AFTER_ERROR, Settling
 from sessionkeeper.keeper.sleep import Sleep
 from sessionkeeper.keeper.status import AT_REST, State, Status
 from sessionkeeper.keeper.whereto import Line, Whereto
 from sessionkeeper.keeper.writes import WriteJournal
-from sessionkeeper.placement import choose
+from sessionkeeper.rebalance import Advice
 from sessionkeeper.registration import Registration
 
 log = logging.getLogger(__name__)
@@ -78,15 +79,15 @@ class SessionKeeper:
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
+        self._whereto = Whereto(registration, nodes, line, channels.wanted)
         self.kernels = SessionKernels(
-            self._presence, self._incarnations, channels, self._checkpoints
+            self._presence, self._incarnations, channels, self._checkpoints, self._whereto
         )
         self.going_back = GoingBack(
             self._checkpoints, channels, self._incarnations, journal, self._epochs, self._presence
         )
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
         self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
-        self._whereto = Whereto(registration, nodes, line)
         line.enter(registration, self.changed)
         self._leaving = Leaving(
             nodes,
@@ -202,7 +203,9 @@ class SessionKeeper:
                 self._presence.in_background(self._check_hosted(here))
             self._incarnations.attach(here)
             if node.suspect:
-                self._presence.in_background(self._stage_elsewhere(node))
+                needs = self._whereto.needs(self._opening.needs())
+                elsewhere = self._opening.stage_elsewhere(self._nodes, node, needs)
+                self._presence.in_background(elsewhere)
             self.status.warn("notice", node.notice)
         elif hosts and not self.is_on(node):
             epoch = int(node.hello["sessions"][self.session])
@@ -267,15 +270,19 @@ class SessionKeeper:
         wanted = bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost)
         needs, failed = self._whereto.needs(self._opening.needs()), frozenset(self._opening.failed)
         waits = self._epochs.placed is None and wanted and not self.sleep.asleep
+        leaving = {n.name for n in nodes if n.draining}
+        if here and not self._channels.activity().busy and not self._whereto.may_be_on(here):
+            leaving.add(here.name)  # between two cells, as nothing makes it hurry
         return steps.Facts(
             wanted=wanted,
             placed=self._epochs.placed,
             nodes=tuple(n.facts(but=self.session) for n in nodes),
             lost=frozenset(lost),
-            leaving=frozenset(n.name for n in nodes if n.draining),
+            leaving=frozenset(leaving),
             needs=needs,
             failed=failed,
             turn=self._whereto.turn(needs, failed) if waits else None,
+            better=self._advice().target,
             asleep=self.sleep.asleep,
             go_back=self.going_back.wanted,
             unsaved=self.going_back.unsaved,
@@ -307,7 +314,7 @@ class SessionKeeper:
                 await self.going_back.apply()
             case steps.End():
                 await self._leaving.end()
-            case steps.Serve() | steps.Secure() | steps.Move() | steps.GoBack() | steps.Hibernate():
+            case _:
                 if self._presence.here is None:
                     await self._settling.take_up()
                 elif isinstance(step, steps.GoBack):
@@ -316,6 +323,8 @@ class SessionKeeper:
                     await self._leaving.go_back(self._presence.here)
                 elif isinstance(step, steps.Move):
                     await self._leaving.move(self._presence.here, self._nodes.get(step.target))
+                elif isinstance(step, steps.Rebalance):
+                    await self._leaving.rebalance(self._presence.here, self._nodes.get(step.target))
                 elif isinstance(step, steps.Hibernate):
                     await self._leaving.hibernate(self._presence.here)
                 else:
@@ -336,6 +345,7 @@ class SessionKeeper:
         )
         epoch = await self.fence.claim()
         try:
+            await relieved(node, self._nodes)
             opened = await self._opening.open(node, epoch)
         finally:
             self._whereto.heads_for(None)
@@ -361,14 +371,19 @@ class SessionKeeper:
     # -- running, and going away ---------------------------------------------------------------
 
     async def _serve(self, here: Incarnation) -> None:
-        tier = str(here.node.hello.get("tier", "on-demand"))
-        variables = self._opening.variables(self._nodes, here.node)
-        pause = self._checkpoints.due(tier, here.node.engine, variables)
+        node, variables = here.node, self._opening.variables(self._nodes, here.node)
+        pause = self._checkpoints.due(node.tier, node.engine, variables, node.mean_time)
         self._presence.show("running")
         if pause is None or pause > 0:
-            await self._changes.idle(pause)
+            again = self._advice().again
+            await self._changes.idle(min(filter(None, (pause, again)), default=None))
         else:
             await self._checkpoints.take(here.node, here.epoch, variables=variables)
+
+    def _advice(self) -> Advice:
+        activity, pending = self._channels.activity(), self._channels.pending()
+        needs, busy = self._opening.needs(), activity.busy or pending
+        return self._whereto.advise(self._presence.here, activity.at, busy, needs)
 
     async def _come_to_rest(self) -> None:
         here = self._presence.here
@@ -384,11 +399,6 @@ class SessionKeeper:
             if not await self._incarnations.is_on(here.node) and here is self._presence.here:
                 self._leaving.lose()
                 self.changed()
-
-    async def _stage_elsewhere(self, suspect: Node) -> None:
-        choice = choose([n.facts() for n in self._nodes if n is not suspect], self._opening.needs())
-        if choice.node:
-            await self._opening.stage(self._nodes.get(choice.node))
 
     def is_on(self, node: Node) -> bool:
         """Whether the session is on the node, as far as is known."""

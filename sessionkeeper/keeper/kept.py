@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from checkpoint.files import TreeView
@@ -20,6 +21,7 @@ from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.keeper import SessionKeeper
+from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.sleep import NotHibernated
@@ -50,6 +52,7 @@ class Around:
     keep: Retention
     hibernate_after: float | None
     run: str | None
+    ledger: Ledger | None = None
 
 
 class Whereabouts:
@@ -117,6 +120,9 @@ class KeptSession:
         self.tenant = Tenant(registration.name, self.kernels, self.compute)
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
         self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, around.keep)
+        self._ledger = around.ledger
+        if self._ledger is not None:
+            self.keeper.chain.also = partial(self._ledger.of_session, registration.name)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, beginning: Path | None = None) -> None:
@@ -128,6 +134,8 @@ class KeptSession:
         await take_hold(self.keeper.chain)
         self._tasks = [asyncio.create_task(hold(self.keeper.chain))]
         await self.keeper.start()
+        if self._ledger is not None and self.keeper.chain.manifest is not None:
+            self._ledger.take_over(self.registration.name, self.keeper.chain.manifest.meta)
         if self._new and self.keeper.chain.manifest is None and beginning is not None:
             seed(self.journal, beginning)
         keeping = [self.keeper.run(), self.keeper.fence.watch(), self.upkeep.run()]

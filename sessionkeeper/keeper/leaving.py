@@ -59,6 +59,7 @@ class Leaving:
         """Save the session and end its compute; without a checkpoint it stays."""
         variables = self._opening.variables(self._nodes, here.node)
         if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+            await self._incarnations.go_on(here)
             self._sleep.wake()
             return
         self.recovery = None
@@ -73,8 +74,11 @@ class Leaving:
     async def go_back(self, here: Incarnation) -> None:
         """A kernel died in a way that only a checkpoint mends: the next incarnation has one."""
         now = time.monotonic()
-        self.recovery = Recovery(here.node.name, planned=False, began=now, cause="kernel_died")
-        damage = await self._incarnations.damage(here)
+        again = self._checkpoints.exposed(now)
+        self.recovery = Recovery(
+            here.node.name, planned=False, began=now, repeated=again, cause="kernel_died"
+        )
+        damage = await self._incarnations.damage(here) or self._checkpoints.unfit or None
         self.leave()
         if damage is not None:
             await self._opening.skip(damage)
@@ -98,7 +102,10 @@ class Leaving:
         if here is not None:
             began -= max(0.0, asyncio.get_running_loop().time() - here.node.last_seen)
         last_seen = time.time() - (time.monotonic() - began) if here is not None else None
-        self.recovery = Recovery(placed.node, planned=False, began=began, last_seen=last_seen)
+        again = self._checkpoints.exposed(began) if here is not None else 0.0
+        self.recovery = Recovery(
+            placed.node, planned=False, began=began, last_seen=last_seen, repeated=again
+        )
         self.leave()
         self._status.say(f"{placed.node} is lost")
 
@@ -125,13 +132,45 @@ class Leaving:
             await source.while_there(asyncio.wait({staging}, timeout=source.time_to_stage()))
             if len(source.hosting) > 1:
                 staging.cancel()  # the deadline is that of all of them
-            if not await self._checkpoints.take_last(here.node, here.epoch, variables):
+            with source.pressure.saving():
+                saved = await self._checkpoints.take_last(source, here.epoch, variables)
+            if not saved:
                 self.recovery.saved = False
                 text = f"{source.name} is leaving without a last checkpoint; the newest is taken"
                 self._status.say(text, "warning")
         finally:
             staging.cancel()
         self.leave()
+
+    async def rebalance(self, here: Incarnation, target: Node) -> None:
+        """Move to ``target``, which costs less, if nothing begins to run and nothing goes wrong on
+        the way; else it stays.
+        """
+        source = here.node
+        self._whereto.moves()
+        self._whereto.heads_for(target)
+        variables = self._opening.variables(self._nodes, source, target)
+        began = time.monotonic()
+        try:
+            await source.while_there(self._opening.stage(target))
+            if not self._channels.activity().busy and target.ready:
+                if await self._checkpoints.take(
+                    here.node, here.epoch, final=True, variables=variables
+                ):
+                    self.recovery = Recovery(
+                        source.name, planned=True, began=began, cause="rebalance"
+                    )
+                    self._presence.show("moving")
+                    self._status.say(
+                        f"moving from {source.name} to {target.name}, which costs less"
+                    )
+                else:
+                    await self._incarnations.go_on(here)
+        finally:
+            if self.recovery is None:
+                self._whereto.heads_for(None)
+        if self.recovery is not None:
+            self.leave()
 
     def leave(self) -> None:
         """This incarnation is over: it is not heard any more, and its node is told to end it."""

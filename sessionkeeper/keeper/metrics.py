@@ -54,7 +54,7 @@ FAILED = Counter(
     "Checkpoints that could not be made; each is tried again",
     registry=REGISTRY,
 )
-CAUSES = ("drain", "node_lost", "kernel_died", "went_back", "started")
+CAUSES = ("drain", "rebalance", "node_lost", "kernel_died", "went_back", "started")
 for _cause in CAUSES:
     RECOVERIES.labels(_cause)  # zero is told as well
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from gateway.errors import GatewayError
-from sessionkeeper.cpu import Cpu
 from sessionkeeper.errors import UnknownNode
+from sessionkeeper.keeper.facts import facts_of
+from sessionkeeper.keeper.granted import Granted
 from sessionkeeper.keeper.notices import By, Leaving, Notices, Word
-from sessionkeeper.keeper.reserved import Reserved
+from sessionkeeper.keeper.pool import Pool
+from sessionkeeper.keeper.pressure import SAVING, Pressure
+from sessionkeeper.leases import Leases
 from sessionkeeper.placement import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -33,10 +37,6 @@ decided.
 STAGING_SHARE = 0.3
 """Of the time until a node leaves, how much may pass before its kernels are frozen."""
 
-SAVING = 0.5
-"""Seconds that a session's last checkpoint keeps a processor of its node busy, roughly (measured:
-50 MB, two processors)."""
-
 STALL = 0.25
 """Seconds this process may be late before silence is held to be its own fault, not the node's."""
 
@@ -46,7 +46,7 @@ class Connection(Protocol):
 
     async def call(self, method: str, params: dict[str, Any], wait: float) -> Any: ...
 
-    def send_frame(self, kernel_id: str, frame: bytes) -> None: ...
+    def send_frame(self, kernel_id: str, frame: bytes | memoryview) -> None: ...
 
     def send_event(self, event: dict[str, Any]) -> None: ...
 
@@ -85,6 +85,8 @@ class Node:
     beat: float | None = None
     """The agent's clock when it sent its newest heartbeat."""
     draining: bool = False
+    cordoned: bool = False
+    """Nothing new is placed there; what is there stays."""
     leaves_at: float = 0.0
     """When it will be gone, in the event loop's time, while it is draining."""
     notice: str | None = None
@@ -94,19 +96,24 @@ class Node:
     hosting: set[str] = field(default_factory=set)
     coming: set[str] = field(default_factory=set)
     """Sessions that are on their way to it."""
-    guarantees: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of memory that each session was promised."""
-    reserved: Reserved = field(default_factory=Reserved)
+    near: dict[str, int] = field(default_factory=dict)
+    """Bytes of each session's checkpoint that were brought to it ahead."""
+    pool: Pool = field(default_factory=Pool)
+    pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
         self.connect(self.connection)
 
+    def left(self) -> float:
+        """Seconds until it will be gone, while it is draining."""
+        return self.leaves_at - asyncio.get_running_loop().time()
+
     def time_to_stage(self) -> float:
         """Seconds that may pass, on a node that leaves, before its kernels are frozen: what the
         last checkpoints of all its sessions need is left.
         """
-        left = self.leaves_at - asyncio.get_running_loop().time()
+        left = self.left()
         others = SAVING * (len(self.hosting) - 1)
         return max(0.0, min(STAGING_SHARE * left, left - others))
 
@@ -117,7 +124,7 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        return not self.gone.done() and not self.draining and not self.suspect
+        return not (self.gone.done() or self.draining or self.suspect or self.cordoned)
 
     @property
     def engine(self) -> str | None:
@@ -129,28 +136,42 @@ class Node:
         return str(self.hello.get("runtime", "process"))
 
     @property
+    def tier(self) -> str:
+        return str(self.hello.get("tier", "on-demand"))
+
+    @property
+    def price(self) -> float | None:
+        """What it costs per hour, if it says so."""
+        said = self.hello.get("price")
+        return None if said is None else float(said)
+
+    @property
+    def mean_time(self) -> float:
+        """Seconds between two losses of it, as far as was seen."""
+        return self.pool.rates.mean_time(self.name, self.tier)
+
+    def take(self, session: str) -> None:
+        """The session is on it from now on."""
+        self.pool.before_change()
+        self.hosting.add(session)
+
+    def release(self, session: str) -> None:
+        """The session is not on it any more."""
+        if session in self.hosting:
+            self.pool.before_change()
+            self.hosting.discard(session)
+
+    @property
     def state(self) -> str:
         if self.gone.done():
             return "lost"
-        return "draining" if self.draining else "suspect" if self.suspect else "ready"
+        if self.draining:
+            return "draining"
+        return "suspect" if self.suspect else "cordoned" if self.cordoned else "ready"
 
     def facts(self, but: str = "") -> NodeFacts:
         """Return what placement wants to know; ``but`` that session does not count."""
-        there = (self.hosting | self.coming) - {but}
-        return NodeFacts(
-            name=self.name,
-            ready=self.ready and self.connection is not None,
-            state=self.state if not self.ready or self.connection is not None else "away",
-            tier=str(self.hello.get("tier", "on-demand")),
-            runtime=self.runtime,
-            load=len(there),
-            cores=int(self.hello.get("cores", 1)),
-            memory=self.hello.get("memory"),
-            promised=sum(self.guarantees.get(session, 0) for session in there),
-            cpu=Cpu.from_json(self.hello),
-            images=Cpu.from_json(self.hello.get("images") or {}),
-            only=self.reserved.of(self.name),
-        )
+        return facts_of(self, but)
 
     async def call(self, method: str, params: dict[str, Any], wait: float = 120.0) -> Any:
         """Ask the agent, as soon as it is connected: it may have crashed and be about to come back.
@@ -192,15 +213,19 @@ class Nodes:
     """All nodes by name. ``changed`` is called with a node whenever its state changed."""
 
     def __init__(
-        self, lease: float, changed: Callable[[Node], None], notices: Notices | None = None
+        self,
+        leases: Leases,
+        changed: Callable[[Node], None],
+        notices: Notices | None = None,
+        granted: Path | None = None,
     ) -> None:
-        self.lease = lease
+        """``granted`` is a file with the leases that nodes have, for who is started after us."""
+        self._leases = leases
+        self._granted = Granted(granted)
         self._changed = changed
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
-        self.guarantees: dict[str, int] = {}
-        """Bytes of memory, by session."""
-        self.reserved = Reserved()
+        self.pool = Pool()
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -216,7 +241,9 @@ class Nodes:
     def find(self, name: str | None) -> Node | None:
         return self._nodes.get(name) if name else None
 
-    def joined(self, connection: Connection, hello: dict[str, Any]) -> Node:
+    def joined(
+        self, connection: Connection, hello: dict[str, Any], *, cordoned: bool = False
+    ) -> Node:
         """An agent said hello. Its node is the one it was if its lease has not ended, else a new
         one.
 
@@ -227,19 +254,16 @@ class Nodes:
         node = self._nodes.get(name)
         if node is not None and not node.gone.done() and node.is_another(hello):
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
+        lease = self._leases.of(str(hello.get("tier", "on-demand")))
         if node is None or node.gone.done():
-            node = Node(
-                name,
-                connection,
-                hello,
-                self.lease,
-                guarantees=self.guarantees,
-                reserved=self.reserved,
-            )
+            node = Node(name, connection, hello, lease, pool=self.pool)
             self._nodes[name] = node
+            there = (one for one in self._nodes.values() if not one.gone.done())
+            self._granted.are({one.name: one.lease for one in there})
         else:
             node.hello = hello
             node.connect(connection)
+        node.cordoned = cordoned
         self.heard(node)
         leaving = self._notices.leaving(name, hello.get("instance"))
         if leaving is not None and not node.draining:
@@ -252,8 +276,14 @@ class Nodes:
         self._notices.give(node.name, node.hello.get("instance"), seconds)
         self._count(node)
 
+    def cordon(self, node: Node) -> None:
+        """Nothing new is placed there until :meth:`uncordon`; what is there stays."""
+        node.cordoned = True
+        self._changed(node)
+
     def uncordon(self, node: Node) -> None:
-        """All notices are withdrawn."""
+        """All notices are withdrawn, and sessions may be placed there again."""
+        node.cordoned = False
         self._notices.withdraw(node.name)
         self._count(node)
         self._changed(node)
@@ -292,7 +322,8 @@ class Nodes:
         """
         if name in self._nodes:
             return
-        node = Node(name, None, {"node": name}, self.lease, reserved=self.reserved)
+        lease = self._granted.of(name) or self._leases.seconds
+        node = Node(name, None, {"node": name}, lease, pool=self.pool)
         self._nodes[name] = node
         self.heard(node)
 
@@ -329,9 +360,9 @@ class Nodes:
                 longer = {"sent": node.beat, "seconds": node.lease + seconds}
                 node.connection.send_event({"event": "lease", **longer})
 
-    def left(self, node: Node) -> None:
+    def left(self, node: Node, how: str = "left") -> None:
         """The node is gone for good, by its own or the operator's word."""
-        self._lose(node, "left")
+        self._lose(node, how)
 
     def _watch(self, node: Node) -> None:
         loop = asyncio.get_running_loop()
@@ -362,6 +393,7 @@ class Nodes:
         if not node.gone.done():
             log.warning("node %s is lost: it %s", node.name, why)
             self._notices.withdraw(node.name)
+            self.pool.note_loss(node.name, node.tier, by_wish=why == "left")
             node.gone.set_result(None)
             if node.connection is not None:
                 node.connection.close("your lease is over")
@@ -388,6 +420,8 @@ class Nodes:
                 "cpu_baseline": n.hello.get("cpu_baseline"),
                 "cores": n.hello.get("cores"),
                 "memory": n.hello.get("memory"),
+                "price": n.price,
+                "losses_per_hour": n.pool.rates.rate(n.name, n.tier),
                 "sessions": sorted(n.hosting),
                 "last_seen": time.time() - (now - n.last_seen),
                 "notice": self._notice_of(n),

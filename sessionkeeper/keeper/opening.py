@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,10 @@ from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.metrics import count
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
-from sessionkeeper.placement import Needs, differ, no_images
+from sessionkeeper.placement import Needs, choose, differ, no_images
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,12 @@ class Opening:
         """Have the process images brought to ``target``, if it can do something with them."""
         if self.no_images(target) is None:
             await self._incarnations.stage(target)
+
+    async def stage_elsewhere(self, nodes: Nodes, suspect: Node, needs: Needs) -> None:
+        """Have them brought to where a session that ``needs`` that would go without that node."""
+        choice = choose([n.facts() for n in nodes if n is not suspect], needs)
+        if choice.node:
+            await self.stage(nodes.get(choice.node))
 
     async def open(self, node: Node, epoch: int) -> tuple[Incarnation, dict[str, Any]] | None:
         """Bring it up on ``node``; also returns what :meth:`say` says of it.
@@ -152,6 +159,9 @@ class Opening:
                 self._status.say(str(outcome["why"]), "warning", kernel=kernel_id)
         manifest = self._chain.manifest
         count(recovery, resumed=manifest is not None)
+        if recovery is not None and not (recovery.planned and recovery.saved):
+            lost_for = time.monotonic() - recovery.began
+            node.pool.recovered(self._status.session, node.name, lost_for, recovery.repeated)
         if recovery is None:
             resumed = f" again, from checkpoint {manifest.number}" if manifest else ""
             self._status.say(f"runs on {node.name}{resumed}")

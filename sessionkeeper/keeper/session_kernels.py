@@ -11,10 +11,15 @@ from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.nodes import NodeLost
 from sessionkeeper.keeper.presence import Presence
+from sessionkeeper.keeper.whereto import Whereto
 
 SOON_AGAIN = 60.0
 """Seconds in which a kernel that was brought back, and asked nothing since, is not brought back
 again: it would die of the same."""
+
+
+MOST_IN_A_ROW = 3
+"""Checkpoints that are tried for a kernel that runs out of memory as soon as it is restored."""
 
 
 class SessionKernels:
@@ -26,12 +31,16 @@ class SessionKernels:
         incarnations: Incarnations,
         channels: Channels,
         checkpoints: Checkpoints,
+        whereto: Whereto,
     ) -> None:
         self._presence = presence
         self._incarnations = incarnations
         self._channels = channels
         self._checkpoints = checkpoints
+        self._whereto = whereto
         self._brought_back: dict[str, tuple[float, int]] = {}
+        self._began_anew: dict[str, tuple[float, int]] = {}
+        self._in_a_row: dict[str, int] = {}
 
     async def start(self, kernel: dict[str, Any]) -> None:
         """Have a kernel started, as soon as the session runs somewhere; attaches its channel."""
@@ -39,6 +48,10 @@ class SessionKernels:
             here = await self._presence.up()
             if kernel["kernel_id"] in here.kernels:
                 return  # it was among those that the session was opened with
+            if not self._whereto.may_be_on(here.node):
+                # Its secrets are not for that machine: the session goes to another one first.
+                await self._presence.changes.watch()
+                continue
             try:
                 await here.ask("kernel.start", kernel)
             except NodeLost:
@@ -82,6 +95,10 @@ class SessionKernels:
                     raise  # else it was on its way while the session left
         self._presence.in_background(self._interrupt_later(kernel_id))
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        """It was restored to before it was interrupted."""
+        self._presence.in_background(self.interrupt(kernel_id))
+
     async def _interrupt_later(self, kernel_id: str) -> None:
         """What goes on in its middle is interrupted there; what would run again does not."""
         if self._presence.status.state != "moving":
@@ -113,10 +130,15 @@ class SessionKernels:
             here.kernels.discard(kernel_id)
             self._presence.in_background(self._presence.ask("kernel.stop", kernel_id))
 
-    def bring_back(self, kernel_id: str, *, passes: bool = False) -> bool:
+    def bring_back(
+        self, kernel_id: str, *, passes: bool = False, ran_out: int | None = None
+    ) -> bool:
         """The kernel's process was killed: have the session go back to its newest checkpoint.
 
         False: there is none with this kernel, or it was brought back a moment ago and died again.
+        ``ran_out``: the number of the input in which it ran out of memory. If the checkpoint has it
+        in the middle of that, it is interrupted there; if it ran out a moment ago as well, the
+        checkpoint before that is taken.
         """
         here, now = self._presence.here, time.monotonic()
         manifest = self._checkpoints.chain.manifest
@@ -125,12 +147,32 @@ class SessionKernels:
         again = not passes and now - last < SOON_AGAIN and applied <= asked
         if here is not None and self.to_go_back(here):
             again = False  # it is only said twice
-        if here is None or manifest is None or kernel_id not in manifest.processes or again:
+        if here is None or manifest is None or kernel_id not in manifest.processes:
             return False
+        times = self._in_a_row[kernel_id] = self._in_a_row.get(kernel_id, 0) + 1 if again else 0
+        if again and (ran_out is None or times > MOST_IN_A_ROW):
+            return False
+        unfit = "a kernel ran out of memory as soon as it was restored." if again else ""
         self._brought_back[kernel_id] = now, applied
-        self._checkpoints.give_up(here.epoch)
+        self._checkpoints.give_up(here.epoch, unfit)
+        if ran_out is not None and self._checkpoints.has_begun(kernel_id, ran_out):
+            self._incarnations.interrupt.add(kernel_id)
         self._presence.changes.note()
         return True
+
+    def may_begin_anew(self, kernel_id: str) -> bool:
+        """Whether a kernel is to that no checkpoint helps: not if it has just done so."""
+        now, applied = time.monotonic(), self._channels.position(kernel_id).applied
+        last, asked = self._began_anew.get(kernel_id, (-SOON_AGAIN, 0))
+        self._began_anew[kernel_id] = now, applied
+        return now - last >= SOON_AGAIN or applied > asked
+
+    def interrupt_in(self, kernel_id: str, number: int) -> None:
+        """Interrupt a kernel that turned out to be restored in the middle of that input; one of
+        which it was known was interrupted before it went on.
+        """
+        if not self._checkpoints.has_begun(kernel_id, number):
+            self._presence.in_background(self._presence.ask("kernel.interrupt", kernel_id))
 
     def to_go_back(self, here: Incarnation) -> bool:
         """Whether this incarnation is to be given up for the checkpoint before it."""

@@ -221,6 +221,14 @@ class Sessions:
         others = [{**one.report(), "state": "stored"} for one in self._elsewhere.values()]
         return sorted((*here, *others), key=lambda one: str(one["name"]))
 
+    def stored_meta(self, name: str) -> dict[str, Any]:
+        """Return what the newest checkpoint of a session that only the store has says of it. May
+        block. Raises as :meth:`told`.
+        """
+        _, repository = self._register.open(name)
+        newest, _ = repository.newest_intact()
+        return dict(newest.meta) if newest is not None else {}
+
     # -- nodes ---------------------------------------------------------------------------------
 
     def node_changed(self, node: Node) -> None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any
 
+from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, Nodes
-from sessionkeeper.line import Waiting, place
-from sessionkeeper.placement import Choice, Needs, choose
+from sessionkeeper.line import ALWAYS, Rules, Taken, Waiting, place
+from sessionkeeper.placement import (
+    LAST_RESORT,
+    Choice,
+    Needs,
+    Verdict,
+    choose,
+    explain,
+    last_resort,
+)
+from sessionkeeper.rebalance import REBALANCE_AFTER, Advice, Situation, advise
 from sessionkeeper.registration import Registration
+from sessionkeeper.sensitive import has_secrets
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +35,22 @@ class _Known:
     registration: Registration
     wake: Callable[[], None]
     waiting: Waiting | None = None
+    tiers: tuple[str, ...] = ()
+    """Those it could use when it waited last."""
 
 
 class Line:
-    """The sessions of a gateway that want a node."""
+    """The sessions of a gateway that want a node, and the ``rules`` that hold for all of them. One
+    may move to a cheaper node when it has been on its own for ``stays`` seconds (None: never).
+    """
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(
+        self, nodes: Nodes, rules: Rules = ALWAYS, stays: float | None = REBALANCE_AFTER
+    ) -> None:
+        self.rules = rules
+        self.stays = stays
+        self.moved = -inf
+        """When a session was moved to a cheaper node (monotonic seconds)."""
         self._nodes = nodes
         self._known: dict[str, _Known] = {}
         self._got: dict[str, Choice] | None = None
@@ -37,30 +60,51 @@ class Line:
     def enter(self, registration: Registration, wake: Callable[[], None]) -> None:
         """The session is kept here; ``wake`` is called when it may be its turn."""
         self._known[registration.name] = _Known(registration, wake)
-        self._nodes.guarantees[registration.name] = registration.guarantee
+        self._nodes.pool.promised[registration.name] = registration
 
     def forget(self, session: str) -> None:
         """It is not kept here any more."""
         self._known.pop(session, None)
-        self._nodes.guarantees.pop(session, None)
+        self._nodes.pool.promised.pop(session, None)
         self.changed()
 
     def turn(self, session: str, needs: Needs) -> Choice:
         """Return what it gets now; it waits from then on until :meth:`left`."""
-        known = self._known[session]
+        known, loop = self._known[session], asyncio.get_running_loop()
+        now = loop.time()
         if known.waiting is None or known.waiting.needs != needs:
-            now = asyncio.get_running_loop().time()
             since = known.waiting.since if known.waiting is not None else now
             known.waiting = Waiting(session, known.registration.owner, needs, since)
+            known.tiers = needs.tiers
             self._got = None
             self.grew()
+            if (left := self.rules.left(now - since)) is not None:
+                loop.call_later(left, self.changed)
         if self._got is None:
             waiting = [one.waiting for one in self._known.values() if one.waiting is not None]
             nodes = [node.facts() for node in self._nodes]
-            self._got = place(nodes, waiting, self._running())
+            owners, images = self._running()
+            self._got = place(nodes, waiting, owners, self.rules, now, images)
             # All that are woken at once share it; who looks later finds how things are then.
-            asyncio.get_running_loop().call_soon(self._forget_got)
+            loop.call_soon(self._forget_got)
         return self._got[session]
+
+    def tiers(self, session: str) -> tuple[str, ...]:
+        """Return the tiers in which compute may be started for it now; none while somebody has as
+        many sessions as they may.
+        """
+        known = self._known[session]
+        one = known.waiting
+        if one is None:  # it has compute, which leaves
+            return known.tiers or known.registration.tiers
+        if Taken(self.rules.quotas, *self._running()).over(one):
+            return ()
+        return self.rules.tiers(one.needs, asyncio.get_running_loop().time() - one.since)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody waits."""
+        return all(known.waiting is None for known in self._known.values())
 
     def waits(self, session: str) -> Choice | None:
         """Return what a session gets that waits; None: it does not."""
@@ -86,18 +130,26 @@ class Line:
     def _forget_got(self) -> None:
         self._got = None
 
-    def _running(self) -> Counter[str]:
-        there = {session for node in self._nodes for session in node.hosting | node.coming}
-        return Counter(
-            self._known[session].registration.owner for session in there & self._known.keys()
-        )
+    def _running(self) -> tuple[Counter[str], Counter[str]]:
+        """How many sessions on nodes each owner has, and how many are in each image."""
+        names = {session for node in self._nodes for session in node.hosting | node.coming}
+        there = [self._known[name].registration for name in names & self._known.keys()]
+        return Counter(r.owner for r in there), Counter(r.image for r in there if r.image)
 
 
 class Whereto:
     """Where one session is to go."""
 
-    def __init__(self, registration: Registration, nodes: Nodes, line: Line) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        nodes: Nodes,
+        line: Line,
+        kernels: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
+        """``kernels`` tells which there are, each with its ``env``."""
         self._registration = registration
+        self._kernels = kernels
         self._nodes = nodes
         self._line = line
         self._heading: Node | None = None
@@ -105,12 +157,50 @@ class Whereto:
     def needs(self, needs: Needs) -> Needs:
         """Return ``needs`` with what was agreed of the session."""
         agreed = self._registration
-        own = agreed.name if self._nodes.reserved.has(agreed.name) else None
-        return replace(needs, memory=agreed.guarantee, tiers=agreed.tiers, only=own)
+        tiers = agreed.may_use(self._secrets())
+        wanted = replace(
+            needs,
+            memory=agreed.guarantee,
+            cores=agreed.cores,
+            image=agreed.image,
+            tiers=tiers,
+            only=agreed.name if self._nodes.pool.reserved.has(agreed.name) else None,
+            near={
+                node.name: node.near[agreed.name]
+                for node in self._nodes
+                if agreed.name in node.near
+            },
+        )
+        if self._line.rules.on_demand is None and last_resort(wanted):
+            tiers = tuple(tier for tier in tiers if tier != LAST_RESORT)
+        return replace(wanted, tiers=tiers)
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether it may use a node of that tier. It may not any more when it gets secrets."""
+        return node.tier in self._registration.may_use(self._secrets())
+
+    def _secrets(self) -> bool:
+        return any(has_secrets(kernel.get("env", {})) for kernel in self._kernels())
 
     def turn(self, needs: Needs, failed: frozenset[str]) -> Choice:
         """Return what the line has for it."""
         return self._line.turn(self._registration.name, replace(needs, avoid=failed))
+
+    def advise(self, here: Incarnation | None, active: float, busy: bool, needs: Needs) -> Advice:
+        """Return whether it should move from ``here``; it was ``active`` then (monotonic
+        seconds).
+        """
+        if here is None or not here.node.ready:
+            return Advice()
+        line, now = self._line, time.monotonic()
+        s = Situation(now, here.began, active, line.moved, busy, not line.empty)
+        others = (node.facts() for node in self._nodes)
+        facts = here.node.facts(but=self._registration.name)
+        return advise(s, line.stays, facts, others, self.needs(needs))
+
+    def moves(self) -> None:
+        """It is about to, as it was advised to."""
+        self._line.moved = time.monotonic()
 
     def heads_for(self, node: Node | None) -> None:
         """It is on its way there, and counts there as if it were; None: nowhere (any more)."""
@@ -130,10 +220,13 @@ class Whereto:
         self._line.left(self._registration.name)
 
     def why(self, needs: Needs, failed: frozenset[str]) -> dict[str, Any]:
-        """Return which node it would get now, or what it waits for."""
+        """Return which node it would get now, or what it waits for, and what is to be said of
+        each node.
+        """
         wanted = replace(self.needs(needs), avoid=failed)
         name = self._registration.name
-        choice = choose([node.facts(but=name) for node in self._nodes], wanted)
+        nodes = [node.facts(but=name) for node in self._nodes]
+        choice = choose(nodes, wanted)
         waits = self._line.waits(name)
         if waits is not None and waits.node is None:
             choice = waits
@@ -142,4 +235,10 @@ class Whereto:
             "reasons": choice.reasons,
             "place": choice.place,
             "line": choice.line,
+            "nodes": [_told(verdict) for verdict in explain(nodes, wanted)],
         }
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    score = {**asdict(verdict.score), "total": verdict.score.total}
+    return {"node": verdict.node, "reason": verdict.reason, "score": score}

@@ -37,6 +37,8 @@ class Recovery:
     """When the node was last heard, in Unix seconds."""
     told_as: str | None = None
     """What it is called, if it is not about a node."""
+    repeated: float = 0.0
+    """Seconds of work that no checkpoint had."""
     cause: str = "node_lost"
     """For the metrics: one of their causes."""
 
@@ -70,6 +72,8 @@ def rolled_back(rollback: Rollback) -> str | None:
         said.append(f"ran again {_cells(rerun)}")
     if continued:
         said.append(f"went on in {_cells(continued)}")
+    if rollback.interrupted:
+        said.append(f"did not go on with what was interrupted: {_cells(rollback.interrupted)}")
     if rollback.missing:
         said.append(f"{rollback.missing} requests could not be sent again: they are not recorded")
     return "; ".join(said) or None

@@ -20,6 +20,7 @@ from checkpoint.errors import NotFound
 from gateway.errors import AgentGone, GatewayError, RemoteError
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
+from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper.nodes import Node, NodeLost
 from sessionkeeper.keeper.stored import Base, Read, Stat, StoredWorkspace
 from sessionkeeper.keeper.writes import Operation, Write, WriteJournal
@@ -73,14 +74,22 @@ class Workspace:
         found: list[dict[str, Any]] = await self._read("list", path)
         return found
 
-    async def read(self, path: str, start: int, length: int) -> AsyncIterator[bytes]:
-        """Yield ``length`` bytes from ``start`` in pieces; ends early where the file does."""
+    async def read(
+        self, path: str, start: int, length: int, version: FileVersion
+    ) -> AsyncIterator[bytes]:
+        """Yield ``length`` bytes from ``start`` in pieces, all of ``version``: raises
+        :class:`FileRefused` (``changed``) in place of the last one where they may not be.
+        """
         while length > 0:
             piece = await self._read("read", path, start=start, length=min(length, PIECE))
-            if not piece:
-                return
-            yield piece
             start, length = start + len(piece), length - len(piece)
+            if not piece or (length <= 0 and not version.is_in(await self.version(path))):
+                raise FileRefused(f"{path}: changed while it was read", "changed", hint="try again")
+            yield piece
+
+    async def version(self, path: str) -> FileVersion:
+        """Return what is at ``path`` now."""
+        return FileVersion.of(await self.stat(path))
 
     async def change(
         self,

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["freeze", "hierarchies", "remove", "thaw"]
+__all__ = ["freeze", "freezer", "hierarchies", "limit_memory", "ran_out", "remove", "thaw"]
 
 _FREEZERS = (
     ("freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN"),
@@ -19,10 +19,56 @@ _FREEZERS = (
 """Of versions 1 and 2: what is written where, and which file says when it is so."""
 
 
+_LIMITS = "memory.limit_in_bytes", "memory.max"
+_KILLS = "memory.oom_control", "memory.events"
+"""Of versions 1 and 2: where a limit is written, and where it is counted who was killed for it."""
+
+
 def hierarchies() -> list[Path]:
     """Where the hierarchies are mounted."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return [Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
+
+
+def freezer(name: str) -> Path:
+    """The directory of a group through which it is frozen. Raises `FileNotFoundError`."""
+    for root in hierarchies():
+        top = root / name.strip("/")
+        if any((top / file).exists() for file, *_ in _FREEZERS):
+            return top
+    raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+
+
+_PERIOD = 100_000
+"""Microseconds in which a group may use so many of processor time: the kernel's default."""
+
+
+def limit(name: str, cores: int | None, memory: int | None) -> list[str]:
+    """Make a group, and have all that is in it and below use so many cores and bytes of memory at
+    most. Returns what of it cannot be had here, in words. Source: Linux, cgroup-v2.rst, and
+    sched-bwc.rst and memory.rst for version 1.
+    """
+    wanted: dict[str, dict[str, str]] = {}
+    if cores is not None:
+        quota = str(cores * _PERIOD)
+        wanted["cores"] = {"cpu.cfs_quota_us": quota, "cpu.max": f"{quota} {_PERIOD}"}
+    if memory is not None:
+        wanted["memory"] = {"memory.limit_in_bytes": str(memory), "memory.max": str(memory)}
+    left = dict.fromkeys(wanted)
+    for root in hierarchies() if wanted else []:
+        top = root / name.strip("/")
+        with suppress(OSError):
+            top.mkdir(parents=True, exist_ok=True)
+        for above in reversed([one for one in top.parents if one.is_relative_to(root)]):
+            with suppress(OSError):  # version 2 alone has it
+                (above / "cgroup.subtree_control").write_text("+cpu +memory")
+        for what, files in wanted.items():
+            for file, value in files.items():
+                with suppress(OSError):
+                    if (top / file).exists():
+                        (top / file).write_text(value)
+                        left.pop(what, None)
+    return list(left)
 
 
 def freeze(name: str, timeout: float = 10.0) -> None:
@@ -30,20 +76,16 @@ def freeze(name: str, timeout: float = 10.0) -> None:
     that took more than `timeout` (seconds), it goes on then, and `FileNotFoundError` when there is
     no such group.
     """
-    tops = [root / name.strip("/") for root in hierarchies()]
-    for top in tops:
-        for file, on, off, told, done in _FREEZERS:
-            if (top / file).exists():
-                deadline = time.monotonic() + timeout
-                while not _stands(top / file, on, top / told, done):
-                    # One that has called exec waits for its other threads to end, and these are
-                    # frozen: let it have that, and try again.
-                    (top / file).write_text(off)
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"it took more than {timeout:.0f} s")
-                    time.sleep(0.002)
-                return
-    raise FileNotFoundError(f"there is no control group {name} that can be frozen")
+    top = freezer(name)
+    file, on, off, told, done = next(one for one in _FREEZERS if (top / one[0]).exists())
+    deadline = time.monotonic() + timeout
+    while not _stands(top / file, on, top / told, done):
+        # One that has called exec waits for its other threads to end, and these are frozen: let it
+        # have that, and try again.
+        (top / file).write_text(off)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it took more than {timeout:.0f} s")
+        time.sleep(0.002)
 
 
 def _stands(file: Path, word: str, told: Path, done: str) -> bool:
@@ -64,6 +106,30 @@ def thaw(name: str) -> None:
             with suppress(OSError):
                 if (group / file).exists():
                     (group / file).write_text(word)
+
+
+def limit_memory(name: str, size: int) -> None:
+    """Let all that is below a group use `size` bytes together. Raises `OSError`;
+    `FileNotFoundError` when memory is not counted there.
+    """
+    for file in _files(name, _LIMITS):
+        file.write_text(str(size))
+        return
+    raise FileNotFoundError(f"there is no control group {name} whose memory can be limited")
+
+
+def ran_out(name: str) -> bool:
+    """Whether a process of the group was killed because memory had run out."""
+    for file in _files(name, _KILLS):
+        with suppress(OSError):
+            counts = dict(line.split() for line in file.read_text().splitlines())
+            return int(counts.get("oom_kill", 0)) > 0
+    return False
+
+
+def _files(name: str, names: tuple[str, ...]) -> list[Path]:
+    found = (root / name.strip("/") / one for root in hierarchies() for one in names)
+    return [file for file in found if file.exists()]
 
 
 def remove(name: str, timeout: float = 2.0) -> list[Path]:

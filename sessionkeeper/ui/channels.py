@@ -21,7 +21,7 @@ import random
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
 from tornado import web
@@ -48,6 +48,11 @@ _LINGER_SECONDS = 600.0
 
 _CONFIRM_SECONDS = 0.03
 
+_REMEMBERED = 1000
+
+_FRAGMENT = 1 << 20
+"""Bytes of a larger message that go in one frame: the gateway has others to serve in between."""
+
 _ON_ITS_WAY = 1 << 20
 """Bytes that are written to a browser before it is waited for."""
 
@@ -58,6 +63,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     positions_directory = Unicode(config=True, help="Where positions of tabs are kept")
 
     _positions: Positions | None = None
+    _left_sure: ClassVar[dict[tuple[str, str], Position]] = {}
+    """Of plain tabs that said to have all that they were sent, before they left."""
+
     recorder: Recorder | None = None
     """Of this server, once it has one."""
 
@@ -70,6 +78,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._sent = 0
         self._position: Position | None = None  # what this tab was sent
         self._confirmed: Position | None = None  # what it has said to have
+        # It is back, and may have been sent more than it has said to have: up to this it is sure.
+        self._sure_until: Position | None = None
         self._pinged: int | None = None
         self._question: asyncio.TimerHandle | None = None
         self._delivering = False
@@ -98,6 +108,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             self._writer = FrameWriter(connection.stream)
         self._confirm_by_pongs()
         self._position = self._confirmed = self._where()
+        if not self._numbered:
+            left = self._left_sure.pop((self.kernel_id, self.session_id), None)
+            self._sure_until = self._position if left != self._position else None
         if self.recorder is not None:
             if self._position is None:
                 arrival = await self.recorder.arrive(self.kernel_id)
@@ -111,6 +124,10 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     def disconnect(self) -> None:  # type: ignore[override]
         """The browser is gone. What it had asked for is still delivered."""
         self._gone = True
+        if self._position is not None and self._position == self._confirmed and not self._numbered:
+            if len(self._left_sure) > _REMEMBERED:
+                self._left_sure.clear()
+            self._left_sure[self.kernel_id, self.session_id] = self._position
         if self.recorder is not None:
             self.recorder.left(self.kernel_id, self)
         if self._task is not None:
@@ -283,9 +300,10 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self.websocket_handler.close(1011, reason[:120])
 
     def _dial(self) -> dial:
-        # A page that counts gets the replies for others, too: it may be the same one, come back
-        # under another session id before the gateway knows that the old one has gone.
-        query = {"session_id": self.session_id} | ({"observe": "1"} if self._numbered else {})
+        # A page of ours shows what other pages run, too.
+        query = {"session_id": self.session_id} | ({"others": "1"} if self._numbered else {})
+        if self._sure_until is not None and self._sure_until == self._position:
+            query |= {"unsure": "1"}
         return open_channels(self.kernel_id, self._position, **query)
 
     async def _carry(self, upstream: ClientConnection) -> None:
@@ -362,6 +380,13 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 if payload is not None:
                     if trace.enabled():
                         trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
-                    await upstream.send(frames.message(number, payload))
+                    await upstream.send(_in_fragments(frames.message(number, payload)))
                 self._sent = number
             await self._unsent.wait()
+
+
+def _in_fragments(message: bytes) -> bytes | list[bytes]:
+    """What `websockets` sends in several frames, where it is large."""
+    if len(message) <= _FRAGMENT:
+        return message
+    return [message[at : at + _FRAGMENT] for at in range(0, len(message), _FRAGMENT)]

@@ -13,6 +13,8 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import iostream, web
 
+from sessionkeeper.file_version import FileVersion
+
 __all__ = ["WorkspaceFilesHandler"]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
@@ -46,38 +48,40 @@ class WorkspaceFilesHandler(JupyterHandler):
         contents: Any = self.contents_manager
         path = path.strip("/")
         hidden = not contents.allow_hidden and await contents.is_hidden(path)
-        stat = None if hidden else await contents.files.stat(path)
-        if stat is None:
-            raise web.HTTPError(404, f"No such file: {path}")
-        if stat["type"] != "file":
-            raise web.HTTPError(400, f"{path} is a {stat['type']}, not a file")
-
         name = path.rpartition("/")[2]
         if self.get_argument("download", None):
             self.set_attachment_header(name)
         self.set_header("Content-Type", _content_type(name))
-        self.set_header("Last-Modified", formatdate(stat["mtime"], usegmt=True))
         self.set_header("Cache-Control", "no-cache")
         self.set_header("Accept-Ranges", "bytes")
-
-        size = stat["size"]
-        start, stop = self._range(size)
-        self.set_header("Content-Length", str(stop - start))
-        if not with_body:
+        for last in (False, False, True):
+            stat = None if hidden else await contents.files.stat(path)
+            if stat is None:
+                raise web.HTTPError(404, f"No such file: {path}")
+            if stat["type"] != "file":
+                raise web.HTTPError(400, f"{path} is a {stat['type']}, not a file")
+            version = FileVersion.of(stat)
+            start, stop = self._range(version.size)
+            self.set_header("Last-Modified", formatdate(version.mtime, usegmt=True))
+            self.set_header("Content-Length", str(stop - start))
+            if not with_body:
+                self.finish()
+                return
+            try:
+                await contents.files.stream(path, start, stop, version, self._send)
+            except iostream.StreamClosedError:
+                return  # the browser went away
+            except web.HTTPError as error:
+                if self._headers_written:
+                    # Half of it is out. A broken connection is the only way left to say "not all".
+                    self.log.warning("Download of %s broken off", path, exc_info=True)
+                    self.detach().close()
+                    return
+                if error.status_code != 409 or last:
+                    raise
+                continue  # it was replaced since we looked
             self.finish()
             return
-        try:
-            await contents.files.stream(path, start, stop, self._send)
-        except iostream.StreamClosedError:
-            return  # the browser went away
-        except web.HTTPError:
-            if not self._headers_written:
-                raise
-            # Half of it is out. A broken connection is the only way left to say "not all".
-            self.log.warning("Download of %s broken off", path, exc_info=True)
-            self.detach().close()
-            return
-        self.finish()
 
     async def _send(self, chunk: bytes) -> None:
         self.write(chunk)

@@ -20,10 +20,13 @@ from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from sessionkeeper.file_version import FileVersion
+
 __all__ = ["MAX_CONTENT", "PATIENCE", "Stat", "WorkspaceFiles"]
 
 Stat = dict[str, Any]
-"""`name, path, type ("file" | "directory" | "symlink-broken"), size, mtime, created, writable`."""
+"""`name, path, type ("file" | "directory" | "symlink-broken"), size, mtime, created, writable`, and
+`inode` where it is on a node."""
 
 PATIENCE = 20.0
 """Seconds to wait for a session that moves or a gateway that restarts."""
@@ -79,22 +82,27 @@ class WorkspaceFiles:
         return (await self._request("GET", path)).body
 
     async def stream(
-        self, path: str, start: int, stop: int, sink: Callable[[bytes], Awaitable[None]]
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        version: FileVersion,
+        sink: Callable[[bytes], Awaitable[None]],
     ) -> None:
-        """Give bytes `start` to `stop` (exclusive) of a file to `sink`, at the pace it takes them.
+        """Give bytes `start` to `stop` (exclusive) of a file, as `version` has them, to `sink`, at
+        the pace it takes them.
 
-        Goes on where it was when the connection breaks. Raises 409 when the file changed meanwhile.
+        Goes on where it was when the connection breaks. Raises 409 when the file is another one by
+        now, before or after some of it was given.
         """
-        position = start
-        version: str | None = None
+        position, changed = start, False
         deadline = time.monotonic() + self._patience
 
         async def take(head: HTTPHeaders, chunk: bytes) -> None:
-            nonlocal position, version
-            mtime = head.get("X-Mtime", "")
-            if version not in (None, mtime):
-                raise web.HTTPError(409, f"{path} changed while it was being downloaded")
-            version = mtime
+            nonlocal position, changed
+            changed = not version.is_in(FileVersion.from_header(head["X-Version"]))
+            if changed:
+                raise OSError("this is another file")  # the rest is not wanted
             position += len(chunk)
             await sink(chunk)
 
@@ -104,6 +112,8 @@ class WorkspaceFiles:
             try:
                 await self._request("GET", path, headers=wanted, sink=take)
             except (OSError, HTTPClientError) as error:  # broken off in the middle
+                if changed:
+                    raise web.HTTPError(409, f"{path} changed while it was downloaded") from error
                 if position == before and time.monotonic() > deadline:
                     raise _away(error) from error
             else:

@@ -24,9 +24,10 @@ NO_KERNEL, BAD_FRAME = 4404, 4400
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries; the last one goes on."""
 
-_PING_SECONDS = 1.5
-_DEAD_SECONDS = 4.0
-"""Silence after which a gateway is given up. With the pause between pings: 5 s at most."""
+_PING_SECONDS = 2.2
+_DEAD_SECONDS = 4.6
+"""Silence after which a gateway is given up, which the second ping in a row finds out: 5 s at most.
+More of them would be a percent of a core at the gateway, where hundreds of tabs do nothing."""
 
 _JOURNAL_BYTES_PER_SECOND = 50e6
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sessionkeeper import leases
 from sessionkeeper.nodes.local import cgroup_of
+from sessionkeeper.quotas import spelled_quotas
 from sessionkeeper.retention import spelled
 from sessionkeeper.settings import UpSettings
 from sessionkeeper.up.state import StateDirectory
+from sessionkeeper.values import spelled_seconds
 
 __all__ = ["Commands", "Places"]
 
 _SELF = (sys.executable, "-m", "sessionkeeper")
 LOOPBACK = "127.0.0.1"
+_NOTHING: Mapping[str, str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,13 @@ class Commands:
             *("--store", settings.store),
             *("--master-key", str(settings.master_key or state.master_key)),
             *("--session", settings.session),
-            *("--lease-seconds", str(settings.lease_seconds)),
+            *("--lease-seconds", leases.spelled(settings.lease_seconds)),
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
+            *_given("--quotas", spelled_quotas(settings.quotas) or None),
+            *("--on-demand", spelled_seconds(settings.on_demand)),
+            *("--rebalance-after", spelled_seconds(settings.rebalance_after)),
             *_given("--seed", settings.workspace),
             *("--ready-fd", "{ready_fd}"),
         ]
@@ -99,21 +106,23 @@ class Commands:
         name: str,
         data: Path,
         url: str,
-        cpu_most: str | None = None,
+        own: Mapping[str, str | None] = _NOTHING,
     ) -> list[str]:
-        """The argv of a node's agent; `data` is the node's directory, `url` the gateway's."""
+        """The argv of a node's agent; `data` is the node's directory, `url` the gateway's, `own`
+        what was asked for this node alone: `cpu_most`, `tier`, `price`."""
         return [
             *self.agent_program,
             *("--gateway-url", url),
             *("--token-file", str(data / "token")),
             *("--node", name),
-            *("--tier", settings.tier),
+            *("--tier", own.get("tier") or settings.tier),
+            *_given("--price", own.get("price") or settings.price),
             *("--data", str(data / "agent")),
             *("--runtime", runtime),
             *_given("--criu", settings.criu),
             *_given("--memory-bytes", settings.memory),
             *_given("--cpu-baseline", settings.cpu_baseline),
-            *_given("--cpu-most", cpu_most),
+            *_given("--cpu-most", own.get("cpu_most")),
             *("--notices", ",".join(settings.notices)),
             *_given("--cgroup", cgroup_of(instance, name) if runtime == "container" else None),
             *("--ready-fd", "{ready_fd}"),

@@ -40,7 +40,7 @@ def bring_up(
         state.forget_record()
         require_port(settings.host, settings.port)
         state.make_session_token(settings.session)
-        _check_store(settings.store)
+        _check_store(settings, state)
         if runtime is None:
             with terminal.step("looking at what this machine can do"):
                 runtime, settings = settle_runtime(settings, terminal.say)
@@ -68,12 +68,14 @@ def namespaces_work() -> bool:
     )
 
 
-def _check_store(url: str) -> None:
+def _check_store(settings: UpSettings, state: StateDirectory) -> None:
     from checkpoint.blobs import Backoff, open_store, probe
     from checkpoint.errors import CheckpointError
+    from sessionkeeper.keeper.epochs import has_run
 
+    url, begun = settings.store, has_run(state.gateway, settings.session)
     try:
-        probe(open_store(url, Backoff(limit=5)))  # somebody waits to be told
+        probe(open_store(url, Backoff(limit=5), begun=begun))  # somebody waits to be told
     except CheckpointError as error:
         hint = None if error.retryable else error.hint  # no session runs yet that could go on
         raise StoreUnusable(f"the store {url} cannot be used: {error}", hint=hint) from None

@@ -33,6 +33,8 @@ STOP_SECONDS = 5.0
 FIRST_UI_PORT = 100
 """Above the port of the first UI server, those of other sessions have theirs."""
 
+_AS_THE_OTHERS: Mapping[str, Any] = {}
+
 _log = logging.getLogger("sessionkeeper.up")
 
 
@@ -201,7 +203,9 @@ class Supervisor:
         environ = {**given, **part_of(self._state.id, name), "SESSIONKEEPER_RUN": self._run}
         return await Child.start(name, argv, log=self._state.log(name), environ=environ)
 
-    async def _launch_node(self, name: str, runtime: str, cpu_most: str | None = None) -> None:
+    async def _launch_node(
+        self, name: str, runtime: str, own: Mapping[str, Any] = _AS_THE_OTHERS
+    ) -> None:
         index = int(name.removeprefix("node-")) - 1
         data = self._state.nodes / name
         plan = NodePlan(
@@ -217,7 +221,7 @@ class Supervisor:
                 name,
                 data,
                 self._places.agent_url,
-                cpu_most,
+                own,
             ),
             environ=_without_store_access(os.environ),
             hide=self._state.path,
@@ -306,7 +310,7 @@ class Supervisor:
             if chosen == number or not number.isdecimal() or not 1 <= int(number) <= 60:
                 raise UsageError(f"{chosen!r} is no name for a node here", hint="node-1 to node-60")
             try:
-                await self._launch_node(chosen, runtime, call.get("cpu_most"))
+                await self._launch_node(chosen, runtime, call)
             except BaseException:
                 await self._nodes.pop(chosen).pull_plug()
                 raise

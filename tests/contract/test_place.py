@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from checkpoint.namespace import engine
+from gateway.errors import RemoteError
 from sessionkeeper.agent import beside
 from sessionkeeper.agent.hosted import HostedSession, kernelspec_launch
 from sessionkeeper.agent.kernelspecs import Kernelspecs
@@ -123,6 +124,17 @@ async def test_kernel_works_in_the_workspace_which_is_in_the_tree(place: Place, 
 async def test_shim_tells_the_epoch_it_was_started_under(start: Start):
     kernel = await start("one")
     assert (await kernel.relay.call("status"))["epoch"] == 1
+
+
+async def test_kernel_runs_until_it_is_killed(place: Place, start: Start):
+    kernel = await start("one")
+    await kernel.run("import os, signal")
+    pid = kernel.relay.kernel_pid
+    assert pid is not None
+    assert place.runs(kernel.slot, pid)
+    with pytest.raises(RemoteError, match="has ended"):
+        await kernel.relay.call("execute", code="os.kill(os.getpid(), signal.SIGKILL)")
+    assert not place.runs(kernel.slot, pid)
 
 
 async def test_nothing_moves_while_frozen_and_goes_on_when_thawed(place: Place, start: Start):

@@ -16,6 +16,7 @@ from system.running import System
 
 from checkpoint import criu
 from sessionkeeper.agent.errors import DumpFailed, KernelBusy
+from sessionkeeper.bench.stand import KERNEL
 from sessionkeeper.nodes import cgroups
 
 pytestmark = [pytest.mark.container, pytest.mark.needs("lazy")]
@@ -60,11 +61,15 @@ async def test_kernel_is_ended_at_once_when_its_memory_is_lost(tmp_path: Path) -
 
 
 @node_like
-async def test_kernel_that_has_just_been_killed_is_not_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heard", [True, False], ids=["", "in-a-flood"])
+async def test_kernel_that_has_just_been_killed_is_not_saved(tmp_path: Path, heard: bool) -> None:
     async with saved(tmp_path) as (node, one, digest):
         await one.begin()
         node.gate.open.set()
         await one.checkpoint()
+        if not heard:  # the gateway takes nothing more of it
+            assert one._tenancy is not None
+            one._tenancy.hosted.hold_back(KERNEL, True)
         [kernel] = [pid for pid in node.processes() if not _is_first(pid)]
         descriptor = os.pidfd_open(kernel)
         os.kill(kernel, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -114,8 +115,11 @@ class KernelClient:
     """One kernel over one WebSocket that is never opened again: whatever happens to the node, it
     must stay. `socket_url` is that of the server, without a path."""
 
-    def __init__(self, kernel_id: str, socket_url: str, token: str) -> None:
+    def __init__(
+        self, kernel_id: str, socket_url: str, token: str, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.id = kernel_id
+        self._tls = tls
         self._session = uuid.uuid4().hex
         self._url = f"{socket_url}/api/kernels/{kernel_id}/channels?session_id={self._session}"
         self._token = token
@@ -131,6 +135,7 @@ class KernelClient:
             additional_headers={"Authorization": f"token {self._token}"},
             max_size=None,
             proxy=None,
+            ssl=self._tls,
         )
         self._reader = asyncio.create_task(self._read())
         if not busy:

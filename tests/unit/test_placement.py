@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionkeeper.cpu import Cpu
-from sessionkeeper.placement import TIER_ORDER, Choice, Needs, NodeFacts, choose, differ
+from sessionkeeper.placement import (
+    TIER_ORDER,
+    Choice,
+    Needs,
+    NodeFacts,
+    choose,
+    differ,
+    explain,
+)
 
 SPOT = NodeFacts("spot", ready=True, tier="spot", load=3)
 HOME = NodeFacts("home", ready=True, tier="volunteer")
@@ -123,3 +131,53 @@ def test_every_node_is_taken_or_has_its_reason(nodes: list[NodeFacts], needs: Ne
 @given(NODES, NEEDS)
 def test_order_of_the_nodes_does_not_matter(nodes: list[NodeFacts], needs: Needs) -> None:
     assert choose(nodes, needs) == choose(nodes[::-1], needs)
+
+
+def test_the_cheaper_one_wins_and_one_that_goes_less_often_and_one_that_has_the_bytes() -> None:
+    cheap, dear = replace(SPOT, name="b", price=0.01), replace(SPOT, name="a", price=0.03)
+    assert choose([dear, cheap], Needs()).node == "b"
+    steady = replace(dear, rate=1 / 24, price=0.01)
+    assert choose([steady, replace(cheap, rate=1.0)], Needs()).node == "a"
+    needs = Needs(size=10**9, near={"a": 10**9})
+    assert choose([replace(dear, price=0.02), cheap], needs).node == "a"
+    # A few bytes are no reason to pay more.
+    assert choose([dear, cheap], Needs(size=10**6, near={"a": 10**6})).node == "b"
+
+
+def test_price_is_that_of_a_core_so_a_large_node_is_not_dear() -> None:
+    large = replace(SPOT, name="large", price=0.16, cores=16)
+    assert choose([large, replace(SPOT, name="little", price=0.02)], Needs()).node == "large"
+
+
+def test_on_demand_is_last_even_if_it_has_the_image_unless_it_is_all_there_may_be() -> None:
+    paid = replace(PAID, present=frozenset({"course"}), price=0.0)
+    assert choose([paid, SPOT], Needs(image="course")).node == "spot"
+    assert choose([paid, SPOT], Needs(image="course", tiers=("on-demand",))).node == "paid"
+
+
+def test_a_node_that_cannot_have_the_image_or_the_cores_does_not_fit_and_says_so() -> None:
+    sealed = replace(SPOT, present=frozenset({"other"}), fetches=False)
+    assert choose([sealed], Needs(image="course")).reasons == {
+        "spot": "does not have the image course, and cannot fetch it"
+    }
+    assert choose([replace(sealed, fetches=True)], Needs(image="course")).node == "spot"
+    assert choose([sealed], Needs(image="other")).node == "spot"
+    assert str(choose([SPOT], Needs(cores=2))) == "spot: has 1 core, and 2 are wanted"
+    busy = replace(SPOT, cores=4, promised_cores=3.5)
+    assert str(choose([busy], Needs(cores=1))) == "spot: has 0.5 cores left, and 1 are wanted"
+
+
+def test_every_node_is_explained_with_what_its_score_is_made_of() -> None:
+    fits, does_not = explain([replace(PAID, ready=False), SPOT], Needs(size=200_000_000))
+    assert (fits.node, fits.reason) == ("spot", "")
+    assert (does_not.node, does_not.reason) == ("paid", "is not ready")
+    assert str(fits.score) == ("0.70 = price 0.25 + interruptions 0.30 + waiting 0.12 + crowd 0.03")
+
+
+@given(NODES, NEEDS)
+def test_what_is_explained_begins_with_what_is_chosen(nodes: list[NodeFacts], needs: Needs) -> None:
+    said, choice = explain(nodes, needs), choose(nodes, needs)
+    assert {one.node for one in said} == {node.name for node in nodes}
+    if choice.node is not None:
+        assert said[0].node == choice.node
+    assert {one.node: one.reason for one in said if one.reason}.keys() <= choice.reasons.keys()

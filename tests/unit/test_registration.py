@@ -57,3 +57,22 @@ def test_a_wish_that_cannot_be_is_refused_with_words(wish: dict[str, object], wo
 def test_what_is_not_asked_for_has_a_default() -> None:
     assert asked_for({}, "made-up", 5.0) == Registration("made-up", created=5.0)
     assert asked_for({"tiers": ["on-demand", "spot"]}, "a", 0.0).tiers == ("spot", "on-demand")
+
+
+def test_session_with_secrets_goes_to_no_volunteer_unless_somebody_says_so() -> None:
+    usual = asked_for({}, "a", 0.0)
+    assert "volunteer" in usual.may_use(secrets=False)
+    assert usual.may_use(secrets=True) == ("spot", "on-demand")
+    assert asked_for({"secrets": True}, "a", 0.0).may_use(secrets=False) == ("spot", "on-demand")
+    said = asked_for({"tiers": ["volunteer", "on-demand"], "secrets": True}, "a", 0.0)
+    assert said.may_use(secrets=True) == ("volunteer", "on-demand")
+    assert decode(said.encode()) == said
+    with pytest.raises(UsageError, match="true or false"):
+        asked_for({"secrets": 1}, "a", 0.0)
+
+
+def test_tiers_that_an_older_version_wrote_down_were_somebodys_choice() -> None:
+    older = {"name": "a", "tiers": ["volunteer"]}
+    assert decode(json.dumps(older).encode()).may_use(secrets=True) == ("volunteer",)
+    older = {"name": "a", "tiers": ["spot", "volunteer", "on-demand"]}
+    assert decode(json.dumps(older).encode()).may_use(secrets=True) == ("spot", "on-demand")

@@ -39,10 +39,12 @@ class Authority:
         )
         return made.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str) -> tuple[str, str]:
+    def issue(self, name: str, host: str | None = None) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        hosts: list[x509.GeneralName] = [x509.IPAddress(ip_address("127.0.0.1"))]
+        hosts += [x509.DNSName(host)] if host else []
+        names = x509.SubjectAlternativeName(hosts)
         certificate, private = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         certificate.write_bytes(self._certificate(subject, key, names))
         private.write_bytes(

@@ -278,6 +278,9 @@ class Keeper(Observer, Agents):
         self.rollbacks.append(rollback)
         self.changed.set()
 
+    def interrupt_again(self, kernel_id: str) -> None:
+        self._interrupts = asyncio.create_task(self.interrupt(kernel_id))
+
     def wanted(self, kernel_id: str, msg_type: str) -> None:
         self.wants.append(msg_type)
 

@@ -7,7 +7,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from gateway_rig import Client, Rig
+from gateway_rig import Client, Rig, header, pack_v1
 
 LANGUAGES = [
     pytest.param("python3", "print('he' + 'llo')", "hello\n", id="python"),
@@ -97,6 +97,19 @@ async def test_gateway_that_restarts_costs_no_message(rig: Rig) -> None:
     assert client.text(later) == "later\n"
     cursors = [cursor for cursor, _ in client.got]
     assert cursors == sorted(set(cursors))
+    await client.close()
+
+
+async def test_request_without_a_protocol_version_is_answered(rig: Rig) -> None:
+    kernel_id = await rig.start_kernel()
+    client = await Client(rig, kernel_id).open()
+    head = header("execute_request", client.session)
+    del head["version"]
+    parts = [json.dumps(part).encode() for part in (head, {}, {}, {"code": "print(6 * 7)"})]
+    assert client.socket is not None
+    await client.socket.send(b"\x01" + bytes(8) + pack_v1("shell", parts))
+    await client.until(lambda: client.is_done(head["msg_id"]))
+    assert client.text(head["msg_id"]) == "42\n"
     await client.close()
 
 

@@ -6,7 +6,9 @@ would be is the engines' matter, what is said twice or not at all is the gateway
 
 from __future__ import annotations
 
-from gateway_rig import Client, Rig
+from gateway_rig import TOKEN, Client, Rig
+from tornado.httpclient import HTTPRequest
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 
 async def lose_the_node(rig: Rig, kernel_id: str, next_seq: int, applied: int) -> None:
@@ -166,4 +168,29 @@ async def test_kernel_killed_for_memory_comes_back_without_what_killed_it(rig: R
     after = await client.run("print('alive')")
     assert client.text(after) == "alive\n"
     assert len(rig.keeper.exits) == 1
+    await client.close()
+
+
+async def test_cell_that_would_never_end_but_for_its_interrupt_does_not_block_the_kernel(
+    rig: Rig,
+) -> None:
+    kernel_id = await rig.start_kernel()
+    client = await Client(rig, kernel_id).open()
+    loops = await client.ask("print('begun', flush=True)\nwhile True: pass")
+    await client.until(lambda: client.text(loops) == "begun\n")
+    refused = await client.ask("open('wrong', 'w')")
+    await client.until(lambda: not client.unacked)
+    interrupt = HTTPRequest(
+        f"{rig.url}/api/kernels/{kernel_id}/interrupt?token={TOKEN}", "POST", body=b"{}"
+    )
+    assert (await SimpleAsyncHTTPClient().fetch(interrupt)).code == 204
+    await client.until(lambda: client.is_done(refused))
+    assert client.reply(loops)["ename"] == "KeyboardInterrupt"
+    assert client.reply(refused)["status"] == "aborted"
+    await lose_the_node(rig, kernel_id, next_seq=1, applied=0)
+    after = await client.run("import os; print(os.path.exists('wrong'))")
+    assert client.text(after) == "False\n"
+    (rollback,) = rig.keeper.rollbacks
+    assert [r.summary for r in rollback.interrupted] == ["print('begun', flush=True)"]
+    assert client.kinds(loops).count("execute_reply") == 1
     await client.close()

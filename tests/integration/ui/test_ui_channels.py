@@ -198,6 +198,32 @@ async def test_tab_that_connects_again_gets_what_it_missed(ui, gateway, how):
     again.close()
 
 
+async def test_output_that_a_tab_may_have_shown_before_it_was_cut_off_is_shown_once(ui, gateway):
+    kernel = await gateway.start_kernel()
+    says = gateway.compute.running[kernel].say
+    tab = await Tab(ui, kernel).open()
+    cell = header("execute_request", tab.session_id)
+
+    def prints(text: str) -> None:
+        says(IOPUB, "stream", cell, {"name": "stdout", "text": text})
+
+    await until(lambda: gateway.kernels.channel(kernel).outlet.feeds)
+    says(IOPUB, "status", cell, {"execution_state": "busy"})
+    prints("1 ")
+    await until(lambda: tab.texts() == ["1 "])
+    await confirmed(ui, kernel, tab, 2)
+    prints("2 ")
+    await until(lambda: tab.texts() == ["1 ", "2 "])
+    tab.cut()  # before it is asked whether it has that
+    again = await Tab(ui, kernel, tab.session_id).open()
+    await until(lambda: again.texts() == ["1 ", "2 "])
+    prints("3 ")
+    await until(lambda: again.texts() == ["1 ", "2 ", "3 "])
+    kinds = [json.loads(v1_parts(message)[1][0])["msg_type"] for message in again.got]
+    assert kinds == ["clear_output", "stream", "stream", "stream"]
+    again.close()
+
+
 async def confirmed(ui: UiServer, kernel_id: str, tab: Tab, cursor: int) -> None:
     """Until the tab has confirmed that cursor."""
     positions = Positions(ui.state / "positions")

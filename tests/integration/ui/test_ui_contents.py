@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import nbformat.v4
 import pytest
@@ -115,6 +116,20 @@ async def test_download_goes_on_after_the_connection_broke(ui, gateway):
     gateway.swallow.add("GET")
     assert (await ui.fetch("/files/broken.bin")).body == content
     assert gateway.requests.count("GET  broken.bin") == 2
+
+
+async def test_file_that_is_replaced_after_a_look_at_it_downloads_whole(ui, gateway):
+    content = os.urandom(3_000_000)
+    (gateway.root / "replaced.bin").write_bytes(b"short")
+
+    def replace(path: Path) -> None:
+        gateway.looked = lambda path: None
+        (gateway.root / "new").write_bytes(content)
+        (gateway.root / "new").rename(path)
+
+    gateway.looked = replace
+    response = await ui.fetch("/files/replaced.bin")
+    assert (response.code, response.body) == (200, content)
 
 
 async def test_empty_file_downloads(ui, gateway):

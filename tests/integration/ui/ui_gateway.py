@@ -29,6 +29,7 @@ from gateway.frames import IOPUB, decode_payload
 from gateway.kernels import KernelRecord, Kernels
 from gateway.messages import payload_to_v1
 from gateway.shim_link import ShimLink
+from sessionkeeper.file_version import FileVersion
 
 TOKEN = "gateway-token"
 EPOCH = 1
@@ -43,6 +44,7 @@ class Gateway:
         self.requests: list[str] = []
         self.busy = 0  # that many file requests are answered 503
         self.swallow: set[str] = set()  # file operations that are done, and not answered
+        self.looked: Callable[[Path], None] = lambda path: None  # after a file was looked at
         self.status: dict[str, Any] = status()
         self.compute = ScriptedCompute(self)
         self.listeners: set[Events] = set()
@@ -315,6 +317,7 @@ class Files(Base):
             "path": str(path.relative_to(self.gateway.root)),
             "type": kind.get(stat_module.S_IFMT(info.st_mode), "symlink-broken"),
             "size": info.st_size,
+            "inode": info.st_ino,
             "mtime": info.st_mtime,
             "created": info.st_ctime,
             "writable": os.access(path, os.W_OK),
@@ -325,6 +328,7 @@ class Files(Base):
             self.fail(404, "not_found", f"There is no {self.name}.")
         elif self.op == "stat":
             self.finish(self.stat(self.path))
+            self.gateway.looked(self.path)
         elif self.op == "list":
             self.finish({"entries": [self.stat(entry) for entry in self.path.iterdir()]})
         else:
@@ -337,7 +341,7 @@ class Files(Base):
             first, last = asked.removeprefix("bytes=").split("-")
             start, stop = int(first), min(int(last) + 1, size)
             self.set_status(206)
-        self.set_header("X-Mtime", repr(self.path.stat().st_mtime))
+        self.set_header("X-Version", FileVersion.of(self.stat(self.path)).in_header())
         self.set_header("Content-Length", str(stop - start))
         with self.path.open("rb") as file:
             file.seek(start)

@@ -13,6 +13,7 @@ from checkpoint.blobs import Memory
 from checkpoint.errors import StoreUnavailable
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, decode_body
+from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
@@ -154,7 +155,7 @@ async def test_memory_that_was_had_for_a_dump_is_given_back_when_there_is_none(
         held.extend(file.stat().st_size for file in stay.images.glob("room-*"))
         raise KernelBusy("a cell runs")
 
-    monkeypatch.setattr(stay.tenancy._cuts, "variables", no_cut)
+    monkeypatch.setattr(Cuts, "variables", no_cut)
     with pytest.raises(KernelBusy):
         await stay.checkpoint()
     assert sum(held) >= 2 * WORTH_IT

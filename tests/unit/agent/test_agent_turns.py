@@ -6,19 +6,24 @@ import asyncio
 
 import pytest
 
-from sessionkeeper.agent.errors import KernelBusy
-from sessionkeeper.agent.turns import Turns
+from sessionkeeper.agent.errors import KernelBusy, NoTimeLeft
+from sessionkeeper.agent.plan import Unsaved
+from sessionkeeper.agent.turns import Last, Turn, Turns
 
 
 class Work:
     """Takes a turn, and ends when it is told to."""
 
-    def __init__(self, turns: Turns, order: list[str], name: str, urgent: bool) -> None:
+    def __init__(
+        self, turns: Turns, order: list[str], name: str, urgent: bool, last: Last | None = None
+    ) -> None:
         self.end = asyncio.Event()
-        self.task = asyncio.ensure_future(self._work(turns, order, name, urgent))
+        self.task = asyncio.ensure_future(
+            self._work(turns.turn(urgent=urgent, last=last), order, name)
+        )
 
-    async def _work(self, turns: Turns, order: list[str], name: str, urgent: bool) -> None:
-        async with turns.turn(urgent=urgent):
+    async def _work(self, turn: Turn, order: list[str], name: str) -> None:
+        async with turn:
             order.append(name)
             await self.end.wait()
 
@@ -82,3 +87,45 @@ async def test_a_quiet_time_begins_when_all_have_had_their_turn() -> None:
     work.end.set()
     await quiet
     assert work.task.done()
+
+
+def last(session: str, work: float, left: float, size: int = 0) -> Last:
+    until = asyncio.get_running_loop().time() + left
+    return Last(Unsaved(session, size, 0, work), until)
+
+
+async def test_of_last_checkpoints_that_wait_the_one_with_most_to_lose_is_next() -> None:
+    turns, order = Turns(1), []
+    running = Work(turns, order, "running", urgent=True)
+    await settled()
+    waiting = [
+        Work(turns, order, name, urgent=True, last=last(name, work, 60.0))
+        for name, work in (("idle", 0.0), ("long cell", 900.0), ("short cell", 2.0))
+    ]
+    await settled()
+    for one in (running, *waiting):
+        one.end.set()
+    await asyncio.gather(*(one.task for one in waiting))
+    assert order == ["running", "long cell", "short cell", "idle"]
+
+
+async def test_a_last_checkpoint_that_would_be_too_late_is_refused() -> None:
+    turns, order = Turns(1), []
+    huge = Work(turns, order, "huge", urgent=True, last=last("huge", 9.0, 1.0, size=1 << 40))
+    small = Work(turns, order, "small", urgent=True, last=last("small", 1.0, 60.0))
+    with pytest.raises(NoTimeLeft, match="huge"):
+        await huge.task
+    small.end.set()
+    await small.task
+    assert order == ["small"]
+
+
+async def test_what_ends_sessions_waits_until_none_is_saved_any_more() -> None:
+    turns, order = Turns(1), []
+    saving = Work(turns, order, "saving", urgent=True, last=last("saving", 1.0, 60.0))
+    await settled()
+    saved = asyncio.ensure_future(turns.saved())
+    await settled()
+    assert not saved.done()
+    saving.end.set()
+    await saved

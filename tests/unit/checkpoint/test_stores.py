@@ -334,3 +334,15 @@ def test_sweeping_takes_nothing_from_writers(tmp_path: Path) -> None:
             over.set()
         sweeping.result()
     assert [store.get(f"a/{number}") for number in range(150)] == [b"%d" % n for n in range(150)]
+
+
+def test_directory_that_was_begun_and_is_not_there_is_no_empty_store(tmp_path: Path) -> None:
+    """A disk that is not mounted: the store that it has must not be hidden by a new one."""
+    there, away = tmp_path / "store", tmp_path / "away"
+    LocalDirectory(there).put("sessions/one/key", b"key")
+    there.rename(away)
+    with pytest.raises(StoreUnavailable, match="not there"):
+        open_store(str(there), begun=True)
+    assert not there.exists()
+    away.rename(there)
+    assert open_store(str(there), begun=True).get("sessions/one/key") == b"key"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from gateway.feed import Feed
+from gateway.frames import IOPUB, SHELL, encode_payload
 from gateway.kernels import Kernels
+
+HEADER = b'{"msg_id": "a", "msg_type": "execute_request", "session": "s", "version": "5.3"}'
 
 
 def test_a_damaged_record_leaves_out_one_kernel_and_the_others_go_on(tmp_path: Path) -> None:
@@ -28,4 +34,35 @@ def test_a_kernel_is_called_by_its_notebook_as_long_as_it_has_one(tmp_path: Path
     assert kernels.called(record.id) == "work/b.ipynb"
     kernels.remove(record.id)
     assert kernels.notebooks.all() == []
+    kernels.close()
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_kernel_that_runs_is_idle_or_busy_after_a_restart_of_the_gateway(
+    tmp_path: Path, state: str
+) -> None:
+    kernels = Kernels(tmp_path)
+    record = kernels.create("python3")
+    kernels.started(record.id)
+    channel = kernels.channel(record.id)
+    if state == "busy":
+        channel.submit(encode_payload(SHELL, [HEADER, b"{}", b"{}", b"{}"]))
+        channel.link.acked = 1
+        status = [HEADER, HEADER, b"{}", b'{"execution_state": "busy"}']
+        channel.outlet.deliver(encode_payload(IOPUB, status), (1, 1))
+    kernels.close()
+    again = Kernels(tmp_path)
+    assert again.model(record.id)["execution_state"] == state
+    again.close()
+
+
+def test_who_only_watches_is_no_connection(tmp_path: Path) -> None:
+    kernels = Kernels(tmp_path)
+    record = kernels.create("python3")
+    outlet = kernels.channel(record.id).outlet
+    watches = Feed(outlet, lambda _: None, "w", 0, lambda: None, current=lambda _: None)
+    outlet.attach(watches)
+    assert kernels.model(record.id)["connections"] == 0
+    outlet.attach(Feed(outlet, lambda _: None, "s", 0, lambda: None))
+    assert kernels.model(record.id)["connections"] == 1
     kernels.close()

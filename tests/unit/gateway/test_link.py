@@ -42,8 +42,8 @@ class Memory:
         self.kept[self.last] = payload
         return self.last
 
-    def get(self, number: int) -> bytes:
-        return self.kept.get(number, b"")
+    def get(self, number: int, ahead: bytes = b"") -> bytes:
+        return ahead + self.kept.get(number, b"")
 
     def void(self, number: int) -> None:
         self.kept[number] = b""

@@ -198,7 +198,30 @@ async def test_request_that_goes_on_is_known_after_checkpoint_and_restart(tmp_pa
 
 
 def test_parts_that_are_large_are_left_to_the_kernel() -> None:
-    from gateway.messages import unreadable
+    from gateway.messages import Header, unreadable
 
     large: Any = b"{" + b" " * (2 << 20)
-    assert unreadable([b"{}", b"{}", b"{}", large]) == ""
+    header = Header("a", "execute_request", "s", "5.3")
+    assert unreadable(header, [b"{}", b"{}", b"{}", large]) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ({"version": "5.3"}, "The header of this message has no msg_type."),
+        (
+            {"msg_type": "execute_request", "version": "new"},
+            "The header of this message has the version 'new'.",
+        ),
+    ],
+)
+async def test_header_that_no_kernel_could_read(
+    tmp_path: Path, said: dict[str, str], wrong: str
+) -> None:
+    scene = Scene(tmp_path)
+    parts = [json.dumps({"msg_id": "a", **said}).encode(), b"{}", b"{}", b'{"code": "x"}']
+    scene.channel.submit(encode_payload(SHELL, parts))
+    assert scene.asked == []
+    assert scene.shown[-1][:2] == ("a", "status")
+    if "msg_type" in said:
+        assert ended_with(scene, "a") == ("BadRequest", wrong)

@@ -16,7 +16,7 @@ import pytest
 from gateway.channel import KernelChannel
 from gateway.errors import Fenced
 from gateway.feed import Delivery, Feed
-from gateway.frames import EVENT, IOPUB, SHELL, decode_payload, encode_payload
+from gateway.frames import CONTROL, EVENT, IOPUB, SHELL, decode_payload, encode_payload
 from gateway.journal import Journal
 from gateway.observer import Observer
 from gateway.rollback import Rollback
@@ -27,9 +27,13 @@ class Told(Observer):
     def __init__(self) -> None:
         self.rollbacks: list[Rollback] = []
         self.began = 0
+        self.interrupts = 0
 
     def rolled_back(self, rollback: Rollback) -> None:
         self.rollbacks.append(rollback)
+
+    def interrupt_again(self, kernel_id: str) -> None:
+        self.interrupts += 1
 
     def busy(self, kernel_id: str) -> None:
         self.began += 1
@@ -282,3 +286,119 @@ async def test_inputs_that_are_gone_are_counted(tmp_path: Path) -> None:
     scene.restore(checkpoint)
     assert scene.told.rollbacks[0].missing == 2
     assert scene.asked == ["c"]
+
+
+def interrupted(scene: Scene, parent: str) -> None:
+    """What a Python kernel says when its user interrupts a cell."""
+    scene.channel.interrupting()
+    error = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+    scene.says(parent, "error", error)
+    scene.says(parent, "execute_reply", error, SHELL)
+    scene.says(parent, "status", {"execution_state": "idle"})
+
+
+def aborted(scene: Scene, parent: str) -> None:
+    """What it says of the cells that wait behind that one."""
+    scene.says(parent, "execute_reply", {"status": "aborted"}, SHELL)
+    scene.says(parent, "status", {"execution_state": "idle"})
+
+
+def reopened(scene: Scene) -> None:
+    """The gateway is killed and started again."""
+    scene.channel.close(deleted=False)
+    scene.channel = KernelChannel("k", Journal(scene.folder), scene.told)
+    scene.open()
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "gateway-restarted"])
+async def test_interrupted_cell_is_not_run_again_and_those_after_it_are(
+    tmp_path: Path, restarted: bool
+) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    for msg_id in ("loops", "waits"):
+        scene.ask(msg_id)
+    interrupted(scene, "loops")
+    aborted(scene, "waits")
+    scene.ask("x = 1")
+    scene.ends("x = 1")
+    scene.ask("runs")
+    if restarted:
+        reopened(scene)
+    shown = len(scene.shown)
+    scene.restore(checkpoint)
+    assert scene.asked == ["x = 1", "runs"]
+    assert scene.told.interrupts == 0
+    (rollback,) = scene.told.rollbacks
+    assert [r.msg_id for r in rollback.interrupted] == ["loops"]
+    assert "loops" not in [r.msg_id for r in rollback.rerun]
+    ended = [kind for parent, kind, _ in scene.shown[shown:] if parent in ("loops", "waits")]
+    assert ended == []
+    scene.restore(checkpoint)
+    assert scene.asked == ["x = 1", "runs"]
+    assert scene.told.rollbacks[1].interrupted == ()
+
+
+async def test_cell_whose_node_is_lost_while_it_is_interrupted_ends_with_an_error(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("loops")
+    scene.prints("loops", "1 ")
+    scene.channel.interrupting()
+    scene.restore(checkpoint)
+    assert scene.asked == []
+    (reply,) = [content for _, kind, content in scene.shown if kind == "execute_reply"]
+    assert reply["ename"] == "KeyboardInterrupt"
+    assert "not run again" in reply["evalue"]
+    assert scene.shown[-1][1:] == ("status", {"execution_state": "idle"})
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("said", [True, False])
+async def test_cell_that_goes_on_in_its_middle_is_interrupted_there_again(
+    tmp_path: Path, ended: bool, said: bool
+) -> None:
+    scene = Scene(tmp_path)
+    scene.ask("loops")
+    checkpoint = copy.deepcopy(scene.shim)
+    if said:
+        scene.prints("loops", "1 ")
+    if ended:
+        interrupted(scene, "loops")
+    else:
+        scene.channel.interrupting()
+    scene.restore(checkpoint)
+    assert scene.asked == []
+    assert scene.told.interrupts == 1
+    scene.attach()  # its agent lost the connection for a moment
+    assert scene.told.interrupts == 1
+
+
+async def test_interrupted_run_that_is_not_shown_is_not_gone_on_with_either(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("a")
+    scene.ends("a")
+    scene.restore(checkpoint)
+    assert scene.asked == ["a"]
+    scene.channel.interrupting()  # this time it takes for ever
+    scene.restore(checkpoint)
+    assert scene.asked == []
+    scene.ask("b")
+    scene.prints("b", "1 ")
+    assert scene.below("b") == "1 "
+
+
+async def test_interrupt_that_came_as_a_message_hits_nothing_else_later(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.ask("loops")
+    parts = [scene.header("i", "interrupt_request"), b"{}", b"{}", b"{}"]
+    scene.channel.submit(encode_payload(CONTROL, parts))
+    scene.says("i", "interrupt_reply", {"status": "ok"}, CONTROL)
+    scene.says("i", "status", {"execution_state": "idle"})
+    scene.ask("next")
+    scene.restore(checkpoint)
+    assert scene.asked == ["next"]

@@ -19,6 +19,7 @@ from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.writes import WriteJournal
+from sessionkeeper.leases import Leases
 
 SESSION = "one"
 LONG_LEASE = 60.0
@@ -223,7 +224,7 @@ class Site:
     def start_process(self) -> None:
         """What begins with the gateway's process, and ends with it."""
         self.grants = Grants()
-        self.nodes = Nodes(LONG_LEASE, lambda node: self.keeper.node_changed(node))
+        self.nodes = Nodes(Leases(LONG_LEASE), lambda node: self.keeper.node_changed(node))
         self.journal = WriteJournal(self.base / "writes")
         state = self.base / "incarnation.json"
         self.keeper = SessionKeeper(

@@ -80,3 +80,17 @@ def test_kernel_that_ended_since_runs_again_whatever_it_had_been_restarted(tmp_p
     channels.go_back(kept(kernels, kernel_id, 1), "why")
     assert [kernel["kernel_id"] for kernel in channels.wanted()] == [kernel_id]
     kernels.close()
+
+
+def test_kernel_without_a_checkpoint_is_brought_back_after_two_losses(tmp_path: Path) -> None:
+    """The gateway is started again, then the node is lost: what the kernel was asked is asked
+    again, as all of it is in the journal."""
+    before = Kernels(tmp_path)
+    record = before.create("python3")
+    KernelChannels(before).begins(record.id, 0)
+    before.close()
+    again = Kernels(tmp_path)
+    assert [kernel["since"] for kernel in KernelChannels(again).wanted()] == [0]
+    again.go_back(record.id, 1, "the user went back")
+    assert [kernel["since"] for kernel in KernelChannels(again).wanted()] == [None]
+    again.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import selectors
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from gateway.errors import AgentGone
 from sessionkeeper.errors import UnknownNode
 from sessionkeeper.keeper.nodes import STALL, NameTaken, Node, NodeLost, Nodes
 from sessionkeeper.keeper.notices import Notices
+from sessionkeeper.leases import Leases
 
 T = TypeVar("T")
 LEASE = 4.0
@@ -85,7 +87,9 @@ class Watched(Nodes):
 
     def __init__(self, notices: Notices | None = None) -> None:
         self.states: list[tuple[str, str]] = []
-        super().__init__(LEASE, lambda node: self.states.append((node.name, node.state)), notices)
+        super().__init__(
+            Leases(LEASE), lambda node: self.states.append((node.name, node.state)), notices
+        )
 
 
 def hello(name: str = "a", **more: Any) -> dict[str, Any]:
@@ -262,6 +266,55 @@ def test_a_gateway_that_is_about_to_stand_still_tells_agents_before_their_leases
         await node.gone
         # Its agent has ended what it has by then.
         assert clock.time() - began >= LEASE + 20.0
+
+    on_clock(work)
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_leases_do_not_care_what_time_it_is(jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody sets the clock, or NTP does."""
+
+    async def work(clock: Clock) -> None:
+        nodes = Watched()
+        node = nodes.joined(Wire(), hello())
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + jump)
+        began = clock.time()
+        await node.gone
+        assert clock.time() - began == pytest.approx(LEASE, abs=0.05)
+
+    on_clock(work)
+
+
+def test_lease_is_that_of_the_nodes_tier_also_for_who_is_started_after_us(tmp_path: Path) -> None:
+    leases = Leases(LEASE, (("volunteer", 3 * LEASE),))
+
+    async def granted(clock: Clock) -> None:
+        nodes = Nodes(leases, lambda node: None, granted=tmp_path / "leases.json")
+        assert nodes.joined(Wire(), hello("home", tier="volunteer")).lease == 3 * LEASE
+        assert nodes.joined(Wire(), hello("near")).lease == LEASE
+
+    async def expected(clock: Clock) -> None:
+        nodes = Nodes(leases, lambda node: None, granted=tmp_path / "leases.json")
+        for name, lease in (("home", 3 * LEASE), ("near", LEASE), ("unknown", LEASE)):
+            began = clock.time()
+            nodes.expect(name)
+            await nodes.get(name).gone
+            assert clock.time() - began == pytest.approx(lease, abs=0.05)
+
+    on_clock(granted)
+    on_clock(expected)
+
+
+def test_cordoned_node_keeps_what_it_has_and_gets_nothing_new() -> None:
+    async def work(clock: Clock) -> None:
+        nodes = Watched()
+        node = nodes.joined(Wire(), hello())
+        nodes.cordon(node)
+        assert (node.state, node.facts().ready, node.draining) == ("cordoned", False, False)
+        nodes.uncordon(node)
+        assert node.facts().ready
+        assert not nodes.joined(Wire(), hello("b"), cordoned=True).facts().ready
 
     on_clock(work)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from keeper_rig import SESSION, ScriptedAgent, Site, fails, remote
+from keeper_rig import SESSION, Answer, ScriptedAgent, Site, fails, remote
 
 from gateway.errors import AgentGone
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
+from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper import workspace as module
 from sessionkeeper.keeper.nodes import Node
 from sessionkeeper.keeper.workspace import Workspace
@@ -54,8 +56,10 @@ class Desk:
         path.write_bytes(content)
         return path
 
-    async def content(self, path: str) -> bytes:
-        return b"".join([piece async for piece in self.workspace.read(path, 0, 1 << 30)])
+    async def content(self, path: str, version: FileVersion | None = None) -> bytes:
+        version = version or await self.workspace.version(path)
+        read = self.workspace.read(path, 0, version.size, version)
+        return b"".join([piece async for piece in read])
 
     @property
     def recorded(self) -> list[Write]:
@@ -154,6 +158,7 @@ async def test_operations_wait_for_a_session_on_its_way_but_not_for_ever(
 
 async def test_reading_goes_on_where_the_session_went(desk: Desk) -> None:
     await desk.workspace.change("write", "x", data=desk.incoming(b"kept"))
+    version = await desk.workspace.version("x")
     desk.where.node = desk.node
 
     async def leaves(params: dict[str, Any]) -> Any:
@@ -161,7 +166,7 @@ async def test_reading_goes_on_where_the_session_went(desk: Desk) -> None:
         raise remote("not_hosted")
 
     desk.agent.next["files.read"] = [leaves]
-    assert await desk.content("x") == b"kept"
+    assert await desk.content("x", version) == b"kept"
 
 
 async def test_reading_from_a_node_that_stays_lost_ends_with_words(
@@ -189,3 +194,40 @@ async def test_a_full_disk_is_told_and_what_was_there_is_kept(
     assert [e["name"] for e in await desk.workspace.list("")] == ["x"]
     await desk.workspace.change("mkdir", "y")
     assert [e["name"] for e in await desk.workspace.list("")] == ["x", "y"]
+
+
+def gives(found: Any) -> Answer:
+    async def answer(params: dict[str, Any]) -> Any:
+        return found
+
+    return answer
+
+
+def stat_of(size: int, mtime: float, inode: int = 7) -> dict[str, Any]:
+    return {"name": "x", "type": "file", "size": size, "mtime": mtime, "inode": inode}
+
+
+@pytest.mark.parametrize(
+    ("now", "whole"),
+    [
+        pytest.param(stat_of(5, 1.0), True, id="as-it-was"),
+        pytest.param(stat_of(5, 1.0, 8), True, id="moved-to-another-node"),
+        pytest.param(stat_of(9, 2.0), True, id="a-log-that-grew"),
+        pytest.param(stat_of(9, 2.0, 8), False, id="replaced-by-a-longer-one"),
+        pytest.param(stat_of(5, 2.0), False, id="written-over"),
+        pytest.param(stat_of(3, 2.0), False, id="cut"),
+    ],
+)
+async def test_what_is_read_is_all_of_one_version(
+    desk: Desk, now: dict[str, Any], whole: bool
+) -> None:
+    desk.where.node = desk.node
+    desk.agent.next["files.stat"] = [gives(stat_of(5, 1.0)), gives(now)]
+    desk.agent.next["files.read"] = [gives(base64.b64encode(b)) for b in (b"hel", b"lo")]
+    reading = desk.workspace.read("x", 0, 5, await desk.workspace.version("x"))
+    assert await anext(reading) == b"hel"
+    if whole:
+        assert await anext(reading) == b"lo"
+    else:
+        with pytest.raises(FileRefused, match="changed"):
+            await anext(reading)

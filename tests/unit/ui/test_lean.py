@@ -11,7 +11,8 @@ import json, sys
 from sessionkeeper.ui.lean import leave_out
 leave_out()
 import jsonschema, jupyterlab.labapp
-loaded = sorted({"lark", "arrow", "rich"} & sys.modules.keys())
+left_out = {"lark", "arrow", "rich", "httpx", "urllib3", "charset_normalizer"}
+loaded = sorted(left_out & sys.modules.keys())
 checker = jsonschema.FormatChecker()
 validator = jsonschema.Draft7Validator({"format": "date"}, format_checker=checker)
 print(json.dumps([loaded, validator.is_valid("2026-02-30")]))

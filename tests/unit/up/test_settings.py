@@ -8,6 +8,7 @@ import pytest
 
 from checkpoint.retention import Retention
 from sessionkeeper.errors import UsageError
+from sessionkeeper.leases import Leases
 from sessionkeeper.retention import FOREVER, parse_retention, spelled
 from sessionkeeper.settings import (
     AgentSettings,
@@ -31,7 +32,7 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_defaults(co
     found = load(UpSettings, {"nodes": "3", "port": None}, config=config, environ=environ)
     assert found.nodes == 3
     assert found.port == 8000
-    assert found.lease_seconds == 7.0
+    assert found.lease_seconds == Leases(7.0)
     assert found.on_rollback == "replay"
 
 
