@@ -6,7 +6,7 @@ ARGS ?=
 SEEDS ?= 1000
 FIRST_SEED ?= 0
 
-.PHONY: up test test-seeds test-chaos test-kubernetes lint format lock wheel clean help
+.PHONY: up test test-seeds test-chaos test-kubernetes lint format lock wheel images clean help
 
 help:
 	@echo 'make up [ARGS="--nodes 3 --port 9000"]   install what is missing, start, print the URL'
@@ -18,6 +18,7 @@ help:
 	@echo 'make format                              rewrite the code as ruff wants it'
 	@echo 'make lock [LOCK_ARGS=--upgrade]          resolve the lock files anew'
 	@echo 'make wheel                               build dist/'
+	@echo 'make images [BASE=debian:12] [TAG=...]   build the images of gateway and agent'
 	@echo 'make clean                               remove everything that was made here'
 
 up:
@@ -61,6 +62,10 @@ lock:
 wheel:
 	@scripts/bootstrap.sh test
 	@$(BIN)/python -m hatchling build
+
+# With podman or docker; ARGS go to its `build`.
+images:
+	@BASE="$(BASE)" TAG="$(TAG)" scripts/images.sh $(ARGS)
 
 clean:
 	rm -rf .venv .cache dist build tests/artifacts

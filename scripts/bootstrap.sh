@@ -10,7 +10,8 @@ profile=${1:-run}
 case $profile in
   run)  lock=requirements.lock;     packages="runc nftables iproute2 procps" ;;
   test) lock=requirements-dev.lock; packages="runc nftables iproute2 procps util-linux git chromium
-          fonts-dejavu-core libatomic1 r-cran-irkernel dbus-daemon" ;;  # Playwright's driver needs libatomic
+          fonts-dejavu-core libatomic1 r-cran-irkernel dbus-daemon podman
+          node-configurable-http-proxy" ;;  # Playwright's driver needs libatomic
   *) echo "usage: $0 run|test" >&2; exit 2 ;;
 esac
 
@@ -159,8 +160,9 @@ make_venv() {
 
 key_of() { # lock file: what an installation from it depends on
   local beside=
-  if [ "$1" = requirements-dev.lock ]; then beside=tests/pandas-2.txt; fi
-  { pwd; cat "$1" pyproject.toml ${beside:+"$beside"}; } | sha256sum
+  if [ "$1" = requirements-dev.lock ]; then beside="tests/pandas-2.txt tests/jupyterhub-5.txt"; fi
+  # shellcheck disable=SC2086 # a list of words
+  { pwd; cat "$1" pyproject.toml $beside; } | sha256sum
 }
 
 installed() { # profile, lock file
@@ -179,6 +181,9 @@ python_part() {
     step "registering the bash kernel" "$venv/bin/python" -m bash_kernel.install --sys-prefix
     step "installing pandas 2 beside pandas 3" "$venv/bin/python" -m pip install --upgrade \
       --require-hashes --progress-bar off --no-deps --target "$venv/pandas-2" -r tests/pandas-2.txt
+    step "installing JupyterHub 5 beside JupyterHub 6" "$venv/bin/python" -m pip install --upgrade \
+      --require-hashes --progress-bar off --no-deps --target "$venv/jupyterhub-5" \
+      -r tests/jupyterhub-5.txt
   fi
   key_of "$lock" >"$venv/.ready-$profile"
 }

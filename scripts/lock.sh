@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Resolve requirements.lock (what `make up` installs) and requirements-dev.lock (that, tests, lint)
-# for every Python of at least 3.11, with hashes. Arguments go to uv, such as --upgrade.
+# Resolve requirements.lock (what `make up` installs), requirements-dev.lock (that, tests, lint) and
+# images/requirements.lock (what the images have) for every Python of at least 3.11, with hashes.
+# Arguments go to uv, such as --upgrade.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PWD/.venv/bin:$PATH
@@ -11,9 +12,11 @@ command -v uv >/dev/null || {
 resolve() {
   uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate \
-    --extra examples --extra kubernetes --extra s3 --group build "$@" >/dev/null
+    --extra kubernetes --extra s3 --group build "$@" >/dev/null
 }
-resolve "$@" --output-file requirements.lock
-# The second agrees with the first: only what that does not hold is resolved anew.
-resolve "$@" --group lint --group matrix --group test --constraints requirements.lock \
+more=(--extra examples --extra launch)
+resolve "$@" "${more[@]}" --output-file requirements.lock
+# The others agree with the first: only what that does not hold is resolved anew.
+resolve "$@" --constraints requirements.lock --output-file images/requirements.lock
+resolve "$@" "${more[@]}" --extra hub --group lint --group matrix --group test --constraints requirements.lock \
   --output-file requirements-dev.lock

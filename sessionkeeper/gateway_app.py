@@ -25,6 +25,8 @@ from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.serving import image_routes
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -43,9 +45,14 @@ from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.session_api import session_routes
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.keeper.whereto import Line
+from sessionkeeper.launch.build import Builder
+from sessionkeeper.launch.handlers import Binder, binder_routes
+from sessionkeeper.launch.launches import Launches
+from sessionkeeper.launch.servers import GatewayAlone, UpServers
 from sessionkeeper.line import Rules
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
+from sessionkeeper.up.state import StateDirectory
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +101,14 @@ class Gateway:
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         self._provisioner = provisioner_of(settings, self.sessions)
+        self.images = ImageStore(settings.images or state / "images")
+        up = StateDirectory(settings.up) if settings.up is not None else None
+        servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
+        self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
         access = Access(self.sessions, settings.token, settings.session)
-        shared = Shared(access, self.sessions, self.nodes, masters, self.ledger, roster)
+        shared = Shared(
+            access, self.sessions, self.nodes, masters, self.ledger, roster, self.images
+        )
         agents = {
             "agents": NodeAgents(self.nodes, self.sessions, roster),
             "token": settings.agent_token,
@@ -112,6 +125,8 @@ class Gateway:
                 *checkpoint_routes(shared),
                 *session_routes(shared),
                 *report_routes(shared),
+                *image_routes(self.images, settings.agent_token),
+                *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),
             ],
             options,
             self._readiness,
@@ -125,6 +140,14 @@ class Gateway:
         self.sessions.node_changed(node)
         if self._provisioner is not None:
             self._provisioner.wake()
+
+    def _binder(self, access: Access) -> Binder:
+        def has_nodes() -> bool:
+            return any(node.ready for node in self.nodes)
+
+        return Binder(
+            self.launches, access.check_operator, has_nodes, self._settings.binder == "open"
+        )
 
     def _readiness(self) -> Readiness:
         found = journal_readiness(self._settings.state / "sessions")
@@ -164,6 +187,7 @@ class Gateway:
         await stop.wait()
         for task in filter(None, (spawning, provisioning)):
             task.cancel()
+        await self.launches.end()
         await self.sessions.end()
         adding_up.cancel()
         self.ledger.close()

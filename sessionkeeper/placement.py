@@ -101,6 +101,7 @@ class Needs:
     """The session, if there is a node for it alone."""
     cores: float = 0.0
     image: str | None = None
+    """Digest of the container image that it runs in; None: in none."""
     size: int = field(default=0, compare=False)
     near: Mapping[str, int] = field(default_factory=dict, compare=False)
 
@@ -176,7 +177,11 @@ def choose(nodes: list[NodeFacts], needs: Needs) -> Choice:
     if not fitting:
         return Choice(None, reasons)
     best = min(fitting, key=lambda node: rank(node, needs))
-    reasons.update({n.name: f"{best.name} is preferred" for n in fitting if n is not best})
+    why = f"{best.name} is preferred"
+    had = f"{why}, which has the image" if needs.image in (best.present or ()) else why
+    for node in fitting:
+        if node is not best:
+            reasons[node.name] = why if needs.image in (node.present or ()) else had
     return Choice(best.name, reasons)
 
 
@@ -253,7 +258,7 @@ def never(node: NodeFacts, needs: Needs) -> str | None:
         return f"has {_cores(node.cores)}, and {needs.cores:g} are wanted"
     own = node.only is not None  # it was started in its session's image
     if needs.image and not own and not node.fetches and needs.image not in (node.present or ()):
-        return f"does not have the image {needs.image}, and cannot fetch it"
+        return "does not have the image of its kernels, and cannot fetch it"
     return None if needs.variables else no_images(node, needs)
 
 

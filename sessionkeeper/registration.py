@@ -12,8 +12,8 @@ from checkpoint.repository import checked
 from sessionkeeper.errors import UsageError
 from sessionkeeper.placement import TIER_ORDER
 
-LONGEST = 256
-"""Characters in an owner or the name of an image."""
+LONGEST, LONGEST_IMAGE = 256, 512
+"""Characters in an owner, and in the name of an image."""
 
 MOST_CORES = 1 << 16
 
@@ -104,7 +104,7 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
     return Registration(
         given,
         owner=_text(wish, "owner") or "",
-        image=_text(wish, "image"),
+        image=_text(wish, "image", LONGEST_IMAGE),
         tiers=_tiers(wish.get("tiers")),
         guarantee=guarantee,
         limit=limit,
@@ -115,10 +115,10 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
     )
 
 
-def _text(wish: Mapping[str, Any], what: str) -> str | None:
+def _text(wish: Mapping[str, Any], what: str, longest: int = LONGEST) -> str | None:
     said = wish.get(what)
-    if said is not None and not (isinstance(said, str) and len(said) <= LONGEST):
-        raise UsageError(f"{what} must be text of {LONGEST} characters at most")
+    if said is not None and not (isinstance(said, str) and len(said) <= longest):
+        raise UsageError(f"{what} must be text of {longest} characters at most")
     return said or None
 
 

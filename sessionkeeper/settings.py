@@ -22,6 +22,7 @@ from sessionkeeper.quotas import Quotas
 from sessionkeeper.rebalance import REBALANCE_AFTER
 from sessionkeeper.retention import DEFAULT
 from sessionkeeper.values import (
+    Binder,
     Boolean,
     Bytes,
     ComputeKind,
@@ -132,6 +133,8 @@ class UpSettings(LogSettings):
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +171,13 @@ class GatewaySettings(LogSettings):
     """Of this gateway, where others start compute in the same place."""
     compute_grace: Seconds = 30.0
     """Compute that no session wants is kept for so long."""
+    images: OptionalPath = None
+    """Where images are kept; None: in the state directory."""
+    binder: Binder = "token"
+    """Who may have repositories built and launched: who has the operator's token, `open`: anybody
+    who reaches it, `off`: nobody."""
+    up: OptionalPath = None
+    """State directory of the `sessionkeeper up` that starts UI servers; None: nobody does."""
     ready_fd: Descriptor = None
     """Where to say that it serves: see `sessionkeeper.up.ready.announce`."""
 
@@ -190,6 +200,11 @@ class AgentSettings(LogSettings):
     """Of a machine like this one on demand; None: what on-demand cores cost, or what is paid."""
     data: FilePath
     """Directory of its own; gone when the node goes."""
+    inside: OptionalText = None
+    """The container image that this process itself is in: plain processes can run in that one."""
+    mounted_image: OptionalText = None
+    """A container image that is mounted at `mounted_at`, and need not be fetched."""
+    mounted_at: OptionalPath = None
     runtime: Runtime = "process"
     criu: OptionalPath = None
     memory_bytes: Size = None

@@ -74,10 +74,11 @@ def install_criu(say: Say = print, *, rebuild: bool = False) -> Criu:
     return criu.require()
 
 
-def build_bundle(directory: Path, say: Say = print) -> None:
+def build_bundle(directory: Path, say: Say = print, *, tried: bool = True) -> None:
     """Put a relocatable CRIU of Debian unstable at `directory`; what was there is replaced.
 
-    It is tried before it takes the place of the old one. Raises `SetupFailed`.
+    It is tried before it takes the place of the old one, unless it is made where it could not work,
+    as in the build of an image. Raises `SetupFailed`.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,8 @@ def build_bundle(directory: Path, say: Say = print) -> None:
             say("making the bundle")
             new = scratch / "bundle"
             _assemble(root, new, directory)
-            _try(new, directory)
+            if tried:
+                _try(new, directory)
             _replace(new, directory)
     except OSError as error:
         raise SetupFailed(f"the bundle could not be written: {error}") from error
@@ -283,7 +285,7 @@ def _only_one(path: Path, say: Say) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`setup criu [--rebuild]`: returns the exit code, prints progress and errors on stderr."""
+    """`setup criu [--rebuild | --untried]`: the exit code; progress and errors are on stderr."""
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -294,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = install_criu(say)
             case ["criu", "--rebuild"]:
                 found = install_criu(say, rebuild=True)
+            case ["criu", "--untried"]:
+                build_bundle(criu.bundle_directory(), say, tried=False)
+                return 0
             case _:
                 raise UsageError("setup: what?", hint="sessionkeeper setup criu [--rebuild]")
     except SessionkeeperError as error:

@@ -91,7 +91,7 @@ def _in(scratch: Path, name: str, criu: Path) -> str:
             undo.callback(runc.delete, name)
             runc.run(container)
             runc.pause(container)
-            runc.dump_whole(name, scratch / "image")
+            runc.dump_whole(container, scratch / "image")
             runc.delete(name)
             runc.restore(container, scratch / "image")
             let_go(processes_of(container.cgroup), frozenset())

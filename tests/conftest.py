@@ -73,6 +73,9 @@ def _system_python() -> str:
 # Beside pandas 3, for the kernels of one test.
 PANDAS_2 = Path(sys.prefix) / "pandas-2"
 
+# Beside JupyterHub 6, for the test of both.
+JUPYTERHUB_5 = Path(sys.prefix) / "jupyterhub-5"
+
 # Service -> why it is missing; an empty string when it is there.
 SERVICES: dict[str, Callable[[], str]] = {
     "root": _root,
@@ -87,7 +90,12 @@ SERVICES: dict[str, Callable[[], str]] = {
     "rclone": lambda: "" if rclone() else "no rclone",
     "dbus": lambda: _program("dbus-daemon"),
     "git": lambda: _program("git"),
+    "podman": lambda: _program("podman"),
+    "repo2docker": lambda: "" if find_spec("repo2docker") else "no repo2docker",
     "pandas-2": lambda: "" if PANDAS_2.exists() else "`make test` installs pandas 2 for the tests",
+    "hub": lambda: "" if find_spec("jupyterhub") else "no jupyterhub: `make test` installs it",
+    "hub-5": lambda: "" if JUPYTERHUB_5.exists() else "`make test` installs it for the tests",
+    "http-proxy": lambda: _program("configurable-http-proxy"),
     "apt": lambda: _program("apt-get"),
     "system-python": _system_python,
     "pip": lambda: "" if find_spec("pip") else _program("pip"),

@@ -48,9 +48,7 @@ class Agent:
         self._uplink = Uplink()
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
-        self._sessions = Tenancies(
-            settings, offer, self._kernelspecs, self._ledger, self._uplink, self._leased
-        )
+        self._sessions = Tenancies(settings, offer, self._ledger, self._uplink, self._leased)
         self._methods = self._sessions.methods()
         self._departure = Departure(notices, self._uplink.tell, self._sessions.is_empty)
         self._lease = FIRST_LEASE
@@ -123,6 +121,7 @@ class Agent:
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
             "kernelspecs": self._kernelspecs.all(),
+            "has_images": self._offer.images_here.here() if self._offer.images_here else [],
             **self._offer.cpu.json(),
             "cores": min(processors(), self._settings.offered_cores or processors()),
             "memory": self._settings.offered_memory or memory(),

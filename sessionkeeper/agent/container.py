@@ -12,7 +12,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 
 from checkpoint import criu
 from checkpoint.criu import Dump, Known, Lazy
-from checkpoint.namespace.engine import INSIDE, LENT
+from checkpoint.namespace.engine import INSIDE
 from sessionkeeper.agent import rootfs
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import NodeSetupFailed
@@ -31,14 +30,12 @@ from sessionkeeper.agent.mappings import in_use, own_memory, processes_of, writt
 from sessionkeeper.agent.namespaces import connect_in
 from sessionkeeper.agent.oci import (
     CONTROL_DIR,
-    HOME,
     IPC_DIR,
-    OWN_PACKAGES,
-    USER_ID,
     Bind,
     Container,
 )
 from sessionkeeper.agent.place import Exchange, Slot
+from sessionkeeper.agent.roots import HostRoot, Root
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.nodes import cgroups
 from sessionkeeper.nodes.cgroups import hierarchies
@@ -121,11 +118,17 @@ class ContainerPlace:
     """
 
     engine = "criu"
-    home = HOME
-    user: int | None = USER_ID
 
-    def __init__(self, node: NodeContainers, session: str, base: Path) -> None:
+    def __init__(
+        self, node: NodeContainers, session: str, base: Path, root: Root | None = None
+    ) -> None:
+        """``root`` is what is below the session's own layer; None: this node's own root."""
         self._node = node
+        self._below = root or HostRoot(node.hidden)
+        self._new = False
+        self.home = self._below.workspace
+        self.user: int | None = self._below.user
+        self.kernelspecs = self._below.kernelspecs
         self._prefix = f"{session}+"  # of containers' names; no session's name has a plus
         self._base = base
         self._layers = rootfs.Layers(base)
@@ -145,16 +148,17 @@ class ContainerPlace:
         return path
 
     def create(self) -> None:
-        rootfs.create_upper(self._layers.upper)
+        self._below.create(self._layers.upper)
+        self._new = True
 
     def take_workspace(self) -> None:
         rootfs.give_home(self._layers.upper)
 
     def open(self) -> None:
         self._end_containers()  # a machine that is very busy may have left one of an earlier stay
-        rootfs.hide(self._layers.upper, self._node.hidden)
-        rootfs.prepare_mount_points(self._layers.upper)
-        rootfs.mount(self._layers)
+        self._below.mount(self._layers)
+        if self._new:
+            self._below.take(self._layers)
         self._ip("netns", "add", self._network)
         self._ip("-n", self._network, "link", "set", "lo", "up")
 
@@ -184,7 +188,7 @@ class ContainerPlace:
         }
         configuration = control / "config.json"
         configuration.write_text(json.dumps(shim))
-        os.chown(configuration, 0, USER_ID)
+        os.chown(configuration, 0, self._below.group)
         configuration.chmod(0o440)
         self._node.runc.run(self._container(slot))
         self._limit()
@@ -261,7 +265,7 @@ class ContainerPlace:
 
     def dump_plainly(self, slot: Slot, images: Path) -> None:
         """As :meth:`dump`, as ``runc`` does it: :meth:`restore` takes what is in ``images``."""
-        self._node.runc.dump_whole(self._name(slot), images)
+        self._node.runc.dump_whole(self._container(slot), images)
         self._note(slot, images)
 
     def _note(self, slot: Slot, images: Path) -> None:
@@ -297,7 +301,7 @@ class ContainerPlace:
             if (images / f"ipc-{name}").exists():
                 file = self._directory(slot) / "ipc" / name
                 shutil.copyfile(images / f"ipc-{name}", file)
-                os.chown(file, USER_ID, USER_ID)
+                os.chown(file, self._below.user, self._below.group)
                 file.chmod(0o600)
 
     def close(self) -> None:
@@ -326,7 +330,7 @@ class ContainerPlace:
         ipc = self._directory(slot) / "ipc"
         control.mkdir(parents=True, exist_ok=True)
         ipc.mkdir(exist_ok=True)
-        os.chown(ipc, USER_ID, USER_ID)
+        os.chown(ipc, self._below.user, self._below.group)
         # Same size for every epoch: CRIU compares the size of open files at restore.
         (control / "epoch").write_text(f"{epoch:0{EPOCH_DIGITS}d}")
         shutil.copyfile(self._node.shim, control / "shim.pyz")
@@ -342,20 +346,19 @@ class ContainerPlace:
             rootfs=self._layers.root,
             network=Path("/run/netns") / self._network,
             cgroup=f"{self._cgroup}/{self._name(slot)}",
-            argv=(sys.executable, "-E", f"{CONTROL_DIR}/shim.pyz", f"{CONTROL_DIR}/config.json"),
-            env={
-                "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-                # `%pip install` works: beside the packages of this Python, which are read-only.
-                "PIP_TARGET": OWN_PACKAGES,
-                "PYTHONPATH": f"{OWN_PACKAGES}:{CONTROL_DIR}/{INSIDE.name}/{LENT}",
-                **self._node.env,
-            },
+            argv=self._below.argv(),
+            env={**self._below.env(), **self._node.env},
             binds=(
-                *(Bind(p, str(p)) for p in python_prefixes()),
+                *self._below.binds(),
                 Bind(directory / "control", CONTROL_DIR),
                 Bind(directory / "ipc", IPC_DIR, writable=True),
             ),
             memory=self._node.memory,
+            user=self._below.user,
+            group=self._below.group,
+            user_name=self._below.user_name,
+            home=self._below.home,
+            cwd=self._below.workspace,
         )
 
     def _ip(self, *arguments: str) -> None:
@@ -375,11 +378,3 @@ def _own_small_file(path: Path) -> bytes | None:
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > STARTUP_BYTES:
             return None
         return file.read(STARTUP_BYTES)
-
-
-def python_prefixes() -> tuple[Path, ...]:
-    """Return the directories this Python consists of that a container's root may hide (a home, a
-    virtual environment).
-    """
-    prefixes = dict.fromkeys(Path(p).resolve() for p in (sys.base_prefix, sys.prefix))
-    return tuple(p for p in prefixes if not p.is_relative_to("/usr"))

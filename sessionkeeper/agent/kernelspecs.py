@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
@@ -14,8 +14,20 @@ RESOURCES = ("logo-svg.svg", "logo-64x64.png", "logo-32x32.png", "kernel.js", "k
 LARGEST_RESOURCE = 1 << 18
 
 
+class Specs(Protocol):
+    """Kernelspecs by name."""
+
+    def all(self) -> dict[str, Any]:
+        """Return ``{name: {"name", "spec", "resources": {file: base64}}}``."""
+        ...
+
+    def find(self, name: str) -> tuple[dict[str, Any], Path]:
+        """Return a ``kernel.json`` and its directory. Raises :class:`KernelStartFailed`."""
+        ...
+
+
 class Kernelspecs:
-    """Kernelspecs by name; looked up anew at every call, as people install kernels."""
+    """Those of this Python environment; looked up anew at every call, as people install kernels."""
 
     def __init__(self) -> None:
         self._manager = KernelSpecManager()

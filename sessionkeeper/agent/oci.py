@@ -85,7 +85,10 @@ class Container:
     memory: int | None = None
     criu_config: Path = Path("/dev/null")
     user: int = USER_ID
+    group: int = USER_ID
+    user_name: str = USER_NAME
     home: str = HOME
+    cwd: str = HOME
 
 
 def seccomp() -> dict[str, Any]:
@@ -121,7 +124,7 @@ def config(container: Container) -> dict[str, Any]:
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": container.home,
-        "USER": USER_NAME,
+        "USER": container.user_name,
         **container.env,
     }
     linux: dict[str, Any] = {
@@ -153,10 +156,10 @@ def config(container: Container) -> dict[str, Any]:
         "root": {"path": str(container.rootfs), "readonly": False},
         "process": {
             "terminal": False,
-            "user": {"uid": container.user, "gid": container.user, "umask": 0o022},
+            "user": {"uid": container.user, "gid": container.group, "umask": 0o022},
             "args": list(container.argv),
             "env": [f"{k}={v}" for k, v in sorted(env.items())],
-            "cwd": container.home,
+            "cwd": container.cwd,
             "noNewPrivileges": True,
             "capabilities": {
                 kind: []

@@ -13,6 +13,7 @@ from typing import Protocol
 from gateway.shim_archive import build_shim
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.errors import NodeSetupFailed
+from sessionkeeper.agent.images import NodeImages
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
@@ -20,6 +21,8 @@ from sessionkeeper.cpu import NodeCpu, this_node
 from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
+from sessionkeeper.images.errors import ImageUnusable
+from sessionkeeper.images.registry import Registry
 from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
 
@@ -41,9 +44,15 @@ class Offer(Protocol):
     lazy_above: int | None
     """As of its places."""
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
-        """Return an empty place, whatever an earlier epoch left. Its kernels may use ``limit``
-        bytes of memory (None: what the node allows), where that can be limited.
+    images_here: NodeImages | None
+    """The container images on this node; None: it runs none."""
+
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
+        """Return an empty place, whatever an earlier epoch left. Where memory can be limited, its
+        kernels may use ``limit`` bytes (None: what the node allows). Its root is ``image``, which
+        is fetched if it is not here; None: what this node has. Raises ``ImageError``.
         """
         ...
 
@@ -80,11 +89,21 @@ class ContainerOffer:
             env=knobs(self.cpu.level) if self.cpu.level else {},
             lazy_above=self.lazy_above,
         )
+        # Not on the tmpfs: it is the disk that layers are shared on.
+        self.images_here: NodeImages | None = NodeImages(
+            data / "layers",
+            Registry(f"{settings.gateway_url}/images", f"token {settings.token}"),
+            self._node.runc,
+            _mounted(settings),
+        )
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
         memory = min(filter(None, (limit, self._node.memory)), default=None)
         node = replace(self._node, memory=memory)
-        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}")
+        root = self.images_here.root(image) if image and self.images_here else None
+        return ContainerPlace(node, session, self._sessions / f"{session}-{epoch}", root)
 
     def images(self, session: str, epoch: int) -> Path:
         return self._images / f"{session}-{epoch}"
@@ -95,15 +114,21 @@ class ProcessOffer:
 
     engine = "namespace"
     lazy_above: int | None = None
+    images_here: NodeImages | None = None
 
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data, self._memory = settings.data, settings.memory_bytes
+        self._inside = settings.inside
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
-    def place(self, session: str, epoch: int, limit: int | None = None) -> Place:
+    def place(
+        self, session: str, epoch: int, limit: int | None = None, image: str | None = None
+    ) -> Place:
+        if image and image != self._inside:
+            raise ImageUnusable(f"a node of plain processes cannot run {image}")
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
@@ -118,6 +143,12 @@ class ProcessOffer:
 def offer(settings: AgentSettings) -> Offer:
     """Return what the settings ask for. Raises ``SessionkeeperError`` when this node cannot."""
     return ContainerOffer(settings) if settings.runtime == "container" else ProcessOffer(settings)
+
+
+def _mounted(settings: AgentSettings) -> dict[str, Path]:
+    if settings.mounted_image is None or settings.mounted_at is None:
+        return {}
+    return {settings.mounted_image: settings.mounted_at}
 
 
 def _criu() -> Path:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from checkpoint.criu import Dump, Known, Lazy
 from sessionkeeper.agent.arrival import Arrival
+from sessionkeeper.agent.kernelspecs import Specs
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Place(Protocol):
 
     lazy_above: int | None
     """A kernel with more memory than so many bytes is better restored lazily; None: none is."""
+
+    kernelspecs: Specs
+    """The kernels that can be started here."""
 
     def seen(self, path: str) -> str:
         """Return how the kernels name what is at ``path``, an absolute one below ``root``."""

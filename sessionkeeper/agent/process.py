@@ -29,6 +29,7 @@ from checkpoint.criu import Dump, Known, Lazy
 from checkpoint.namespace.engine import INSIDE, LENT
 from sessionkeeper.agent.arrival import Arrival
 from sessionkeeper.agent.errors import KernelStartFailed, NodeSetupFailed, RestoreFailed
+from sessionkeeper.agent.kernelspecs import Kernelspecs, Specs
 from sessionkeeper.agent.mappings import below, in_use, written_through
 from sessionkeeper.agent.place import Exchange, Slot
 from sessionkeeper.nodes.local import erase
@@ -62,6 +63,7 @@ class ProcessPlace:
     excluded: frozenset[bytes] = frozenset()
     user: int | None = None
     home = HOME
+    kernelspecs: Specs = Kernelspecs()
     lazy_above: int | None = None
 
     def __init__(self, shim: Path, session: str, base: Path, memory: int | None = None) -> None:

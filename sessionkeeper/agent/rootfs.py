@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,7 @@ def create_upper(upper: Path) -> None:
     upper.chmod(0o755)
     hide(upper, (Path("/") / place for place in HIDDEN))
     give_home(upper)
-    (upper / "etc").mkdir(exist_ok=True)
-    _add_user(upper / "etc")
+    add_user(upper / "etc", *(_text(Path("/etc") / name) for name in ("passwd", "group")))
 
 
 def give_home(upper: Path) -> None:
@@ -78,12 +77,13 @@ def give_home(upper: Path) -> None:
     give(upper / HOME.lstrip("/"), USER_ID)
 
 
-def give(directory: Path, user: int) -> None:
+def give(directory: Path, user: int, group: int | None = None) -> None:
     """Make a directory with all that is in it ``user``'s, who does not run anything there yet."""
-    os.chown(directory, user, user)
+    group = user if group is None else group
+    os.chown(directory, user, group)
     for above, directories, names in os.walk(directory):
         for name in (*directories, *names):
-            os.chown(os.path.join(above, name), user, user, follow_symlinks=False)
+            os.chown(os.path.join(above, name), user, group, follow_symlinks=False)
 
 
 def hide(upper: Path, places: Iterable[Path]) -> None:
@@ -99,18 +99,26 @@ def hide(upper: Path, places: Iterable[Path]) -> None:
 def prepare_mount_points(upper: Path) -> None:
     """Make what a checkpoint leaves out: the places where this node mounts something of its own."""
     for place in NOT_SAVED:
-        (upper / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        make(upper, place.lstrip("/"), 0o755)
 
 
-def mount(layers: Layers, lower: Path = Path("/")) -> None:
-    """Mount the overlay. Raises :class:`NodeSetupFailed` with the kernel's own words."""
+def mount(layers: Layers, lower: Sequence[str] = ("/",), within: Path = Path("/")) -> None:
+    """Mount the overlay; ``lower`` are directories in ``within``, the topmost first. Raises
+    :class:`NodeSetupFailed` with the kernel's own words.
+    """
     for directory in (layers.upper, layers.work, layers.root):
         directory.mkdir(parents=True, exist_ok=True)
-    options = f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},xino=off"
+    below = ":".join(lower)
+    options = f"lowerdir={below},upperdir={layers.upper},workdir={layers.work},xino=off"
+    # What is only copied up in part would be saved with holes.
+    options += ",metacopy=off"
     done = subprocess.run(
         ["mount", "-t", "overlay", "overlay", "-o", options, str(layers.root)],
         capture_output=True,
         text=True,
+        cwd=within,
+        # One call with all options: as single ones they may have 256 bytes (util-linux 2.39).
+        env={**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"},
     )
     if done.returncode:
         raise NodeSetupFailed(
@@ -136,15 +144,32 @@ def _opaque(upper: Path, place: Path, mode: int) -> None:
     os.setxattr(upper / place, "trusted.overlay.opaque", b"y")
 
 
-def _add_user(etc: Path) -> None:
-    entries = {
-        "passwd": f"{USER_NAME}:x:{USER_ID}:{USER_ID}::{HOME}:/bin/bash\n",
-        "group": f"{USER_NAME}:x:{USER_ID}:\n",
+def make(upper: Path, place: str, mode: int) -> Path:
+    """Make a directory of the upper layer. What a checkpoint has in its place goes: a link there,
+    of a user who may write to the root of an image, leads anywhere on this node.
+    """
+    directory = upper
+    for part in Path(place).parts:
+        directory /= part
+        if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+            directory.unlink()
+        directory.mkdir(mode=0o755, exist_ok=True)
+    directory.chmod(mode)
+    return directory
+
+
+def add_user(etc: Path, passwd: str, group: str) -> None:
+    """Write the user databases of a new session: those below it, and the session's own user."""
+    etc.mkdir(exist_ok=True)
+    passwd = passwd or "root:x:0:0:root:/root:/bin/sh\n"
+    mine = {
+        "passwd": (passwd, f"{USER_NAME}:x:{USER_ID}:{USER_ID}::{HOME}:/bin/bash\n"),
+        "group": (group or "root:x:0:\n", f"{USER_NAME}:x:{USER_ID}:\n"),
     }
-    for name, line in entries.items():
-        lower = Path("/etc") / name
-        text = lower.read_text() if lower.exists() else "root:x:0:0:root:/root:/bin/sh\n"
-        if f":{USER_ID}:" not in text:
-            text += line
-        (etc / name).write_text(text)
+    for name, (text, line) in mine.items():
+        (etc / name).write_text(text if f":{USER_ID}:" in text else text + line)
         (etc / name).chmod(0o644)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

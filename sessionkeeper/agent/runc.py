@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from checkpoint.criu import Dump, Known
 from sessionkeeper.agent import dumping
 from sessionkeeper.agent.errors import DumpFailed, KernelStartFailed, RestoreFailed
 from sessionkeeper.agent.namespaces import has_capability
-from sessionkeeper.agent.oci import USER_ID, Container, config
+from sessionkeeper.agent.oci import Container, config
 from sessionkeeper.agent.reasons import reason, words
 from sessionkeeper.nodes import cgroups
 
@@ -39,6 +41,10 @@ PID_FILE = "pid"
 """In a bundle: the id of the container's first process."""
 CRIU_CONFIG = "tcp-close\nskip-in-flight\nnetwork-lock skip\n"
 _CHECKPOINT_FLAGS = ("--file-locks",)
+
+MOST_PRINTED = 16 << 20
+ALONE = ("pid", "mount", "ipc", "uts", "network")
+"""Namespaces of a container that reaches nobody."""
 
 SHORT, LONG = 60.0, 300.0
 """Seconds that a call of runc may take; the long one is for those that copy a kernel's memory."""
@@ -64,7 +70,7 @@ class Runc:
         self._runc = runc
         self._bundles = base / "bundles"
         base.mkdir(parents=True, exist_ok=True)
-        self._criu = criu if has_capability(CAP_SYS_RESOURCE) else self._with_real_user(criu)
+        self._criu = criu
         # Fills CRIU's cache of what the kernel can do, which saves each later call some 30 ms.
         subprocess.run([criu, "check"], capture_output=True)
 
@@ -108,18 +114,19 @@ class Runc:
             pid = int((bundle / PID_FILE).read_text())
         except (OSError, ValueError):
             raise DumpFailed(f"there is no container {container.name}") from None
-        criu = [str(self._criu)]
+        criu = [str(self._criu_for(container.user))]
         return dumping.dump(criu, container, pid, images, self.work(images), known, room)
 
-    def dump_whole(self, name: str, images: Path) -> None:
+    def dump_whole(self, container: Container, images: Path) -> None:
         """``runc checkpoint``: all of a (frozen) container into ``images``, which :meth:`restore`
         takes. Raises :class:`DumpFailed`.
         """
         images.mkdir(parents=True, exist_ok=True)
         log = self.work(images)
         done = self._call(
-            "--criu", str(self._criu), "checkpoint", "--leave-running", *_CHECKPOINT_FLAGS,
-            "--image-path", str(images), "--work-path", str(log), name,
+            "--criu", str(self._criu_for(container.user)), "checkpoint", "--leave-running",
+            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log),
+            container.name,
             limit=LONG,
         )  # fmt: skip
         if done.returncode:
@@ -143,8 +150,8 @@ class Runc:
         (bundle / CRIU_CONFIG_FILE).write_text(f"{CRIU_CONFIG}leave-stopped\n")
         log = self.work(images)
         done = self._call(
-            "--criu", str(self._criu), "restore", "--detach", *_CHECKPOINT_FLAGS,
-            "--image-path", str(images), "--work-path", str(log),
+            "--criu", str(self._criu_for(container.user)), "restore", "--detach",
+            *_CHECKPOINT_FLAGS, "--image-path", str(images), "--work-path", str(log),
             "--pid-file", str(bundle / PID_FILE), "--bundle", str(bundle),
             *(("--lazy-pages",) if lazy else ()), container.name,
             # It tries its bind mounts in the file system that the session's other kernels share,
@@ -158,6 +165,32 @@ class Runc:
             raise RestoreFailed(
                 f"the kernel could not be restored: {reason(log / 'restore.log', done.log)}"
             )
+
+    def ask(self, container: Container) -> tuple[int, bytes]:
+        """Run a container without a network to its end: its exit code, and what it printed. One
+        that takes too long, or says too much, is killed.
+        """
+        bundle = self._bundle(container)
+        said = config(container)
+        said["linux"]["namespaces"] = [{"type": kind} for kind in ALONE]
+        (bundle / "config.json").write_text(json.dumps(said))
+        late = threading.Timer(SHORT, self.delete, (container.name,))
+        late.start()
+        try:
+            with subprocess.Popen(
+                [self._runc, "--root", str(self.base / "state"), "run", "--bundle", str(bundle),
+                 container.name],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ) as process:  # fmt: skip
+                assert process.stdout is not None
+                printed = process.stdout.read(MOST_PRINTED)
+                self.delete(container.name)
+            return process.returncode, printed
+        finally:
+            late.cancel()
+            shutil.rmtree(bundle, ignore_errors=True)
 
     def delete(self, name: str) -> None:
         """Kill the container, frozen or not, and forget it."""
@@ -209,10 +242,14 @@ class Runc:
                     return Outcome(1, "", f"it did not end within {limit:.0f} s")
             return Outcome(process.returncode, stdout or "", log.read().decode(errors="replace"))
 
-    def _with_real_user(self, criu: Path) -> Path:
-        wrapper = self.base / "criu-as-user"
-        wrapper.write_text(
-            f'#!/bin/sh\nexec setpriv --ruid {USER_ID} --rgid {USER_ID} --keep-groups {criu} "$@"\n'
-        )
-        wrapper.chmod(0o755)
+    def _criu_for(self, user: int) -> Path:
+        if has_capability(CAP_SYS_RESOURCE):
+            return self._criu
+        wrapper = self.base / f"criu-as-{user}"
+        if not wrapper.exists():
+            part = wrapper.with_name(f"{wrapper.name}.{threading.get_ident()}")
+            real = f"setpriv --ruid {user} --rgid {user} --keep-groups"
+            part.write_text(f'#!/bin/sh\nexec {real} {self._criu} "$@"\n')
+            part.chmod(0o755)
+            part.replace(wrapper)
         return wrapper

@@ -19,7 +19,6 @@ from sessionkeeper.addresses import Addresses, address_of
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
-from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger
 from sessionkeeper.agent.offer import Offer
 from sessionkeeper.agent.place import Place
@@ -29,6 +28,7 @@ from sessionkeeper.agent.tenancy import Tenancy
 from sessionkeeper.agent.turns import SPARES, Turns
 from sessionkeeper.agent.uplink import Uplink
 from sessionkeeper.errors import SessionkeeperError
+from sessionkeeper.images.errors import ImageUnusable
 from sessionkeeper.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,12 @@ class Tenancies:
         self,
         settings: AgentSettings,
         offer: Offer,
-        kernelspecs: Kernelspecs,
         ledger: Ledger,
         uplink: Uplink,
         leased: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._offer = offer
-        self._kernelspecs = kernelspecs
         self._ledger = ledger
         self._uplink = uplink
         self._leased = leased
@@ -68,6 +66,7 @@ class Tenancies:
     def methods(self) -> dict[str, Method]:
         """Return what the gateway may call, by name."""
         return {
+            "image.have": self._have_image,
             "session.open": self._open,
             "session.stage": self._stage,
             "session.take_up": self._take_up,
@@ -173,11 +172,12 @@ class Tenancies:
         blobs: str,
         epoch: int,
         limit: int | None = None,
+        image: str | None = None,
         **what: Any,
     ) -> dict[str, Any]:
         await self._close(session)
         store, keys = self._store(blobs), SessionKeys(base64.b64decode(key))
-        place = self._offer.place(session, epoch, limit)
+        place = await asyncio.to_thread(self._offer.place, session, epoch, limit, image)
         savepoints, staged = self._staged.pop(session, (None, None))
         if savepoints is None:
             savepoints = Savepoints(store, keys, self._offer.images(session, epoch))
@@ -188,9 +188,16 @@ class Tenancies:
         except BaseException:
             await self._close(session)
             raise
-        self._access[session] = {"key": key, "blobs": blobs, "limit": limit}
+        self._access[session] = {"key": key, "blobs": blobs, "limit": limit, "image": image}
         self._remember(session)
-        return opened
+        return {**opened, "kernelspecs": place.kernelspecs.all()} if image else opened
+
+    async def _have_image(self, image: str) -> dict[str, float]:
+        if self._offer.images_here is None:
+            if image == self._settings.inside:
+                return {}
+            raise ImageUnusable(f"{self._settings.node} runs plain processes, in no image")
+        return await asyncio.to_thread(self._offer.images_here.have, image)
 
     def _begin(
         self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs
@@ -200,9 +207,8 @@ class Tenancies:
         hosted = HostedSession(
             session, epoch, place, forward, gone, ran_out, may_warm=self._may_warm
         )
-        tenancy = Tenancy(
-            hosted, savepoints, store, self._kernelspecs, self._offer.cpu, self._at_work
-        )
+        specs = place.kernelspecs
+        tenancy = Tenancy(hosted, savepoints, store, specs, self._offer.cpu, self._at_work)
         self._tenancies[session], self._stores[session] = tenancy, store
         return tenancy
 
@@ -319,13 +325,14 @@ class Tenancies:
         """Take over what the agent had here before it was started again."""
         for facts in self._ledger.sessions():
             session = facts["session"]
-            place = self._offer.place(session, facts["epoch"], facts.get("limit"))
+            limit, image = facts.get("limit"), facts.get("image")
+            place = self._offer.place(session, facts["epoch"], limit, image)
             keys = SessionKeys(base64.b64decode(facts["key"]))
             store = self._store(facts["blobs"])
             savepoints = Savepoints(store, keys, self._offer.images(session, facts["epoch"]))
             savepoints.settle(place, store)
             tenancy = self._begin(session, facts["epoch"], place, savepoints, store)
-            access = ("key", "blobs", "limit")
+            access = ("key", "blobs", "limit", "image")
             self._access[session] = {what: facts.get(what) for what in access}
             try:
                 await tenancy.hosted.resume(facts)

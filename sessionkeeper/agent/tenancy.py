@@ -18,7 +18,7 @@ from checkpoint.manifest import Manifest, Part
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
-from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.kernelspecs import Specs
 from sessionkeeper.agent.restorable import only, part_of, restorable
 from sessionkeeper.agent.savepoint import Savepoints
 from sessionkeeper.agent.saving import Saving
@@ -45,7 +45,7 @@ class Tenancy:
         hosted: HostedSession,
         savepoints: Savepoints,
         store: BlobStore,
-        kernelspecs: Kernelspecs,
+        kernelspecs: Specs,
         cpu: NodeCpu,
         turns: Turns | None = None,
     ) -> None:

@@ -28,7 +28,7 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Server:
-    """A server with Jupyter's REST API, and the token that it wants."""
+    """A server with Jupyter's REST API below `url`, and the token that it wants."""
 
     url: str
     token: str
@@ -55,7 +55,7 @@ class Server:
         try:
             sent = None if body is None else json.dumps(body)
             headers = {**self.headers, "Content-Type": "application/json"}
-            connection.request(method, path, sent, headers)
+            connection.request(method, where.path.rstrip("/") + path, sent, headers)
             answer = connection.getresponse()
             content = answer.read()
         finally:

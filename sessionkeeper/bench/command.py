@@ -15,6 +15,7 @@ from sessionkeeper.bench import (
     checkpoint,
     gateway,
     latency,
+    launch,
     machine,
     months,
     nodes,
@@ -28,7 +29,7 @@ from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["main"]
 
-_BENCHES = ("month", "latency", "start", "recovery", "checkpoint", "gateway", "nodes")
+_BENCHES = ("month", "latency", "start", "recovery", "checkpoint", "gateway", "nodes", "launch")
 _ROOM = 8
 """Times what a kernel holds: on two nodes, restored files and image files beside the store."""
 
@@ -107,6 +108,8 @@ async def _measure(
                 measured, runtime = await gateway.measure(terminal, found.runs)
             case "nodes":
                 measured, runtime = await nodes.measure(terminal, found.runs)
+            case "launch":
+                measured, runtime = await launch.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured

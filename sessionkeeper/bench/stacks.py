@@ -90,6 +90,10 @@ class System(Stack):
         """Pull the plug, as `sessionkeeper node kill` does."""
         await asyncio.to_thread(control.request, self.state, "kill", node=node)
 
+    async def close_ui(self, session: str) -> None:
+        """End the UI server of a launched session."""
+        await asyncio.to_thread(control.request, self.state, "close_ui", session=session)
+
     async def start(self, node: str) -> None:
         """Start a node again; returns when the gateway has it."""
         await asyncio.to_thread(control.request, self.state, "start", node=node)

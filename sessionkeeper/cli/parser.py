@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gateway.options import FLAGS
+from sessionkeeper.cli.launch_parser import add_launch
 from sessionkeeper.cli.node_parser import add_node
 from sessionkeeper.cli.report_parser import add_report
 from sessionkeeper.cli.session_parser import add_session
@@ -21,6 +22,7 @@ Notebook sessions that outlive the node they run on.
   sessionkeeper node drain node-1 --deadline 5s   a node will go in 5 seconds: the session moves
   sessionkeeper node kill node-1                  a node is gone without a word
   sessionkeeper session create NAME               one more session, beside the first one
+  sessionkeeper launch URL|PATH                   a session in a repository's own environment
   sessionkeeper checkpoint restore 12             go back to what was then
   sessionkeeper store list                        sessions and checkpoints that are kept
   sessionkeeper doctor                            what this machine can do, and what it lacks
@@ -114,6 +116,7 @@ def _parser() -> Parser:
     _add_operating(commands)
     add_node(commands, _add, _add_state)
     add_report(commands, _add, _add_state)
+    add_launch(commands, _add, _add_state)
     add_session(commands, _add, _add_state)
     _add_checkpoint(commands)
     add_store(commands, _add)
@@ -200,6 +203,7 @@ _UP_FLAGS = {
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
     "--notices": ("NAMES", "who says that its nodes will go: none, auto, aws,logind,... (none)"),
+    "--binder": ("WHO", "may have repositories built at the gateway: token, open or off (token)"),
     "--config": ("FILE", "settings as TOML, in the table [up]"),
 }
 
@@ -224,6 +228,9 @@ _GATEWAY_FLAGS = {
     "--compute-config": ("FILE", "which cluster, as TOML: docs/kubernetes.md"),
     "--compute-grace": ("TIME", "what no session wants is kept for so long (30s)"),
     "--compute-name": ("NAME", "of this gateway, where several start compute (sessionkeeper)"),
+    "--images": ("DIR", "where built images are kept (in the state directory)"),
+    "--binder": ("WHO", "may have repositories built: token, open or off (token)"),
+    "--up": ("DIR", "state directory of the `up` that starts UI servers (none)"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
     "--config": ("FILE", "TOML, in the table [gateway]; or .py, .json: of the kernel gateway"),
 }

@@ -58,7 +58,11 @@ def add_session(
     parser.add_argument("name", metavar="NAME", nargs="?", help="one is made up when absent")
     for flag, metavar, help_ in (
         ("--owner", "WHO", "whose it is: where nodes are short, owners take turns"),
-        ("--image", "IMAGE", "what its kernels are to run in; noted, not used so far"),
+        (
+            "--image",
+            "IMAGE",
+            "what its kernels run in: NAME:TAG kept here, or HOST/NAME:TAG",
+        ),
         ("--tiers", "TIERS", "nodes it may use: some of spot,volunteer,on-demand (all)"),
         ("--guarantee", "SIZE", "memory that a node must have left for it (none)"),
         ("--limit", "SIZE", "memory that its kernels may use (the node's own limit)"),

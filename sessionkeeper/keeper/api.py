@@ -24,6 +24,7 @@ from checkpoint.keys import KeyWrapper
 from gateway.auth import ErrorsInWords
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.file_version import FileVersion
+from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.kept import KeptSession
@@ -59,6 +60,11 @@ STATUS = {
     "store_full": 507,
     "unavailable": 503,
     "usage": 400,
+    "bad_image_name": 400,
+    "image_unknown": 404,
+    "image_damaged": 409,
+    "image_unusable": 409,
+    "image_unavailable": 503,
 }
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -75,6 +81,8 @@ class Shared:
     ledger: Ledger | None = None
     roster: Roster = field(default_factory=Roster)
     """The machines that have joined."""
+
+    images: ImageStore | None = None
 
 
 LONGEST_DEADLINE = 7 * 86400.0

@@ -18,6 +18,7 @@ from gateway.notebook_sessions import NotebookSession
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
+from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.out_of_memory import OutOfMemory
@@ -171,12 +172,18 @@ class SessionCompute(Observer):
     """The session, for the gateway: what starts its kernels, and what is told of them."""
 
     def __init__(
-        self, kernels: Kernels, channels: KernelChannels, keeper: SessionKeeper, nodes: Nodes
+        self,
+        kernels: Kernels,
+        channels: KernelChannels,
+        keeper: SessionKeeper,
+        nodes: Nodes,
+        image: SessionImage | None = None,
     ) -> None:
         self._kernels = kernels
         self._channels = channels
         self._keeper = keeper
         self._nodes = nodes
+        self._image = image
         self._specs: dict[str, dict[str, Any]] = {}
         self.out_of_memory = OutOfMemory(kernels, keeper, self)
 
@@ -200,11 +207,15 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of all nodes; the last ones known while there is no node. Where nodes are started
-        for sessions there may not have been one yet: then the one that every image has.
+        """Those of its image, else those of all nodes; the last ones known while there is no node.
+        Where nodes are started for sessions there may not have been one yet: then the one that
+        every image has.
         """
-        for node in self._nodes:
-            self._specs.update(node.hello.get("kernelspecs", {}))
+        if self._image is not None and self._image.reference is not None:
+            self._specs = self._image.kernelspecs()
+        else:
+            for node in self._nodes:
+                self._specs.update(node.hello.get("kernelspecs", {}))
         if not self._specs and self._nodes.pool.reserved.on_demand:
             return {"python3": EXPECTED}
         return {

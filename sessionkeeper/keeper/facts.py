@@ -15,7 +15,6 @@ def facts_of(node: Node, but: str = "") -> NodeFacts:
     """Return what placement wants to know; ``but`` that session does not count."""
     there = (node.hosting | node.coming) - {but}
     hello, pool = node.hello, node.pool
-    present = hello.get("present")
     return NodeFacts(
         name=node.name,
         ready=node.ready and node.connection is not None,
@@ -29,8 +28,8 @@ def facts_of(node: Node, but: str = "") -> NodeFacts:
         promised_cores=pool.cores_of(there),
         price=node.price,
         rate=pool.rates.rate(node.name, node.tier),
-        present=None if present is None else frozenset(present),
-        fetches=bool(hello.get("fetches", True)),
+        present=frozenset(node.has),
+        fetches=node.runtime == "container",
         cpu=Cpu.from_json(hello),
         images=Cpu.from_json(hello.get("images") or {}),
         only=pool.reserved.of(node.name),

@@ -15,6 +15,7 @@ from sessionkeeper.addresses import address_of
 from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
 from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Channels
+from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.nodes import Node, NodeLost
 from sessionkeeper.keeper.workspace import StoreWithWrites
 from sessionkeeper.keeper.writes import Write, WriteJournal
@@ -22,6 +23,7 @@ from sessionkeeper.keeper.writes import Write, WriteJournal
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 600.0
+IMAGE_TIMEOUT = 3600.0
 SHORT_TIMEOUT = 10.0
 
 
@@ -51,6 +53,7 @@ class Incarnations:
         journal: WriteJournal,
         grants: Grants,
         limit: int | None = None,
+        image: SessionImage | None = None,
     ) -> None:
         """``limit`` is the memory (bytes) that each kernel may use; None: what the node allows."""
         self.session = chain.repository.session_id
@@ -59,8 +62,17 @@ class Incarnations:
         self._journal = journal
         self._grants = grants
         self._limit = limit
+        self._image = image
         self.interrupt: set[str] = set()
         """Kernels that are not to go on with what the checkpoint has them in the middle of."""
+
+    @property
+    def to_begin(self) -> bool:
+        """Whether it is to run though it has no kernel: the files of an image are those of its
+        session once that has run somewhere.
+        """
+        in_image = self._image is not None and self._image.reference is not None
+        return in_image and self._chain.manifest is None
 
     async def open(
         self,
@@ -77,12 +89,14 @@ class Incarnations:
         from being restored. With ``no_images`` (why not) kernels are restored by their variables
         instead. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
         """
+        await self._bring_image(node)
         token, manifest = self._grant(), self._chain.manifest
         kernels = self._channels.wanted()
         call = {
             **self._access(token),
             "epoch": epoch,
             "limit": self._limit,
+            "image": self._image.reference if self._image else None,
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,
@@ -96,6 +110,8 @@ class Incarnations:
         except BaseException:
             self._grants.revoke(token)
             raise
+        if self._image and "kernelspecs" in opened:
+            self._image.learn(opened.pop("kernelspecs"))
         for kernel in kernels:
             outcome = opened["kernels"][kernel["kernel_id"]]
             if outcome["state"] == "started" and outcome["why"]:
@@ -167,6 +183,7 @@ class Incarnations:
         token = self._grant()
         call = {**self._access(token), "manifest": manifest.number}
         try:
+            await self._bring_image(target)
             await target.call("session.stage", call, OPEN_TIMEOUT)
             target.near[self.session] = sum(pack.size for pack in manifest.packs)
         except (GatewayError, NodeLost) as error:
@@ -195,6 +212,12 @@ class Incarnations:
         """Tell the node to end what it may have of the session, up to ``epoch``."""
         with contextlib.suppress(GatewayError, NodeLost):
             await node.call("session.close", {"session": self.session, "epoch": epoch})
+
+    async def _bring_image(self, node: Node) -> None:
+        """Have the session's image on the node before anything else is: that may take minutes."""
+        if self._image is not None and self._image.reference and self._image.digest not in node.has:
+            await node.call("image.have", {"image": self._image.reference}, IMAGE_TIMEOUT)
+            node.has |= {self._image.digest or ""}
 
     async def _do_again(self, node: Node, write: Write) -> None:
         """Do what was recorded and not done, or nobody knows whether it was."""

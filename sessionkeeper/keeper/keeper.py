@@ -22,6 +22,7 @@ from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.fence import Fence
 from sessionkeeper.keeper.going_back import GoingBack
+from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.leaving import Leaving
@@ -63,6 +64,7 @@ class SessionKeeper:
         registration: Registration | None = None,
         line: Line | None = None,
         sleeps: Callable[[bool], None] = lambda asleep: None,
+        image: SessionImage | None = None,
     ) -> None:
         """``sleeps`` is told when the session is to hibernate, and when not any more."""
         self.session = repository.session_id
@@ -75,7 +77,7 @@ class SessionKeeper:
         self._checkpoints = Checkpoints(self.chain, channels, journal, self.status, journals)
         registration, line = registration or Registration(self.session), line or Line(nodes)
         limit = registration.limit
-        self._incarnations = Incarnations(self.chain, channels, journal, grants, limit)
+        self._incarnations = Incarnations(self.chain, channels, journal, grants, limit, image)
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)
@@ -267,7 +269,8 @@ class SessionKeeper:
         lost = {n.name for n in nodes if n.gone.done()}
         if here is not None and here.gone.done():
             lost.add(here.name)  # even if another one of that name is there by now
-        wanted = bool(self._channels.wanted()) and not (self.chain.deleted or self.fence.lost)
+        wanted = bool(self._channels.wanted()) or self._incarnations.to_begin
+        wanted = wanted and not (self.chain.deleted or self.fence.lost)
         needs, failed = self._whereto.needs(self._opening.needs()), frozenset(self._opening.failed)
         waits = self._epochs.placed is None and wanted and not self.sleep.asleep
         leaving = {n.name for n in nodes if n.draining}

@@ -20,6 +20,7 @@ from gateway.tenants import Tenant
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
+from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.nodes import Node, Nodes
@@ -99,6 +100,7 @@ class KeptSession:
         self.journal = WriteJournal(home / "writes")
         self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
         channels = KernelChannels(self.kernels)
+        image = SessionImage(registration.image, home / "kernelspecs.json")
         self.keeper = SessionKeeper(
             repository,
             around.nodes,
@@ -110,12 +112,13 @@ class KeptSession:
             registration,
             around.line,
             sleeps,
+            image,
         )
         self._line = around.line
         self._channels = channels
         self._hibernate_after = around.hibernate_after
         self._new = new
-        self.compute = SessionCompute(self.kernels, channels, self.keeper, around.nodes)
+        self.compute = SessionCompute(self.kernels, channels, self.keeper, around.nodes, image)
         self.kernels.observer = self.compute
         self.tenant = Tenant(registration.name, self.kernels, self.compute)
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)

@@ -100,10 +100,13 @@ class Node:
     """Bytes of each session's checkpoint that were brought to it ahead."""
     pool: Pool = field(default_factory=Pool)
     pressure: Pressure = field(default_factory=Pressure)
+    has: set[str] = field(default_factory=set)
+    """Digests of the images that are there."""
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
         self.connect(self.connection)
+        self.has = set(self.hello.get("has_images") or ())
 
     def left(self) -> float:
         """Seconds until it will be gone, while it is draining."""

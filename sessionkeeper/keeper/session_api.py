@@ -5,14 +5,17 @@ A session's token is in the answer to who begins it, and nowhere else.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 from tornado.web import RequestHandler
 
 from sessionkeeper.errors import UsageError
+from sessionkeeper.images.registry import pinned
 from sessionkeeper.keeper.api import OperatorHandler, Shared
 from sessionkeeper.keeper.sessions import report
 from sessionkeeper.registration import asked_for
@@ -27,6 +30,9 @@ class SessionsHandler(OperatorHandler):
     async def post(self) -> None:
         made_up = f"s-{secrets.token_hex(5)}"
         wanted = asked_for(wish(self.request.body), made_up, time.time())
+        if wanted.image is not None:
+            image = await asyncio.to_thread(pinned, wanted.image, self.shared.images)
+            wanted = replace(wanted, image=image)
         kept, token = await self.shared.sessions.create(wanted)
         self.set_status(201)
         self.finish({"session": report(kept), "token": token})

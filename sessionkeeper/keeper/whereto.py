@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
+from sessionkeeper.images.reference import parse
 from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.line import ALWAYS, Rules, Taken, Waiting, place
@@ -162,7 +163,7 @@ class Whereto:
             needs,
             memory=agreed.guarantee,
             cores=agreed.cores,
-            image=agreed.image,
+            image=parse(agreed.image).digest if agreed.image else None,
             tiers=tiers,
             only=agreed.name if self._nodes.pool.reserved.has(agreed.name) else None,
             near={

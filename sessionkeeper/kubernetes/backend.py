@@ -15,6 +15,7 @@ from aiohttp import ClientError
 from kubernetes.aio import client, config
 
 from sessionkeeper.compute.backend import Compute, ComputeFailed, ComputeRefused, Found
+from sessionkeeper.images.errors import ImageError
 from sessionkeeper.kubernetes.cluster import Cluster
 from sessionkeeper.kubernetes.found import Held, found
 from sessionkeeper.kubernetes.objects import INSTANCE, pod, selector
@@ -65,7 +66,10 @@ class KubernetesBackend:
 
     async def start(self, wanted: Compute) -> None:
         owner, volumes = await self._circumstances()
-        body = pod(self._cluster, wanted, owner, volumes)
+        try:
+            body = pod(self._cluster, wanted, owner, volumes)
+        except ImageError as error:
+            raise ComputeRefused(str(error), hint=error.hint) from error
         try:
             await self._ask(
                 self._core.create_namespaced_pod_without_preload_content(

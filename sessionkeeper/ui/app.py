@@ -14,15 +14,18 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tornado.httpserver import HTTPServer
 
 from sessionkeeper import logs
 from sessionkeeper.errors import PortTaken, UsageError
 from sessionkeeper.ui.lean import leave_out
 
-__all__ = ["MAX_MESSAGE", "UiSettings", "run"]
+__all__ = ["MAX_MESSAGE", "UiSettings", "make", "run"]
 
 MAX_MESSAGE = 2**30
 """Largest kernel message or request body in bytes, in both directions."""
@@ -62,16 +65,48 @@ def run(settings: UiSettings) -> None:
 
     Raises `UsageError` for settings that cannot work, `PortTaken` when the port is in use.
     """
+    make(settings).start()
+
+
+def make(
+    settings: UiSettings, extensions: Sequence[str] = (), held: socket.socket | None = None
+) -> Any:
+    """The `jupyter_server.serverapp.ServerApp`, which serves once it is started. `extensions`:
+    modules of more server extensions; `held`: a socket that listens already, for `port`.
+
+    Raises as `run`.
+    """
     _check(settings)
+    if held is None:
+        _check_port(settings)
     _isolate(settings.state)
     leave_out()
     # Imported late: it takes half a second, and reads the environment set above.
     from jupyter_server.serverapp import ServerApp
 
-    server = ServerApp.instance(config=_config(settings))
+    config = _config(settings)
+    config.ServerApp.jpserver_extensions |= dict.fromkeys(extensions, True)
+    server = ServerApp.instance(config=config)
     server.no_browser_open_file = True
-    server.initialize(argv=[], find_extensions=False, starter_extension="lab")
-    server.start()
+    server.initialize(
+        argv=[], find_extensions=False, starter_extension="lab", new_httpserver=held is None
+    )
+    if held is not None:
+        _serve(server, held)
+    return server
+
+
+def _serve(server: Any, held: socket.socket) -> None:
+    """What ServerApp does for a port that it opens itself."""
+    http = HTTPServer(
+        server.web_app,
+        ssl_options=server.ssl_options,
+        xheaders=server.trust_xheaders,
+        max_body_size=server.max_body_size,
+        max_buffer_size=server.max_buffer_size,
+    )
+    held.setblocking(False)
+    server.io_loop.add_callback(http.add_socket, held)
 
 
 def _check(settings: UiSettings) -> None:
@@ -79,6 +114,9 @@ def _check(settings: UiSettings) -> None:
         raise UsageError("the UI server needs a token", hint="give it one, it is never optional")
     if not settings.gateway_url.startswith(("http://", "https://")):
         raise UsageError(f"{settings.gateway_url!r} is no gateway URL", hint="http://host:port")
+
+
+def _check_port(settings: UiSettings) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -25,9 +25,10 @@ from sessionkeeper.ui.channels import ResumingConnection
 from sessionkeeper.ui.recorder import Recorder
 from sessionkeeper.ui.status import StatusFeed
 
-__all__ = ["EventsHandler", "SessionExtension", "StatusHandler"]
+__all__ = ["FEED", "EventsHandler", "SessionExtension", "StatusHandler"]
 
-_FEED = "sessionkeeper_status_feed"
+FEED = "sessionkeeper_status_feed"
+"""The server's setting that has the `StatusFeed`."""
 
 
 class StatusHandler(APIHandler):
@@ -38,7 +39,7 @@ class StatusHandler(APIHandler):
     @web.authenticated
     @authorized
     async def get(self) -> None:
-        self.finish(json.dumps(self.settings[_FEED].status))
+        self.finish(json.dumps(self.settings[FEED].status))
 
 
 class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -60,7 +61,7 @@ class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     async def _send(self) -> None:
         try:
-            async for text in self.settings[_FEED].subscribe():
+            async for text in self.settings[FEED].subscribe():
                 await self.write_message(text)
         except WebSocketClosedError:
             pass
@@ -80,7 +81,7 @@ class SessionExtension(ExtensionApp):
     outputs_directory = Unicode(config=True, help="Where it is kept how far notebooks have outputs")
 
     def initialize_settings(self) -> None:
-        self.settings[_FEED] = StatusFeed(*gateway_address(), self.log)
+        self.settings[FEED] = StatusFeed(*gateway_address(), self.log)
         contents: Any = self.serverapp and self.serverapp.contents_manager
         directory = Path(self.outputs_directory)
         self._recorder = Recorder(directory, contents.files, contents.notary)
@@ -95,11 +96,11 @@ class SessionExtension(ExtensionApp):
         )
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        self.settings[_FEED].start()
+        self.settings[FEED].start()
         self._recorder.start()
 
     async def stop_extension(self) -> None:
-        await self.settings[_FEED].stop()
+        await self.settings[FEED].stop()
         await self._recorder.stop()
 
 

@@ -10,6 +10,8 @@ gateway is away, lists are what it said last.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from jupyter_client.kernelspec import NoSuchKernel
@@ -25,13 +27,32 @@ from traitlets import default
 
 from sessionkeeper.ui.rest import ask, gateway_is_away
 
-__all__ = ["NotebookSessions", "SessionKernel", "SessionKernelSpecs", "SessionKernels"]
+__all__ = [
+    "NotebookSessions",
+    "SessionKernel",
+    "SessionKernelSpecs",
+    "SessionKernels",
+    "latest_activity",
+]
 
 Model = dict[str, Any]
 
 
 def _of(collection: str, name: str, action: str = "") -> str:
     return f"{collection}/{url_escape(name)}" + (f"/{action}" if action else "")
+
+
+def latest_activity(models: Iterable[Model], now: datetime) -> datetime | None:
+    """When any of the kernels did something last: `now`, while one computes, even in silence."""
+    return max(
+        (
+            now
+            if one["execution_state"] == "busy"
+            else datetime.fromisoformat(one["last_activity"])
+            for one in models
+        ),
+        default=None,
+    )
 
 
 class SessionKernel(GatewayKernelManager):
@@ -87,6 +108,15 @@ class SessionKernels(GatewayMappingKernelManager):
             self._learn(model)
         self._listed = models
         return models
+
+    async def look_for_activity(self) -> None:
+        """Have `last_kernel_activity` say what the gateway knows: messages do not come by here
+        unless a page is open. Raises `tornado.web.HTTPError` when it is away.
+        """
+        models: list[Model] = await ask("GET", "kernels")
+        found = latest_activity(models, datetime.now(UTC))
+        if found is not None:
+            self.last_kernel_activity = max(found, self.last_kernel_activity)
 
     async def kernel_model(self, kernel_id: str) -> Model:
         known = self._kernels.get(kernel_id)

@@ -72,6 +72,8 @@ class Commands:
             *("--on-demand", spelled_seconds(settings.on_demand)),
             *("--rebalance-after", spelled_seconds(settings.rebalance_after)),
             *_given("--seed", settings.workspace),
+            *("--binder", settings.binder),
+            *("--up", str(state.path)),
             *("--ready-fd", "{ready_fd}"),
         ]
 

@@ -158,7 +158,7 @@ def test_on_demand_is_last_even_if_it_has_the_image_unless_it_is_all_there_may_b
 def test_a_node_that_cannot_have_the_image_or_the_cores_does_not_fit_and_says_so() -> None:
     sealed = replace(SPOT, present=frozenset({"other"}), fetches=False)
     assert choose([sealed], Needs(image="course")).reasons == {
-        "spot": "does not have the image course, and cannot fetch it"
+        "spot": "does not have the image of its kernels, and cannot fetch it"
     }
     assert choose([replace(sealed, fetches=True)], Needs(image="course")).node == "spot"
     assert choose([sealed], Needs(image="other")).node == "spot"
@@ -181,3 +181,11 @@ def test_what_is_explained_begins_with_what_is_chosen(nodes: list[NodeFacts], ne
     if choice.node is not None:
         assert said[0].node == choice.node
     assert {one.node: one.reason for one in said if one.reason}.keys() <= choice.reasons.keys()
+
+
+def test_node_that_has_the_image_is_taken_before_one_that_would_have_to_fetch_it():
+    image = "sha256:1"
+    has_not = replace(SPOT, name="a", load=0)
+    has = replace(has_not, name="z", present=frozenset({image}))
+    choice = choose([has, has_not], Needs(image=image))
+    assert (choice.node, choice.reasons) == ("z", {"a": "z is preferred, which has the image"})

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from sessionkeeper.agent import oci, rootfs
-from sessionkeeper.agent.container import python_prefixes
 from sessionkeeper.agent.oci import CONTROL_DIR, HOME, USER_ID, Bind, Container, config
+from sessionkeeper.agent.roots import python_prefixes
 
 PROBE = r"""
 import ctypes, errno, json, os, sys

@@ -1,0 +1,126 @@
+"""The images that a gateway keeps, in a directory.
+
+blobs/sha256/<hex>      manifests, configurations and layers, each once
+names/<name>/:<tag>     the digest of the manifest that has that name and tag
+
+What is there under a digest never changes; a name is put in place last, in one step. So any number
+of processes can add images and read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sessionkeeper.images.errors import ImageDamaged, ImageUnknown
+from sessionkeeper.images.manifest import MANIFESTS, chosen, manifest
+from sessionkeeper.images.reference import Reference, is_digest
+
+
+class ImageStore:
+    """Images below ``directory``, which is made when the first one is added."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def resolve(self, image: Reference) -> str:
+        """Return the digest of the image's manifest. Raises ``ImageUnknown``."""
+        digest = image.digest or self._named(image)
+        if digest is None or not self.blob(digest).exists():
+            raise ImageUnknown(f"no image {image} is kept here")
+        return digest
+
+    def has(self, image: Reference) -> bool:
+        """Whether the image is here with all its layers."""
+        try:
+            return self._complete(self.resolve(image))
+        except (ImageUnknown, ImageDamaged):
+            return False
+
+    def blob(self, digest: str) -> Path:
+        """Return where the blob of that digest is, if it is here."""
+        if not is_digest(digest):
+            raise ImageUnknown(f"{digest!r} is no digest")
+        return self.directory / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+    @staticmethod
+    def media_type(data: bytes) -> str:
+        """Return what kind of manifest it is."""
+        return str(json.loads(data).get("mediaType") or MANIFESTS[0])
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A directory for a tool to write one image to, in the OCI layout; what it finds there of
+        other images' blobs it need not write. Then :meth:`name` it.
+        """
+        blobs = self.directory / "blobs"
+        (blobs / "sha256").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.directory) as place:
+            (Path(place) / "blobs").symlink_to(blobs)
+            yield Path(place)
+
+    def name(self, layout: Path, image: Reference) -> str:
+        """Give the one image of an OCI layout whose blobs are here its name; its digest. Raises
+        ``ImageDamaged``.
+        """
+        try:
+            index = (layout / "index.json").read_bytes()
+        except OSError:
+            raise ImageDamaged(f"nothing was written for {image}") from None
+        digest = chosen(index)
+        while digest is not None and (inner := chosen(self.blob(digest).read_bytes())):
+            digest = inner
+        if digest is None or not self._complete(digest):
+            raise ImageDamaged(f"what was written for {image} is not complete")
+        file = self._name_file(image)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{os.getpid()}.part")
+        part.write_text(digest)
+        part.replace(file)
+        return digest
+
+    def forget(self, image: Reference) -> None:
+        """Take the name away. What of the image nothing else has stays until :meth:`sweep`."""
+        self._name_file(image).unlink(missing_ok=True)
+
+    def sweep(self, used: frozenset[str] = frozenset()) -> int:
+        """Delete blobs of no image that has a name or whose manifest's digest is in ``used``; the
+        bytes they had. While nobody adds an image.
+        """
+        kept: set[str] = set()
+        for digest in {*used, *(file.read_text() for file in self._names())}:
+            if self.blob(digest).exists():
+                said = manifest(self.blob(digest).read_bytes())
+                kept |= {digest, said.config, *(layer.digest for layer in said.layers)}
+        freed = 0
+        for blob in (self.directory / "blobs" / "sha256").glob("*"):
+            if f"sha256:{blob.name}" not in kept:
+                freed += blob.stat().st_size
+                blob.unlink()
+        for left in self.directory.glob(".incoming-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return freed
+
+    def _named(self, image: Reference) -> str | None:
+        try:
+            return self._name_file(image).read_text()
+        except OSError:
+            return None
+
+    def _name_file(self, image: Reference) -> Path:
+        # No part of a name begins with a colon, so no tag is taken for a part.
+        return self.directory / "names" / image.name / f":{image.tag}"
+
+    def _names(self) -> list[Path]:
+        return list((self.directory / "names").rglob(":*"))
+
+    def _complete(self, digest: str) -> bool:
+        if not self.blob(digest).exists():
+            return False
+        said = manifest(self.blob(digest).read_bytes())
+        return all(self.blob(d).exists() for d in (said.config, *(x.digest for x in said.layers)))
