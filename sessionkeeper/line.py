@@ -95,7 +95,7 @@ def place(
     image. The reasons of one that gets a node are left out.
     """
     room = _Room({node.name: node for node in nodes})
-    taken = _Taken(rules.quotas, Counter(running), Counter(images or {}))
+    taken = Taken(rules.quotas, Counter(running), Counter(images or {}))
     got: dict[str, Choice] = {}
     left: list[tuple[Waiting, Needs, str]] = []
     for one in order(waiting, running, rules.turn):
@@ -152,7 +152,7 @@ def order(
 
 
 @dataclass
-class _Taken:
+class Taken:
     """What of the quotas is taken."""
 
     quotas: Quotas

@@ -206,6 +206,11 @@ class AgentSettings(LogSettings):
     """Of a machine like this one on demand; None: what on-demand cores cost, or what is paid."""
     data: FilePath
     """Directory of its own; gone when the node goes."""
+    inside: OptionalText = None
+    """The container image that this process itself is in: plain processes can run in that one."""
+    mounted_image: OptionalText = None
+    """A container image that is mounted at `mounted_at`, and need not be fetched."""
+    mounted_at: OptionalPath = None
     runtime: Runtime = "process"
     criu: OptionalPath = None
     memory_bytes: Size = None

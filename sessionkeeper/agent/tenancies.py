@@ -195,6 +195,8 @@ class Tenancies:
 
     async def _have_image(self, image: str, ticket: str) -> dict[str, float]:
         if self._offer.images_here is None:
+            if image == self._settings.inside:
+                return {}
             raise ImageUnusable(f"{self._settings.node} runs plain processes, in no image")
         return await asyncio.to_thread(self._offer.images_here.have, image, ticket)
 

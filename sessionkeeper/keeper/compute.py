@@ -218,7 +218,7 @@ class SessionCompute(Observer):
                 specs = node.hello.get("kernelspecs", {})
                 # A machine that joined adds some; what the operator's nodes have stays as it is.
                 self._specs = {**specs, **self._specs} if joined(node) else {**self._specs, **specs}
-        if not self._specs and self._nodes.reserved.on_demand:
+        if not self._specs and self._nodes.pool.reserved.on_demand:
             return {"python3": EXPECTED}
         return {
             name: {

@@ -14,7 +14,7 @@ from typing import Any
 from sessionkeeper.images.reference import parse
 from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, Nodes
-from sessionkeeper.line import ALWAYS, Rules, Waiting, place
+from sessionkeeper.line import ALWAYS, Rules, Taken, Waiting, place
 from sessionkeeper.placement import (
     LAST_RESORT,
     Choice,
@@ -36,6 +36,8 @@ class _Known:
     registration: Registration
     wake: Callable[[], None]
     waiting: Waiting | None = None
+    tiers: tuple[str, ...] = ()
+    """Those it could use when it waited last."""
 
 
 class Line:
@@ -78,6 +80,7 @@ class Line:
             agreed = known.registration
             image = repository_of(agreed)
             known.waiting = Waiting(session, agreed.owner, needs, since, image)
+            known.tiers = needs.tiers
             self._got = None
             self.grew()
             if (left := self.rules.left(now - since)) is not None:
@@ -90,6 +93,18 @@ class Line:
             # All that are woken at once share it; who looks later finds how things are then.
             loop.call_soon(self._forget_got)
         return self._got[session]
+
+    def tiers(self, session: str) -> tuple[str, ...]:
+        """Return the tiers in which compute may be started for it now; none while somebody has as
+        many sessions as they may.
+        """
+        known = self._known[session]
+        one = known.waiting
+        if one is None:  # it has compute, which leaves
+            return known.tiers or known.registration.tiers
+        if Taken(self.rules.quotas, *self._running()).over(one):
+            return ()
+        return self.rules.tiers(one.needs, asyncio.get_running_loop().time() - one.since)
 
     @property
     def empty(self) -> bool:
@@ -154,7 +169,7 @@ class Whereto:
             cores=agreed.cores,
             image=parse(agreed.image).digest if agreed.image else None,
             tiers=tiers,
-            only=agreed.name if self._nodes.reserved.has(agreed.name) else None,
+            only=agreed.name if self._nodes.pool.reserved.has(agreed.name) else None,
             near={
                 node.name: node.near[agreed.name]
                 for node in self._nodes
