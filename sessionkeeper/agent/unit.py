@@ -37,8 +37,8 @@ def text(
 ) -> str:
     """The unit, with what of `environ` is in `ENVIRONMENT`.
 
-    `command` runs in the foreground and ends after SIGTERM, within `grace` seconds and some; it ends
-    with `refused` when the gateway does not let it in.
+    `command` runs in the foreground and ends within `grace` seconds, and some, after SIGTERM; with
+    `refused` when the gateway does not let it in.
     """
     said = [f"{name}={environ[name]}" for name in ENVIRONMENT if environ.get(name)]
     kept = "".join(f"Environment={_quoted(one)}\n" for one in said)
