@@ -51,6 +51,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")"""
 STOP_SECONDS = 1.0
 """A process that does not stand by then waits for a disk, and changes nothing meanwhile."""
 
+NEVER_USED = 256 << 20
+"""Bytes that count for a limit and take no memory: stacks of threads, most of all (a fresh kernel
+that has imported numpy uses 80 MB, and 236 MB count)."""
+
 BELOW_SOCKETS = len("/12345678-42000/shim")
 
 
@@ -129,7 +133,8 @@ class ProcessPlace:
         if self.memory is not None:
             # Private memory that can be written to (setrlimit(2)), of each process by itself: a
             # cell that wants more gets a MemoryError.
-            resource.prlimit(child.pid, resource.RLIMIT_DATA, (self.memory, self.memory))
+            most = self.memory + NEVER_USED
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (most, most))
         self._children[slot.name] = child
         (directory / "pid").write_text(str(child.pid))
 

@@ -35,7 +35,8 @@ from sessionkeeper.settings import AgentSettings
 
 MB = 1 << 20
 SESSION = "lazy"
-CGROUP = "/sessionkeeper-lazy-test"
+CGROUP = os.environ.setdefault("LAZY_TEST_CGROUP", f"/sessionkeeper-lazy-test-{os.getpid()}")
+"""Of its own for each run of tests; the same for the programs that it starts."""
 FILL = f"import hashlib, random; data = bytearray(random.Random(3).randbytes({40 * MB}))"
 DIGEST = "hashlib.sha256(data).hexdigest()"
 
@@ -125,7 +126,7 @@ class Node(ContainerOffer):
     def processes(self) -> list[int]:
         """Those of all kernels."""
         names = self._node.runc.names()
-        return [pid for name in names for pid in processes_of(f"{CGROUP}/{name}")]
+        return [pid for name in names for pid in processes_of(f"{CGROUP}/{SESSION}/{name}")]
 
 
 @asynccontextmanager
