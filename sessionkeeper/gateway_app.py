@@ -51,6 +51,7 @@ from sessionkeeper.launch.handlers import Binder, binder_routes
 from sessionkeeper.launch.launches import Launches
 from sessionkeeper.launch.servers import GatewayAlone, UpServers
 from sessionkeeper.line import Rules
+from sessionkeeper.registration import Memory
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 from sessionkeeper.up.state import StateDirectory
@@ -98,6 +99,7 @@ class Gateway:
             settings.hibernate_after,
             os.environ.get(RUN),
             self.ledger,
+            Memory(settings.guarantee, settings.limit),
             lambda digest: ticket_for(digest, settings.agent_token),
         )
         _move_kernels(state)

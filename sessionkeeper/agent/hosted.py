@@ -53,7 +53,8 @@ class HostedKernel:
     launch: dict[str, Any]
     relay: ShimRelay | None = None
     running: bool = False
-    """Whether there are processes: a checkpoint leaves out what is just being started."""
+    """Whether its shim has begun: a checkpoint leaves out what is just being started, and no user
+    code has run in."""
     gone: bool = False
     """Whether there were some, which went with their shim."""
 
@@ -140,11 +141,14 @@ class HostedSession:
         spare, self._spare = self._spare, None
         if spare is not None:
             kernel = HostedKernel(
-                kernel_id, name, generation, spare.slot, spare.token, launch, spare.relay, True
+                kernel_id, name, generation, spare.slot, spare.token, launch, spare.relay
             )
             self.kernels[kernel_id] = kernel
             try:
-                await spare.relay.call("start", kernel_id=kernel_id, kernel=launch, **position)
+                async with self.changing:  # a checkpoint has both the shim and its kernel, or none
+                    call = spare.relay.call
+                    await call("start", kernel_id=kernel_id, kernel=launch, **position)
+                    kernel.running = True
                 return
             except (ShimGone, AgentTimeout) as error:
                 log.warning("the spare of session %s is of no use: %s", self.session, error)
@@ -166,8 +170,8 @@ class HostedSession:
             await self._start(kernel.slot, configuration)
             if self.kernels.get(kernel_id) is not kernel:
                 raise KernelStartFailed("the kernel was deleted while it was started")
-            kernel.running = True
             await self._link(kernel)
+            kernel.running = True  # not before: a shim that has not begun could not be restored
         except BaseException:
             await self._stop(kernel)
             raise
@@ -383,12 +387,3 @@ def kernelspec_launch(
         "interrupt_mode": spec.get("interrupt_mode", "signal"),
         "language": spec.get("language", ""),
     }
-
-
-def only_allowed(
-    env: dict[str, str], allowed: Iterable[str] = ("KERNEL_", "JPY_")
-) -> dict[str, str]:
-    """Return the variables that a client may set for a kernel, by their prefix (as the kernel
-    gateway does).
-    """
-    return {k: v for k, v in env.items() if k.startswith(tuple(allowed))}

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from sessionkeeper.agent.roots import (
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.images import manifest as manifests
 from sessionkeeper.images.errors import ImageUnknown, ImageUnusable
-from sessionkeeper.images.manifest import ImageConfig, Layer
+from sessionkeeper.images.manifest import ImageConfig, ImageManifest, Layer
 from sessionkeeper.images.reference import Reference, parse
 from sessionkeeper.images.registry import Registry
 
@@ -64,16 +64,24 @@ class Found:
 
 class NodeImages:
     """The images on this node, below ``directory``. The gateway at ``gateway`` (its URL) has those
-    that are in no registry.
+    that are in no registry; of those that are ``mounted`` somewhere only what is said of them is
+    fetched.
 
     Thread-safe; calls block.
     """
 
-    def __init__(self, directory: Path, gateway: str, runc: Runc) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        gateway: str,
+        runc: Runc,
+        mounted: Mapping[str, Path] | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._gateway = gateway
         self._runc = runc
+        self._mounted = mounted or {}
         self._layers = Layers(directory / "of")
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -89,7 +97,7 @@ class NodeImages:
         with self._turns[wanted.digest or image]:
             if wanted.digest and self._file(wanted.digest).exists():
                 return {}
-            return self._fetch(wanted, ticket)
+            return self._fetch(image, wanted, ticket)
 
     def root(self, image: str) -> ImageRoot:
         """Return what sessions run in: an image that is here, by its digest. Raises
@@ -105,7 +113,7 @@ class NodeImages:
         )
         return self._root(Found(facts["image"], tuple(facts["layers"]), {}, facts["said"]), config)
 
-    def _fetch(self, wanted: Reference, ticket: str) -> dict[str, float]:
+    def _fetch(self, image: str, wanted: Reference, ticket: str) -> dict[str, float]:
         began = time.monotonic()
         kept = Registry(f"{self._gateway}/images", f"token {ticket}")
         registry = Registry.at(wanted.host) if wanted.host else kept
@@ -113,17 +121,28 @@ class NodeImages:
         wanted = wanted.pinned(digest)
         said = manifests.manifest(data)
         config = manifests.config(registry.document(wanted, said.config))
-        missing = dict.fromkeys(one for one in said.layers if not self._layers.has(one))
-        with ThreadPoolExecutor(FETCHES, "layers") as pool:
-            list(pool.map(lambda one: self._add(registry, wanted, one), missing))
+        layers = self._layers_of(image, registry, wanted, said)
         fetched = time.monotonic()
-        layers = tuple(dict.fromkeys(self._layers.name(one) for one in reversed(said.layers)))
         found = Found(str(wanted), layers, asdict(config), {})
         found = replace(found, said=self._look(self._root(found, config)))
         part = self._file(digest).with_suffix(".part")
         part.write_text(json.dumps(asdict(found)))
         part.replace(self._file(digest))
         return {"fetch": fetched - began, "look": time.monotonic() - fetched}
+
+    def _layers_of(
+        self, image: str, registry: Registry, wanted: Reference, said: ImageManifest
+    ) -> tuple[str, ...]:
+        """Have the image's layers here; their names, the uppermost first."""
+        if image in self._mounted:
+            whole = Layer(wanted.digest, 0, "")
+            if not self._layers.has(whole):
+                self._layers.copy(whole, self._mounted[image])
+            return (self._layers.name(whole),)
+        missing = dict.fromkeys(one for one in said.layers if not self._layers.has(one))
+        with ThreadPoolExecutor(FETCHES, "layers") as pool:
+            list(pool.map(lambda one: self._add(registry, wanted, one), missing))
+        return tuple(dict.fromkeys(self._layers.name(one) for one in reversed(said.layers)))
 
     def _add(self, registry: Registry, image: Reference, layer: Layer) -> None:
         with self._turns[layer.digest]:  # another image may have the same one

@@ -93,6 +93,7 @@ class ContainerOffer:
             data / "layers",
             settings.gateway_url,
             self._node.runc,
+            _mounted(settings),
         )
 
     def place(
@@ -118,13 +119,14 @@ class ProcessOffer:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data, self._memory = settings.data, settings.memory_bytes
+        self._inside = settings.inside
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
     def place(
         self, session: str, epoch: int, limit: int | None = None, image: str | None = None
     ) -> Place:
-        if image:
+        if image and image != self._inside:
             raise ImageUnusable(f"a node of plain processes cannot run {image}")
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
@@ -140,6 +142,12 @@ class ProcessOffer:
 def offer(settings: AgentSettings) -> Offer:
     """Return what the settings ask for. Raises ``SessionkeeperError`` when this node cannot."""
     return ContainerOffer(settings) if settings.runtime == "container" else ProcessOffer(settings)
+
+
+def _mounted(settings: AgentSettings) -> dict[str, Path]:
+    if settings.mounted_image is None or settings.mounted_at is None:
+        return {}
+    return {settings.mounted_image: settings.mounted_at}
 
 
 def _criu() -> Path:

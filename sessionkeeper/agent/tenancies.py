@@ -163,6 +163,7 @@ class Tenancies:
                 # Whoever asked is not told any more, and will have it somewhere else.
                 await self._close(session)
                 raise AgentGone("The connection ended while the session was being opened.")
+        log.info("session %s runs here now", session)
         return opened
 
     async def _open_here(
@@ -194,6 +195,8 @@ class Tenancies:
 
     async def _have_image(self, image: str, ticket: str) -> dict[str, float]:
         if self._offer.images_here is None:
+            if image == self._settings.inside:
+                return {}
             raise ImageUnusable(f"{self._settings.node} runs plain processes, in no image")
         return await asyncio.to_thread(self._offer.images_here.have, image, ticket)
 

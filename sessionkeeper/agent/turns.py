@@ -76,7 +76,7 @@ class Turns:
     """
 
     def __init__(self, at_once: int | None = None) -> None:
-        self._free = at_once or max(2, processors())
+        self._free = at_once or processors() + 1  # each waits for the operating system now and then
         self.measured = Measured(self._free)
         self._lasts: dict[asyncio.Future[None], Last] = {}
         self._urgent: deque[asyncio.Future[None]] = deque()

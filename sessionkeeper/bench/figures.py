@@ -50,6 +50,7 @@ REQUIRED: Mapping[str, float] = {
     "resume_s": 1.5,
     "placement_s": 2.0,
     "launch_s": 4.0,
+    "hub_back_s": 5.0,
     "chart_s": 5.0,
     "leftovers": 0.0,
 }

@@ -18,11 +18,7 @@ async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
     be measured here, as its tools are missing, has failed and says why.
     """
     figures, runtime = await launch.measure(terminal, runs)
-    try:
-        measured, _ = await hub.measure(terminal, runs)
-        figures += measured
-    except SessionkeeperError as error:
-        figures.append(Figure("hub_back_s", [None], failures=[str(error)], must=hub.MUST))
+    figures += await hub.measure(terminal, runs)
     figures.append(await _repeated(terminal, "chart_s", runs, _chart))
     figures.append(await _repeated(terminal, "leftovers", 1, _leftovers))
     return figures, runtime

@@ -169,6 +169,8 @@ _LOG_FLAGS = {
 }
 
 _RULES = {
+    "--guarantee": ("SIZE", "memory that a node must have left for each session, as 450M (none)"),
+    "--limit": ("SIZE", "memory that each session may use, such as 2G (what the node allows)"),
     "--quotas": ("WHAT", "nodes at a time: owner=5,image=100,owner:alice=20 (no limit)"),
     "--on-demand": ("WHEN", "always, never, or after waiting: 5m (always, as the last resort)"),
     "--rebalance-after": ("TIME", "an idle session moves to a cheaper node then, or never (600s)"),

@@ -68,6 +68,8 @@ class Commands:
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
+            *_given("--guarantee", settings.guarantee or None),
+            *_given("--limit", settings.limit),
             *_given("--quotas", spelled_quotas(settings.quotas) or None),
             *("--on-demand", spelled_seconds(settings.on_demand)),
             *("--rebalance-after", spelled_seconds(settings.rebalance_after)),

@@ -51,7 +51,7 @@ def plan(seed: int, within: float) -> list[Fault]:
     chance = random.Random(seed)
     kinds = [chance.choice(HARD), *chance.sample(SOFT, chance.randint(0, 2))]
     faults = [
-        Fault(chance.uniform(0, within), kind, chance.choice([0.3, 1.0, 2.5, 4.0]))
+        Fault(chance.uniform(0, within), kind, chance.choice([0.3, 1.0, 2.0, 3.0]))
         for kind in kinds
     ]
     return sorted(faults, key=lambda fault: fault.at)
@@ -129,8 +129,8 @@ class Nemesis:
         table = f"chaos-{hook}-{self._system.state.id}"
         rules = (
             f"add table ip {table}; "
-            f"add chain ip {table} all {{ type filter hook {hook} priority 0; }}; "
-            f"add rule ip {table} all ip {side} {address_of(self._system, node)} drop"
+            f"add chain ip {table} drops {{ type filter hook {hook} priority 0; }}; "
+            f"add rule ip {table} drops ip {side} {address_of(self._system, node)} drop"
         )
         async with _undone(["nft", rules], ["nft", f"delete table ip {table}"]):
             await asyncio.sleep(seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, suppress
+import re
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 
 from system.client import Cell as Asked
@@ -19,7 +20,7 @@ from checkpoint.repository import Repository
 from checkpoint.stores.directory import LocalDirectory
 
 KERNELS = 2
-SECONDS = 2.5
+SECONDS = 2.0
 """How long clients go on asking; faults begin within this time."""
 
 AT_ONCE = 3
@@ -69,8 +70,8 @@ class Client:
         """What there is when all cells have ended."""
         for cell, _ in self.asked:
             await cell.end()
-        memory = await self.kernel.ask("print(*done)")
-        file = await self.kernel.ask(f"print(open({self.file!r}).read())")
+        memory = _own(await self.kernel.ask("print(*done)"))
+        file = _own(await self.kernel.ask(f"print(open({self.file!r}).read())"))
         return KernelHistory(
             self.name,
             tuple(_seen(n, cell, parts) for n, (cell, parts) in enumerate(self.asked)),
@@ -79,10 +80,18 @@ class Client:
         )
 
 
+HISTORY = re.compile(r"The history saving thread hit .*?database\.\n?", re.DOTALL)
+"""What IPython says in the middle of any cell, when two kernels want its history at once."""
+
+
+def _own(shown: str) -> str:
+    return HISTORY.sub("", shown)
+
+
 def _seen(number: int, cell: Asked, parts: int) -> Cell:
     status = (cell.reply or {}).get("status")
     outcome = "unknown" if status is None else "ok" if status == "ok" else "error"
-    return Cell(number, parts, outcome, tuple(cell.shown.splitlines()))
+    return Cell(number, parts, outcome, tuple(_own(cell.shown).splitlines()))
 
 
 class World:
@@ -113,10 +122,12 @@ class World:
             return History(tuple(found), tuple(self.commits()), tuple(self._heard))
         finally:
             listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     async def _listen(self) -> None:
-        async for status in self.system.statuses():
-            self._hear(status)
+        async with aclosing(self.system.statuses()) as statuses:
+            async for status in statuses:
+                self._hear(status)
 
     def _hear(self, status: Status) -> None:
         if status["state"] == "running":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
 from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
+from sessionkeeper.agent.place import Slot
 from sessionkeeper.agent.process import ProcessPlace
 from sessionkeeper.agent.room import WORTH_IT
 from sessionkeeper.agent.savepoint import Savepoints
@@ -148,6 +150,8 @@ async def test_memory_that_was_had_for_a_dump_is_given_back_when_there_is_none(
     stay: Stay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stay.open()
+    one = SimpleNamespace(kernel_id="one", slot=Slot("one-1", 1))
+    monkeypatch.setattr(Cuts, "running", lambda self: [one])
     monkeypatch.setattr(stay.tenancy.hosted.place, "dump_size", lambda slots: 2 * WORTH_IT)
     held: list[int] = []
 

@@ -61,6 +61,9 @@ def test_failures_are_in_the_json() -> None:
     assert figure.json()["failures"] == ["run 1: number 7 came twice"]
 
 
+PIPELINE = ("launch_s", "hub_back_s", "chart_s", "leftovers")
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_unit_is_in_the_name(name: str) -> None:
     units = {"s", "ms", "mb", "kb", "mb_per_s", "ratio", "percent", "lost", "kept", "leftovers"}
@@ -76,16 +79,7 @@ def test_of_a_rate_more_is_better_and_a_failed_run_is_the_slowest() -> None:
 
 def test_each_figure_of_a_checkpoint_is_measured_and_has_a_bound() -> None:
     measured = {name for names in checkpoint.FIGURES.values() for name in names}
-    others = (
-        "drain",
-        "kill_",
-        "kernel_",
-        "resume_",
-        "placement_",
-        "launch_",
-        "chart_",
-        "leftovers",
-    )
+    others = ("drain", "kill", "kernel_", "resume_", "placement_", *PIPELINE)
     named = {name for name in REQUIRED if not name.startswith(others)}
     assert measured == named - set(gateway.FIGURES)
     assert set(gateway.FIGURES) <= named
@@ -111,3 +105,11 @@ def test_machine_says_whether_it_is_busy() -> None:
     assert facts["memory_bytes"] > 2**28
     assert facts["busy"] == (facts["load"] > machine.BUSY * facts["cores"])
     assert facts["versions"]["jupyter_server"]
+
+
+def test_of_what_is_kept_every_run_must_be_good() -> None:
+    good = Figure("drain20_kept", runs=[20.0, 20.0], must=20.0)
+    assert (good.value, good.verdict, good.unit) == (20.0, "ok", "kept")
+    one_short = Figure("drain20_kept", runs=[20.0, 19.0, 20.0], must=20.0)
+    assert (one_short.value, one_short.verdict) == (19.0, "short")
+    assert Figure("drain20_kept", runs=[20.0, None], must=20.0).verdict == "short"
