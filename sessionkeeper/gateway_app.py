@@ -106,7 +106,7 @@ class Gateway:
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)
         self.images = ImageStore(settings.images or state / "images")
         up = StateDirectory(settings.up) if settings.up is not None else None
-        servers = UpServers(up) if up else GatewayAlone(f"http://{settings.host}:{settings.port}")
+        servers = UpServers(up) if up else GatewayAlone()
         self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
         self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)

@@ -14,12 +14,11 @@ from rich.console import Console
 from sessionkeeper.bench import (
     checkpoint,
     gateway,
-    hub,
     latency,
-    launch,
     machine,
     months,
     nodes,
+    pipeline,
     recovery,
     report,
     start,
@@ -110,8 +109,7 @@ async def _measure(
             case "nodes":
                 measured, runtime = await nodes.measure(terminal, found.runs)
             case "launch":
-                measured, runtime = await launch.measure(terminal, found.runs)
-                measured += await hub.measure(terminal, found.runs)
+                measured, runtime = await pipeline.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured

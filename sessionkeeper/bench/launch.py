@@ -1,4 +1,4 @@
-"""`bench launch`: from the click on a link to the answer of the first cell; the image is there."""
+"""`launch_s`: from the click on a link to the answer of the first cell; the image is there."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class BuildHandler(BinderHandler):
         }
         name = self.get_query_argument("session", None)
         flags = self.flag("build_only"), self.flag("rebuild")
-        wish = Wish(*flags, name, self._origin(host), more)
+        wish = Wish(*flags, name, host, self._origin(host), more)
         events = self.binder.launches.launch(source, wish)
         alive = asyncio.create_task(self._keep_alive())
         try:

@@ -43,7 +43,7 @@ class Ui(Protocol):
 
     async def open(self, session: str, token: str, origin: str | None) -> str:
         """Start one for a session, to which pages of ``origin`` may talk; its URL, with a slash at
-        the end.
+        the end. Empty: it is where the gateway is.
         """
         ...
 
@@ -58,6 +58,8 @@ class Wish:
     build_only: bool = False
     rebuild: bool = False
     name: str | None = None
+    here: str = ""
+    """Where the gateway was asked, with a slash at the end."""
     origin: str | None = None
     """Of the page that asks, if that is elsewhere: it may talk to the session."""
     more: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +175,7 @@ class Launches:
                     async with aclosing(_until_it_runs(kept)) as said:
                         async for words in said:
                             yield Event("launching", f"{words}\n")
-                    url = await opening
+                    url = await opening or wish.here
             except TimeoutError:
                 raise LaunchFailed(f"no node had room for {name} for {PATIENCE:.0f} s") from None
             finally:

@@ -30,14 +30,11 @@ class UpServers:
 
 
 class GatewayAlone:
-    """No UI servers: who launches talks to the gateway at ``url``, which has the kernels."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/") + "/"
+    """No UI servers: who launches talks to the gateway, which has the kernels."""
 
     async def open(self, session: str, token: str, origin: str | None) -> str:
-        """Return the gateway's own URL; its own options say which origins may talk to it."""
-        return self._url
+        """Return nothing: it is where the gateway is, whose options say which origins may come."""
+        return ""
 
     async def close(self, session: str) -> None:
         """There is nothing to end."""
