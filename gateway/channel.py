@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import interrupts, trace
+from gateway import trace
 from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
+from gateway.interrupts import Interrupts
 from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal, PreparedInput
 from gateway.large import LargeOutputs, LargeRequests
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
@@ -65,6 +66,7 @@ class KernelChannel:
         self.ends = Ends(kernel_id, journal, self.outlet, observer, self._still_owed)
         # The journal is from a checkpoint: clients may have had more of the kernel than it has.
         self.branched = False
+        self.interrupts = Interrupts(self.ends, journal.inputs, self._flush)
         self._refusal = ""
         self._send: Callable[[bytes | memoryview], None] | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -114,6 +116,7 @@ class KernelChannel:
                 timer.cancel()
         self._room.close()
         self.ends.close()
+        self.interrupts.close()
         self._large.close()
         self.outlet.close(deleted=deleted)
         self.journal.close()
@@ -216,7 +219,7 @@ class KernelChannel:
     def _flush(self) -> None:
         if self._send is None or self._retry is not None:
             return
-        for frame in self.link.outgoing():
+        for frame in self.link.outgoing(hold=self.interrupts.hold):
             if trace.enabled():
                 trace.link_frame("gateway.to_agent", self.kernel_id, frame)
             self._send(frame)
@@ -271,12 +274,10 @@ class KernelChannel:
         if not header.version:
             payload, prepared = with_version(payload), None
         if header.msg_type == "interrupt_request":
-            self.interrupting()
+            self.interrupts.note()
         self.outlet.say_heavy(len(payload))
-        if prepared is None:
-            number = self.link.submit(payload)
-        else:
-            number = self.journal.inputs.append_prepared(prepared)
+        inputs = self.journal.inputs
+        number = inputs.append_prepared(prepared) if prepared else self.link.submit(payload)
         self.ends.requests.add(number, payload, self.outlet.last_cursor)
         if trace.enabled():
             trace.message("gateway.journaled", self.kernel_id, payload, number=number)
@@ -284,10 +285,6 @@ class KernelChannel:
         if self._send is None:
             self.observer.wanted(self.kernel_id, header.msg_type)
         self._flush()
-
-    def interrupting(self) -> None:
-        """A client interrupts what runs."""
-        interrupts.note(self.ends, self.journal.inputs)
 
     def refuse(self, reason: str) -> None:
         """No node will run this kernel for us any more: whoever waits, or asks, is told why. An
@@ -314,6 +311,8 @@ class KernelChannel:
         if request is not None and request.msg_id in self.ends.muted:
             first = (flags & IDLE and not request.idle) or (flags & REPLY and not request.replied)
             flags |= 0 if first else MUTED
+        if request is not None and flags & IDLE:
+            self.interrupts.ended(request)
         number = request.number if request is not None and flags & (REPLY | IDLE) else 0
         stamp = (output.epoch, output.seq)
         self.outlet.deliver(output.payload, stamp, number, flags, prepared)
@@ -346,9 +345,10 @@ class KernelChannel:
         elif event.get("event") == "exited":
             self.exited(KernelExit(event.get("code"), event.get("signal"), event.get("stderr", "")))
         elif event.get("event") == "output_lost":
-            request = self.ends.requests.open.get(event.get("msg_id", ""))
-            if self.ends.output_lost(request):
+            if self.ends.output_lost(event.get("msg_id", "")):
                 self.execution_state = "idle"
+        elif event.get("event") == "output_doubtful":
+            self.ends.output_doubtful(event.get("msg_id", ""), float(event["seconds"]))
 
     def exited(self, ended: KernelExit) -> None:
         """The kernel process has ended: its shim says so, or it is gone with its shim."""
@@ -391,7 +391,7 @@ class KernelChannel:
             roll_back(self, resumed)
         self.branched = False
         self.link.resume()
-        if new and interrupts.due(self.ends, self.journal.inputs, resumed.applied):
+        if new and self.interrupts.due(resumed.applied):
             self.observer.interrupt_again(self.kernel_id)
         for request in self.ends.requests.unfinished():
             if request.idle:

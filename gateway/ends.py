@@ -87,10 +87,11 @@ class Ends:
         if not request.idle:
             self._idle(request)
 
-    def output_lost(self, request: Request | None) -> bool:
+    def output_lost(self, msg_id: str) -> bool:
         """A kernel that drops what it cannot send has dropped the end of a request's outputs: say
         so, and end it. Returns False if it had ended.
         """
+        request = self.requests.open.get(msg_id)
         if request is None or request.idle:
             return False
         words = "Some output is missing: the kernel dropped what it could not send."
@@ -98,6 +99,17 @@ class Ends:
         self._say(IOPUB, "stream", {"name": "stderr", "text": words + "\n"}, request)
         self._idle(request)
         return True
+
+    def output_doubtful(self, msg_id: str, seconds: float) -> None:
+        """A kernel that drops what it cannot send may have: say so below the cell."""
+        words = (
+            "Some output may be missing: this kernel drops what it cannot send, and could not send"
+            f" for {seconds:.2f} s while it printed, as the machine was busy."
+        )
+        request = self.requests.open.get(msg_id)
+        log.warning("kernel %s: %s", self._kernel_id, words)
+        if request is not None and not request.idle:
+            self._say(IOPUB, "stream", {"name": "stderr", "text": words + "\n"}, request, 0)
 
     def expect_reply(self, request: Request) -> None:
         """The kernel said that the request has ended, and has not replied: it may never."""

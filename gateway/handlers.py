@@ -150,7 +150,7 @@ class KernelActionHandler(Handler):
     async def post(self, kernel_id: str, action: str) -> None:
         self.kernels.record(kernel_id)
         if action == "interrupt":
-            self.kernels.channel(kernel_id).interrupting()
+            self.kernels.channel(kernel_id).interrupts.note()
             await self.compute.interrupt(kernel_id)
             self.set_status(204)
             self.finish()

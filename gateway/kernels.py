@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,12 +77,18 @@ class Compute(Protocol):
 
 
 class Kernels(Observer):
-    """All kernels, over restarts of the gateway. `observer` may be set later."""
+    """All kernels, over restarts of the gateway. `observer` may be set later. `environment`: what
+    new ones have in theirs, unless who starts one says otherwise."""
 
     def __init__(
-        self, directory: Path, observer: Observer | None = None, on_rollback: Mode = "replay"
+        self,
+        directory: Path,
+        observer: Observer | None = None,
+        on_rollback: Mode = "replay",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
+        self.environment = dict(environment or {})
         self.observer = observer or Observer()
         self.on_rollback: Mode = on_rollback
         self.records: dict[str, KernelRecord] = {}
@@ -131,7 +138,7 @@ class Kernels(Observer):
         record = KernelRecord(
             id=kernel_id,
             name=name,
-            env=dict(env or {}),
+            env={**self.environment, **(env or {})},
             path=path,
             notebook=notebook,
             created=datetime.now(UTC).isoformat(),

@@ -274,15 +274,15 @@ class GatewayLink:
         self.unacknowledged = self.unacknowledged_bytes = 0
         return encode_ack(*self.received)
 
-    def outgoing(self) -> Iterator[bytes | memoryview]:
-        """Frames to write now, in order."""
+    def outgoing(self, hold: bool = False) -> Iterator[bytes | memoryview]:
+        """Frames to write now, in order; no inputs on `hold`."""
         if self.epoch is None:
             return
         if self._hello:
             self._hello = False
             said = Hello(self.epoch, self.received, self.inputs.last + 1, False, None, self.credit)
             yield said.encode()
-        while self._flowing and self._sent < self.inputs.last:
+        while self._flowing and not hold and self._sent < self.inputs.last:
             if self._flying_bytes >= INPUT_CREDIT:
                 return
             self._sent += 1

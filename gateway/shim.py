@@ -45,6 +45,7 @@ from gateway.shim_calls import ShimCalls, answer_error
 from gateway.shim_ends import Ends
 from gateway.shim_kernel import Kernel, Message, too_long
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
+from gateway.shim_starved import Starved, waited
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
@@ -65,7 +66,7 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self.ends = Ends()
+        self.ends, self._starved = Ends(), Starved()
         self.pid: int | None = None
         self.quiet_at: float | None = None
         self._probe_at = 0.0
@@ -219,6 +220,7 @@ class Shim:
                 self.quiet_at = time.monotonic() + QUIET
             if channel == IOPUB:
                 self._heard = True
+                self._starved.messages += 1
             if self.kernel.ours(message):
                 self._answered(message)
             elif b'"iopub_welcome"' not in message.parts[0]:
@@ -249,6 +251,8 @@ class Shim:
         if b'"busy"' in message.parts[3]:
             self.ends.begins(parent, time.monotonic())
         elif b'"idle"' in message.parts[3]:
+            if self._starved.messages > 100:
+                self._doubt(time.monotonic())
             self.ends.ends(parent)
 
     def _note_reply(self, message: Message) -> None:
@@ -263,6 +267,14 @@ class Shim:
             return
         for msg_id in self.ends.dropped(now):
             self._emit({"event": "output_lost", "msg_id": msg_id})
+        if self._starved.due(now):
+            self._doubt(now)
+
+    def _doubt(self, now: float) -> None:
+        if self.pid is not None and not self.kernel.waits:
+            self._starved.look(now, waited(os.getpid(), self.pid))
+            for msg_id, seconds in self._starved.doubtful(self.ends.busy):
+                self._emit({"event": "output_doubtful", "msg_id": msg_id, "seconds": seconds})
 
     def _produce(self, message: Message) -> None:
         size = sum(map(len, message.parts))

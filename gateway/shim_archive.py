@@ -33,6 +33,7 @@ SHIPPED = (
     "shim_ends.py",
     "shim_kernel.py",
     "shim_link.py",
+    "shim_starved.py",
 )
 _MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
 

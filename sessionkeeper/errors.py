@@ -21,7 +21,7 @@ the `exit_code` of the command line. `str(error)` is the text a user reads.
     ├── CpuBelowBaseline         10   its CPU is less than the pool's kernels are held to
     ├── DiskFull                 11
     ├── SetupFailed              12   something could not be installed
-    ├── NotLetIn                 13   a gateway does not let this machine in, or not under that name
+    ├── NotLetIn                 17   a gateway does not let this machine in, or not under that name
     └── Unavailable              69   it should work and does not now: try again
 
 130 (interrupted) and 70 (a bug of ours: what is in no error tree) are the command line's own.
@@ -202,7 +202,7 @@ class NotLetIn(SessionkeeperError):
 
     code = "not_let_in"
     hint = "ask the gateway's operator for a new token, and join anew"
-    exit_code = 13
+    exit_code = 17
 
 
 class Unavailable(SessionkeeperError):
@@ -228,9 +228,9 @@ EXIT_CODES: dict[str, int] = {
     "unsupported_store": 5,
     "wrong_key": 5,
     "unknown_session": 8,
-    "node_revoked": 13,
-    "unauthorized": 13,
-    "wrong_gateway": 13,
+    "node_revoked": 17,
+    "unauthorized": 17,
+    "wrong_gateway": 17,
     "unknown_checkpoint": 8,
     "unknown_tag": 8,
     "kernel_not_found": 8,

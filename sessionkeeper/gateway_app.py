@@ -27,6 +27,7 @@ from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.tickets import ticket_for
 from sessionkeeper.keeper.access import Access
 from sessionkeeper.keeper.agents import NodeAgents, NodeConnection
 from sessionkeeper.keeper.api import Shared, routes
@@ -50,6 +51,7 @@ from sessionkeeper.launch.handlers import Binder, binder_routes
 from sessionkeeper.launch.launches import Launches
 from sessionkeeper.launch.servers import GatewayAlone, UpServers
 from sessionkeeper.line import Rules
+from sessionkeeper.registration import Memory
 from sessionkeeper.settings import GatewaySettings
 from sessionkeeper.up.ready import announce
 from sessionkeeper.up.state import StateDirectory
@@ -97,6 +99,8 @@ class Gateway:
             settings.hibernate_after,
             os.environ.get(RUN),
             self.ledger,
+            Memory(settings.guarantee, settings.limit),
+            lambda digest: ticket_for(digest, settings.agent_token),
         )
         _move_kernels(state)
         self.sessions = Sessions(Register(state / "sessions", own.store, *masters), around)

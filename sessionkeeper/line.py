@@ -38,12 +38,15 @@ TURN = 300.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """A session that wants a node, ``since`` (seconds on any one clock)."""
+    """A session that wants a node, ``since`` (seconds on any one clock). ``image`` is what quotas
+    call the image that it is in, whatever its version.
+    """
 
     session: str
     owner: str
     needs: Needs
     since: float
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def place(
     image. The reasons of one that gets a node are left out.
     """
     room = _Room({node.name: node for node in nodes})
-    taken = _Taken(rules.quotas, Counter(running), Counter(images or {}))
+    taken = Taken(rules.quotas, Counter(running), Counter(images or {}))
     got: dict[str, Choice] = {}
     left: list[tuple[Waiting, Needs, str]] = []
     for one in order(waiting, running, rules.turn):
@@ -149,7 +152,7 @@ def order(
 
 
 @dataclass
-class _Taken:
+class Taken:
     """What of the quotas is taken."""
 
     quotas: Quotas
@@ -158,18 +161,18 @@ class _Taken:
 
     def over(self, one: Waiting) -> str:
         """Why it gets no node whatever is free; empty if it may have one."""
-        most, image = self.quotas.of_owner(one.owner), one.needs.image
+        most, image = self.quotas.of_owner(one.owner), one.image
         if most is not None and self.owners[one.owner] >= most:
-            return f"{one.owner} has {self.owners[one.owner]} sessions, and may have {most}"
+            return f"{one.owner} may have {most} at a time, and has {self.owners[one.owner]}"
         most = self.quotas.of_image(image)
         if image and most is not None and self.images[image] >= most:
-            return f"{self.images[image]} sessions are in {image}, and {most} may be"
+            return f"{most} at a time may be in {image}, and {self.images[image]} are"
         return ""
 
     def give(self, one: Waiting) -> None:
         self.owners[one.owner] += 1
-        if one.needs.image:
-            self.images[one.needs.image] += 1
+        if one.image:
+            self.images[one.image] += 1
 
 
 @dataclass

@@ -256,7 +256,8 @@ def never(node: NodeFacts, needs: Needs) -> str | None:
         return f"has {_gigabytes(node.memory)} of memory, and {_gigabytes(needs.memory)} are wanted"
     if needs.cores > node.cores:
         return f"has {_cores(node.cores)}, and {needs.cores:g} are wanted"
-    if needs.image is not None and not node.fetches and needs.image not in (node.present or ()):
+    own = node.only is not None  # it was started in its session's image
+    if needs.image and not own and not node.fetches and needs.image not in (node.present or ()):
         return "does not have the image of its kernels, and cannot fetch it"
     return None if needs.variables else no_images(node, needs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -17,13 +18,17 @@ LONGEST, LONGEST_IMAGE = 256, 512
 
 MOST_CORES = 1 << 16
 
+MOST_VARIABLES, LONGEST_VALUE = 64, 4096
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 
 @dataclass(frozen=True)
 class Registration:
     """``guarantee`` and ``limit`` are bytes of memory: what a node must have free for the session,
     and what all of its kernels together may use at most (None: what the node allows). ``cores`` is
     what a node must have free of them. ``created`` is in Unix seconds. ``tokens`` are hashes: who
-    has one of the tokens is the session's user.
+    has one of the tokens is the session's user. ``environment``: names and values that kernels
+    which are started have in theirs.
     ``tiers_chosen``: somebody named the tiers; ``sensitive``: somebody said that it has secrets.
     """
 
@@ -39,6 +44,7 @@ class Registration:
     cores: float = 0.0
     tiers_chosen: bool = False
     sensitive: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
 
     def encode(self) -> bytes:
         """Inverse of :func:`decode`."""
@@ -64,6 +70,24 @@ class Registration:
         return replace(self, tokens=tuple(dict.fromkeys((*kept, hashed(token)))))
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a session gets that asks for nothing else: ``guarantee`` and ``limit`` in bytes."""
+
+    guarantee: int = 0
+    limit: int | None = None
+
+    def fill(self, wanted: Registration) -> Registration:
+        """Return ``wanted`` with what it does not say."""
+        guarantee = wanted.guarantee or self.guarantee
+        limit = wanted.limit
+        if limit is None and self.limit is not None:
+            limit = max(self.limit, guarantee)
+        elif limit is not None:
+            guarantee = min(guarantee, limit)
+        return replace(wanted, guarantee=guarantee, limit=limit)
+
+
 def hashed(token: str) -> str:
     """Return what is kept of a token. It is random and long, so nothing slow is needed."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -78,7 +102,10 @@ def decode(data: bytes) -> Registration:
         known = {f.name: said[f.name] for f in fields(Registration) if f.name in said}
         tiers, tokens = tuple(known.get("tiers", TIER_ORDER)), tuple(known.get("tokens", ()))
         known.setdefault("tiers_chosen", tiers != TIER_ORDER)
-        return Registration(**{**known, "tiers": tiers, "tokens": tokens})
+        environment = tuple((str(k), str(v)) for k, v in known.get("environment", ()))
+        return Registration(
+            **{**known, "tiers": tiers, "tokens": tokens, "environment": environment}
+        )
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a registration: {error}") from None
 
@@ -87,7 +114,8 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
     """Return what a request asks for, under ``name`` when it does not say. Raises ``UsageError``
     that names what is wrong.
     """
-    allowed = {"name", "owner", "image", "tiers", "guarantee", "limit", "cores", "secrets"}
+    sizes = {"guarantee", "limit", "cores"}
+    allowed = sizes | {"name", "owner", "image", "tiers", "environment", "secrets"}
     if unknown := set(wish) - allowed:
         raise UsageError(f"a session has no {min(unknown)!r}; it has {', '.join(sorted(allowed))}")
     given = wish.get("name", name)
@@ -109,6 +137,7 @@ def asked_for(wish: Mapping[str, Any], name: str, now: float) -> Registration:
         guarantee=guarantee,
         limit=limit,
         cores=_number(wish, "cores"),
+        environment=_environment(wish.get("environment", {})),
         created=now,
         tiers_chosen=wish.get("tiers") is not None,
         sensitive=_flag(wish, "secrets"),
@@ -143,6 +172,17 @@ def _flag(wish: Mapping[str, Any], what: str) -> bool:
     if not isinstance(said, bool):
         raise UsageError(f"{what} must be true or false")
     return said
+
+
+def _environment(said: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(said, dict) or len(said) > MOST_VARIABLES:
+        raise UsageError(f"environment must be an object of {MOST_VARIABLES} values at most")
+    for name, value in said.items():
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(f"environment: {name!r} is no name of a variable")
+        if not isinstance(value, str) or len(value) > LONGEST_VALUE or "\0" in value:
+            raise UsageError(f"environment: {name} must be text of {LONGEST_VALUE} characters")
+    return tuple(sorted(said.items()))
 
 
 def _tiers(said: Any) -> tuple[str, ...]:

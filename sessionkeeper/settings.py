@@ -121,6 +121,10 @@ class UpSettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     """A session in which nothing has run for so long is saved and its compute released; None: it
     keeps it."""
+    guarantee: Bytes = 0
+    """Memory (bytes) that a node must have left for a session that says nothing else."""
+    limit: Size = None
+    """Memory that such a session may use at most; None: what the node allows."""
     quotas: QuotaWords = NO_QUOTAS
     """How many sessions of one owner, or in one image, may have a node."""
     on_demand: OnDemand = 0.0
@@ -158,6 +162,8 @@ class GatewaySettings(LogSettings):
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None
+    guarantee: Bytes = 0
+    limit: Size = None
     quotas: QuotaWords = NO_QUOTAS
     on_demand: OnDemand = 0.0
     rebalance_after: OrNever = REBALANCE_AFTER
@@ -200,6 +206,11 @@ class AgentSettings(LogSettings):
     """Of a machine like this one on demand; None: what on-demand cores cost, or what is paid."""
     data: FilePath
     """Directory of its own; gone when the node goes."""
+    inside: OptionalText = None
+    """The container image that this process itself is in: plain processes can run in that one."""
+    mounted_image: OptionalText = None
+    """A container image that is mounted at `mounted_at`, and need not be fetched."""
+    mounted_at: OptionalPath = None
     runtime: Runtime = "process"
     criu: OptionalPath = None
     memory_bytes: Size = None
@@ -241,6 +252,8 @@ class UiSettings(LogSettings):
     gateway_url: Text
     gateway_token: Secret = field(repr=False)
     base_url: Text = "/"
+    allow_origin: OptionalUrl = None
+    """Pages from there may talk to it, with its token; None: only its own."""
     ready_fd: Descriptor = None
 
 

@@ -387,12 +387,3 @@ def kernelspec_launch(
         "interrupt_mode": spec.get("interrupt_mode", "signal"),
         "language": spec.get("language", ""),
     }
-
-
-def only_allowed(
-    env: dict[str, str], allowed: Iterable[str] = ("KERNEL_", "JPY_")
-) -> dict[str, str]:
-    """Return the variables that a client may set for a kernel, by their prefix (as the kernel
-    gateway does).
-    """
-    return {k: v for k, v in env.items() if k.startswith(tuple(allowed))}

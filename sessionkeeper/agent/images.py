@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ from sessionkeeper.agent.roots import (
 )
 from sessionkeeper.agent.runc import Runc
 from sessionkeeper.images import manifest as manifests
-from sessionkeeper.images.errors import ImageUnusable
-from sessionkeeper.images.manifest import ImageConfig, Layer
+from sessionkeeper.images.errors import ImageUnknown, ImageUnusable
+from sessionkeeper.images.manifest import ImageConfig, ImageManifest, Layer
 from sessionkeeper.images.reference import Reference, parse
 from sessionkeeper.images.registry import Registry
 
@@ -63,16 +63,25 @@ class Found:
 
 
 class NodeImages:
-    """The images on this node, below ``directory``. ``gateway`` has those that are in no registry.
+    """The images on this node, below ``directory``. The gateway at ``gateway`` (its URL) has those
+    that are in no registry; of those that are ``mounted`` somewhere only what is said of them is
+    fetched.
 
     Thread-safe; calls block.
     """
 
-    def __init__(self, directory: Path, gateway: Registry, runc: Runc) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        gateway: str,
+        runc: Runc,
+        mounted: Mapping[str, Path] | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._gateway = gateway
         self._runc = runc
+        self._mounted = mounted or {}
         self._layers = Layers(directory / "of")
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -80,46 +89,60 @@ class NodeImages:
         """Return the digests of the images that are here."""
         return [f"sha256:{file.stem}" for file in self._directory.glob("*.json")]
 
-    def have(self, image: str) -> dict[str, float]:
-        """Fetch the image, if it is not here; the seconds that each part of that took. Raises
-        :class:`~sessionkeeper.images.errors.ImageError`.
+    def have(self, image: str, ticket: str = "") -> dict[str, float]:
+        """Fetch the image, if it is not here; the seconds that each part of that took. The gateway
+        is shown ``ticket``. Raises :class:`~sessionkeeper.images.errors.ImageError`.
         """
         wanted = parse(image)
         with self._turns[wanted.digest or image]:
             if wanted.digest and self._file(wanted.digest).exists():
                 return {}
-            return self._fetch(wanted)
+            return self._fetch(image, wanted, ticket)
 
     def root(self, image: str) -> ImageRoot:
-        """Return what sessions run in. Raises ``ImageUnusable``, and what :meth:`have` raises."""
+        """Return what sessions run in: an image that is here, by its digest. Raises
+        ``ImageUnknown``.
+        """
         wanted = parse(image)
-        if not wanted.digest or not self._file(wanted.digest).exists():
-            self.have(image)
-        digest = wanted.digest or self._registry(wanted).resolve(wanted)
-        facts = json.loads(self._file(digest).read_text())
+        try:
+            facts = json.loads(self._file(wanted.digest).read_text())
+        except FileNotFoundError:
+            raise ImageUnknown(f"this node has no image {image}") from None
         config = ImageConfig(
             **{**facts["config"], "entrypoint": tuple(facts["config"]["entrypoint"])}
         )
         return self._root(Found(facts["image"], tuple(facts["layers"]), {}, facts["said"]), config)
 
-    def _fetch(self, wanted: Reference) -> dict[str, float]:
+    def _fetch(self, image: str, wanted: Reference, ticket: str) -> dict[str, float]:
         began = time.monotonic()
-        registry = self._registry(wanted)
+        kept = Registry(f"{self._gateway}/images", f"token {ticket}")
+        registry = Registry.at(wanted.host) if wanted.host else kept
         digest, data = registry.manifest(wanted)
         wanted = wanted.pinned(digest)
         said = manifests.manifest(data)
         config = manifests.config(registry.document(wanted, said.config))
-        missing = dict.fromkeys(one for one in said.layers if not self._layers.has(one))
-        with ThreadPoolExecutor(FETCHES, "layers") as pool:
-            list(pool.map(lambda one: self._add(registry, wanted, one), missing))
+        layers = self._layers_of(image, registry, wanted, said)
         fetched = time.monotonic()
-        layers = tuple(dict.fromkeys(self._layers.name(one) for one in reversed(said.layers)))
         found = Found(str(wanted), layers, asdict(config), {})
         found = replace(found, said=self._look(self._root(found, config)))
         part = self._file(digest).with_suffix(".part")
         part.write_text(json.dumps(asdict(found)))
         part.replace(self._file(digest))
         return {"fetch": fetched - began, "look": time.monotonic() - fetched}
+
+    def _layers_of(
+        self, image: str, registry: Registry, wanted: Reference, said: ImageManifest
+    ) -> tuple[str, ...]:
+        """Have the image's layers here; their names, the uppermost first."""
+        if image in self._mounted:
+            whole = Layer(wanted.digest, 0, "")
+            if not self._layers.has(whole):
+                self._layers.copy(whole, self._mounted[image])
+            return (self._layers.name(whole),)
+        missing = dict.fromkeys(one for one in said.layers if not self._layers.has(one))
+        with ThreadPoolExecutor(FETCHES, "layers") as pool:
+            list(pool.map(lambda one: self._add(registry, wanted, one), missing))
+        return tuple(dict.fromkeys(self._layers.name(one) for one in reversed(said.layers)))
 
     def _add(self, registry: Registry, image: Reference, layer: Layer) -> None:
         with self._turns[layer.digest]:  # another image may have the same one
@@ -196,9 +219,6 @@ class NodeImages:
                 yield layers
             finally:
                 subprocess.run(["umount", "-l", str(layers.root)], capture_output=True)
-
-    def _registry(self, image: Reference) -> Registry:
-        return Registry.at(image.host) if image.host else self._gateway
 
     def _file(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"

@@ -67,6 +67,20 @@ class Layers:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
+    def copy(self, layer: Layer, source: Path) -> None:
+        """Take a layer from a directory that has all of it. Raises ``ImageUnavailable``."""
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.directory))
+        try:
+            part.chmod(0o755)
+            command = ["cp", "-a", "--reflink=auto", f"{source}/.", str(part)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise ImageUnavailable(f"{source} cannot be copied: {done.stderr.strip()[:300]}")
+            part.rename(self.directory / self.name(layer))
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
 
 def unpacked(content: Iterable[bytes], packed: str) -> Iterator[bytes]:
     """Decompress. Raises ``ImageDamaged``."""

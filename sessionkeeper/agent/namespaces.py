@@ -7,9 +7,12 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
+_CLONE_NEWNS = 0x00020000
+_TMPFS_MAGIC = 0x01021994  # linux/magic.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,6 +45,25 @@ def connect_in(namespace: Path, address: tuple[str, int], timeout: float) -> soc
         connection.close()
         raise
     return connection
+
+
+def have_run_in_memory() -> None:
+    """CRIU keeps what it found out of the kernel on a tmpfs alone, and does not dump where /run is
+    none: give this process, before it has threads, one of its own. Nothing where it is one. Raises
+    OSError, CalledProcessError.
+    """
+    found = subprocess.run(
+        ["stat", "--file-system", "--format=%t", "/run"], capture_output=True, text=True, check=True
+    )
+    if int(found.stdout, 16) == _TMPFS_MAGIC:
+        return
+    if _libc.unshare(_CLONE_NEWNS):
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
+    for path in ("/run/netns", "/run/lock"):
+        os.mkdir(path)
 
 
 def has_capability(number: int) -> bool:

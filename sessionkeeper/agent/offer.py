@@ -22,7 +22,6 @@ from sessionkeeper.cpu_levels import knobs
 from sessionkeeper.criu import find, restores_lazily
 from sessionkeeper.errors import CriuMissing
 from sessionkeeper.images.errors import ImageUnusable
-from sessionkeeper.images.registry import Registry
 from sessionkeeper.nodes import cgroups
 from sessionkeeper.settings import AgentSettings
 
@@ -52,7 +51,7 @@ class Offer(Protocol):
     ) -> Place:
         """Return an empty place, whatever an earlier epoch left. Where memory can be limited, its
         kernels may use ``limit`` bytes (None: what the node allows). Its root is ``image``, which
-        is fetched if it is not here; None: what this node has. Raises ``ImageError``.
+        is here; None: what this node has. Raises ``ImageError``.
         """
         ...
 
@@ -92,8 +91,9 @@ class ContainerOffer:
         # Not on the tmpfs: it is the disk that layers are shared on.
         self.images_here: NodeImages | None = NodeImages(
             data / "layers",
-            Registry(f"{settings.gateway_url}/images", f"token {settings.token}"),
+            settings.gateway_url,
             self._node.runc,
+            _mounted(settings),
         )
 
     def place(
@@ -119,13 +119,14 @@ class ProcessOffer:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data, self._memory = settings.data, settings.memory_bytes
+        self._inside = settings.inside
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
     def place(
         self, session: str, epoch: int, limit: int | None = None, image: str | None = None
     ) -> Place:
-        if image:
+        if image and image != self._inside:
             raise ImageUnusable(f"a node of plain processes cannot run {image}")
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
@@ -141,6 +142,12 @@ class ProcessOffer:
 def offer(settings: AgentSettings) -> Offer:
     """Return what the settings ask for. Raises ``SessionkeeperError`` when this node cannot."""
     return ContainerOffer(settings) if settings.runtime == "container" else ProcessOffer(settings)
+
+
+def _mounted(settings: AgentSettings) -> dict[str, Path]:
+    if settings.mounted_image is None or settings.mounted_at is None:
+        return {}
+    return {settings.mounted_image: settings.mounted_at}
 
 
 def _criu() -> Path:

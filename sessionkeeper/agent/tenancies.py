@@ -163,6 +163,7 @@ class Tenancies:
                 # Whoever asked is not told any more, and will have it somewhere else.
                 await self._close(session)
                 raise AgentGone("The connection ended while the session was being opened.")
+        log.info("session %s runs here now", session)
         return opened
 
     async def _open_here(
@@ -192,10 +193,12 @@ class Tenancies:
         self._remember(session)
         return {**opened, "kernelspecs": place.kernelspecs.all()} if image else opened
 
-    async def _have_image(self, image: str) -> dict[str, float]:
+    async def _have_image(self, image: str, ticket: str) -> dict[str, float]:
         if self._offer.images_here is None:
+            if image == self._settings.inside:
+                return {}
             raise ImageUnusable(f"{self._settings.node} runs plain processes, in no image")
-        return await asyncio.to_thread(self._offer.images_here.have, image)
+        return await asyncio.to_thread(self._offer.images_here.have, image, ticket)
 
     def _begin(
         self, session: str, epoch: int, place: Place, savepoints: Savepoints, store: ProxiedBlobs

@@ -17,7 +17,7 @@ from checkpoint.errors import CheckpointError, StoreUnavailable
 from checkpoint.manifest import Manifest, Part
 from sessionkeeper.agent import beside, unsaved, variables
 from sessionkeeper.agent.errors import FileRefused
-from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch, only_allowed
+from sessionkeeper.agent.hosted import HostedKernel, HostedSession, kernelspec_launch
 from sessionkeeper.agent.kernelspecs import Specs
 from sessionkeeper.agent.restorable import only, part_of, restorable
 from sessionkeeper.agent.savepoint import Savepoints
@@ -256,7 +256,7 @@ class Tenancy:
     ) -> None:
         spec, resources = await asyncio.to_thread(self._kernelspecs.find, name)
         cwd = await self._directory(path or "")
-        launch = kernelspec_launch(spec, resources, only_allowed(env), cwd)
+        launch = kernelspec_launch(spec, resources, env, cwd)
         if self._cpu.level:
             env = held_to(self._cpu.level, launch["env"])
             launch = {**launch, "env": env, "cpu": self._cpu.level}

@@ -14,6 +14,7 @@ from rich.console import Console
 from sessionkeeper.bench import (
     checkpoint,
     gateway,
+    hub,
     latency,
     launch,
     machine,
@@ -110,6 +111,7 @@ async def _measure(
                 measured, runtime = await nodes.measure(terminal, found.runs)
             case "launch":
                 measured, runtime = await launch.measure(terminal, found.runs)
+                measured += await hub.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured

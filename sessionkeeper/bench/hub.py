@@ -8,6 +8,7 @@ hub says anything but 200, or in which URL, token or kernel are others afterward
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import secrets
 import shutil
@@ -19,10 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed
+
 from sessionkeeper.bench.client import Kernel, Server
 from sessionkeeper.bench.errors import RunFailed, StackFailed
 from sessionkeeper.bench.feed import Feed
-from sessionkeeper.bench.figures import Figure
+from sessionkeeper.bench.figures import REQUIRED, Figure
 from sessionkeeper.bench.stacks import (
     READY_SECONDS,
     System,
@@ -37,22 +40,26 @@ from sessionkeeper.up.terminal import Terminal
 
 __all__ = ["PROXY", "configuration", "measure", "proxy"]
 
-MUST = 5.0
-"""Seconds, with the container runtime."""
-
 PROXY = "configurable-http-proxy"
 USER = "bench"
 
-_TROUBLE = (SessionkeeperError, OSError, ValueError)
+_TROUBLE = (SessionkeeperError, ConnectionClosed, OSError, http.client.HTTPException, ValueError)
 
 
-async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
-    """The figure, and the runtime that was used. Raises StackFailed."""
+async def measure(terminal: Terminal, runs: int) -> list[Figure]:
+    """The figure; without a JupyterHub and its proxy all runs have failed."""
     # Its server is the pod that has the kernel: 503, and the kernel is gone for good.
     figure = Figure("hub_back_s", peers={"jupyterhub": None})
+    for missing, hint in (
+        (find_spec("jupyterhub") is None, "pip install sessionkeeper[hub]"),
+        (shutil.which(PROXY) is None, f"apt-get install node-{PROXY}, or npm install -g {PROXY}"),
+    ):
+        if missing:
+            figure.runs, figure.failures = [None] * runs, [f"it is not installed: {hint}"]
+            return [figure]
     async with sessionkeeper_system(terminal) as system, _hub(terminal, system) as server:
         if system.runtime == "container":
-            figure.must = MUST
+            figure.must = REQUIRED["hub_back_s"]
         feeding = Feed.of(await _session(system))
         async with Kernel.started(server) as kernel, feeding as feed:
             for number in range(1, runs + 1):
@@ -65,7 +72,7 @@ async def measure(terminal: Terminal, runs: int) -> tuple[list[Figure], str]:
                     terminal.say(f"  failed: {error}")
                     figure.failures.append(f"run {number}: {error}")
                 figure.runs.append(taken)
-    return [figure], system.runtime
+    return [figure]
 
 
 async def _once(system: System, server: Server, kernel: Kernel, feed: Feed) -> float:
@@ -111,12 +118,6 @@ async def _session(system: System) -> Server:
 @asynccontextmanager
 async def _hub(terminal: Terminal, system: System) -> AsyncIterator[Server]:
     """The user's server, which runs."""
-    for missing, hint in (
-        (find_spec("jupyterhub") is None, "pip install sessionkeeper[hub]"),
-        (shutil.which(PROXY) is None, f"apt-get install node-{PROXY}, or npm install -g {PROXY}"),
-    ):
-        if missing:
-            raise StackFailed("there is no JupyterHub with a proxy to measure", hint=hint)
     with tempfile.TemporaryDirectory(prefix="sessionkeeper-bench-") as directory:
         place, token, secret = Path(directory), secrets.token_hex(16), secrets.token_hex(16)
         ports = (free_port(), free_port(), free_port())

@@ -20,7 +20,7 @@ from sessionkeeper.bench.figures import REQUIRED, Figure
 from sessionkeeper.bench.stacks import System, sessionkeeper_system
 from sessionkeeper.errors import SessionkeeperError
 from sessionkeeper.images.store import ImageStore
-from sessionkeeper.images.writing import layer, put
+from sessionkeeper.images.writing import put
 from sessionkeeper.launch.sources import Source, of_argument, resolve
 from sessionkeeper.up.terminal import Terminal
 
@@ -60,7 +60,7 @@ async def _keep_image(system: System, repository: Path) -> Source:
     (repository / "README.md").write_text("a repository\n")
     source = await resolve(of_argument(str(repository), None, repository))
     store = ImageStore(system.state.gateway / "images")
-    layers = [(await asyncio.to_thread(lambda: layer(own_image.files())), "")]
+    layers = [(await asyncio.to_thread(own_image.base_layer), "")]
     await asyncio.to_thread(put, store, source.image, layers, own_image.CONFIG)
     return source
 

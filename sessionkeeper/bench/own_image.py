@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from sessionkeeper.images.writing import File
+from sessionkeeper.images.writing import File, layer
 
 USER = 1000
 HOME = "/home/ann"
@@ -112,3 +112,9 @@ def files() -> tuple[File, ...]:
         File(f"{ENV}/bin/python".lstrip("/"), link=str(python)),
         File(f"{ENV}/bin/python3".lstrip("/"), link="python"),
     )
+
+
+@cache
+def base_layer() -> bytes:
+    """All of it, as one layer."""
+    return layer(files())

@@ -53,5 +53,6 @@ def pool(seed: int) -> tuple[list[NodeFacts], list[Waiting]]:
             size=chance.randrange(10**7, 10**9),
             near=near if chance.random() < 0.5 else {},
         )
-        waiting.append(Waiting(str(n), f"owner-{n % 300}", needs, chance.uniform(0, 400)))
+        since = chance.uniform(0, 400)
+        waiting.append(Waiting(str(n), f"owner-{n % 300}", needs, since, needs.image))
     return nodes, waiting

@@ -27,7 +27,7 @@ from sessionkeeper.up.terminal import Terminal
 __all__ = ["join", "leave"]
 
 GRACE = "30s"
-NOT_LET_IN = 13
+NOT_LET_IN = 17
 """The exit code; see `sessionkeeper.errors.EXIT_CODES`."""
 
 TOKEN = "SESSIONKEEPER_JOIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -178,6 +178,8 @@ def host_name(name: str) -> str:
 
 def _offer(member: Membership, arguments: Namespace, home: Home, terminal: Terminal) -> int:
     from sessionkeeper import agent, doctor, machine
+    from sessionkeeper.agent.namespaces import have_run_in_memory
+    from sessionkeeper.nodes import cgroups
 
     runtime = arguments.runtime or "auto"
     if runtime != "process":  # which any machine can
@@ -191,7 +193,13 @@ def _offer(member: Membership, arguments: Namespace, home: Home, terminal: Termi
         # Before any thread is there: what is started here later has no more than this.
         allowed = sorted(os.sched_getaffinity(0))[: settings.offered_cores]
         os.sched_setaffinity(0, allowed)
-    agent.run(settings)
+    else:
+        have_run_in_memory()
+    try:
+        agent.run(settings)
+    finally:
+        if runtime == "container":
+            cgroups.remove(f"/sessionkeeper/{member.name}")
     terminal.say(f"{member.name} is not offered any more; `sessionkeeper node join` goes on")
     return 0
 

@@ -22,7 +22,7 @@ On the machine that is to be a node:
 
 exit codes:
   1 not all has moved   2 that cannot be asked   7 no such node   9 nothing runs here
-  13 the gateway does not let it in   69 the gateway does not answer
+  17 the gateway does not let it in   69 the gateway does not answer
 """
 
 _JOIN = """\
@@ -40,7 +40,7 @@ examples:
   SSL_CERT_FILE=ca.pem sessionkeeper node join https://10.0.0.7:8889 --token TOKEN
 
 exit codes:
-  2 that cannot be   10 the runtime does not work here   13 the gateway does not let it in
+  2 that cannot be   10 the runtime does not work here   17 the gateway does not let it in
   69 the gateway does not answer
 """
 

@@ -169,6 +169,8 @@ _LOG_FLAGS = {
 }
 
 _RULES = {
+    "--guarantee": ("SIZE", "memory that a node must have left for each session, as 450M (none)"),
+    "--limit": ("SIZE", "memory that each session may use, such as 2G (what the node allows)"),
     "--quotas": ("WHAT", "nodes at a time: owner=5,image=100,owner:alice=20 (no limit)"),
     "--on-demand": ("WHEN", "always, never, or after waiting: 5m (always, as the last resort)"),
     "--rebalance-after": ("TIME", "an idle session moves to a cheaper node then, or never (600s)"),
@@ -274,6 +276,7 @@ _UI_FLAGS = {
     "--gateway-url": ("URL", "the gateway, http://host:port"),
     "--gateway-token-file": ("FILE", "the token that the gateway wants"),
     "--base-url": ("PATH", "path that its URLs begin with (/)"),
+    "--allow-origin": ("URL", "pages from there may talk to it, with its token (none)"),
     "--ready-fd": ("N", "descriptor to write a line to when it serves"),
     "--config": ("FILE", "settings as TOML, in the table [ui]"),
 }

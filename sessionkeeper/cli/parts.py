@@ -88,6 +88,7 @@ def ui(arguments: Namespace) -> int:
             gateway_url=settings.gateway_url,
             gateway_token=settings.gateway_token,
             base_url=settings.base_url,
+            allow_origin=settings.allow_origin or "",
         )
     )
     return 0

@@ -15,6 +15,7 @@ from sessionkeeper.errors import UsageError
 from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.reserved import Reserved
 from sessionkeeper.keeper.sessions import Sessions
+from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.settings import GatewaySettings
 
 __all__ = ["backend_of", "provisioner_of", "wishes"]
@@ -30,7 +31,7 @@ def provisioner_of(settings: GatewaySettings, sessions: Sessions) -> Provisioner
     if backend is None:
         return None
     around = sessions.around
-    around.nodes.reserved = Reserved(is_compute, around.line.changed)
+    around.nodes.pool.reserved = Reserved(is_compute, around.line.changed)
 
     def tell(session: str, text: str | None) -> None:
         kept = sessions.find(session)
@@ -40,7 +41,7 @@ def provisioner_of(settings: GatewaySettings, sessions: Sessions) -> Provisioner
     made = Provisioner(
         backend,
         around.nodes,
-        lambda: wishes(sessions, backend.tiers),
+        lambda: wishes(sessions, around.line, backend.tiers),
         tell,
         settings.agent_token,
         settings.compute_name,
@@ -82,14 +83,16 @@ def _agent(settings: GatewaySettings, wanted: Compute, data: Path) -> list[str]:
     ]
 
 
-def wishes(sessions: Iterable[KeptSession], tiers: Iterable[str]) -> Iterator[Wish]:
-    """What the sessions want of compute in these tiers now."""
+def wishes(sessions: Iterable[KeptSession], line: Line, tiers: Iterable[str]) -> Iterator[Wish]:
+    """What the sessions want of compute in these tiers now: of a wish without tiers none is
+    started.
+    """
     has = set(tiers)
     for kept in sessions:
         keeper, registration = kept.keeper, kept.registration
         state, node = keeper.status.state, keeper.node
-        may = tuple(tier for tier in registration.tiers if tier in has)
-        if keeper.fence.lost or state in ("idle", "hibernated") or not may:
+        if keeper.fence.lost or state in ("idle", "hibernated"):
             continue
+        may = tuple(tier for tier in line.tiers(registration.name) if tier in has)
         needs = state in WANTS if node is None else node.draining
         yield Wish(replace(registration, tiers=may), needs, node.name if node is not None else None)

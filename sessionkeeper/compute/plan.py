@@ -135,7 +135,8 @@ def plan(
         keep = _kept(good, wish)
         idle |= {one.found.name for one in good if one is not keep}
         back = setbacks.get(session)
-        if wish.needs and keep is None and _may_start(back, now, rules):
+        may = wish.registration.tiers and _may_start(back, now, rules)
+        if wish.needs and keep is None and may:
             taken = {one.found.name for one in there} | used
             start.append(_compute(wish.registration, taken, back, owner))
     for there in of.values():

@@ -133,7 +133,7 @@ class Provisioner:
         return {**{name: one for name, (one, _) in self._begun.items()}, **picture}
 
     def _reserve(self) -> None:
-        self._nodes.reserved.are({name: one.session for name, one in self._there().items()})
+        self._nodes.pool.reserved.are({name: one.session for name, one in self._there().items()})
 
     def _known(self, there: Mapping[str, Found], now: float) -> list[Known]:
         known = []

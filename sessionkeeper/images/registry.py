@@ -98,7 +98,7 @@ class Registry:
     def _get(self, image: Reference, path: str) -> urllib3.BaseHTTPResponse:
         answer = self._request(path, self._tokens.get(image.name, self._authorization))
         challenge = answer.headers.get("WWW-Authenticate", "")
-        if answer.status == 401 and challenge.lower().startswith("bearer"):
+        if answer.status == 401 and challenge.lower().startswith("bearer realm="):
             answer.drain_conn()
             self._tokens[image.name] = self._token(challenge)
             answer = self._request(path, self._tokens[image.name])

@@ -48,6 +48,16 @@ class ImageStore:
             raise ImageUnknown(f"{digest!r} is no digest")
         return self.directory / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
+    def parts(self, digest: str) -> frozenset[str]:
+        """Return the digests of all that the image with this digest consists of. Raises
+        ``ImageUnknown``, ``ImageDamaged``.
+        """
+        try:
+            said = manifest(self.blob(digest).read_bytes())
+        except FileNotFoundError:
+            raise ImageUnknown(f"no image {digest} is kept here") from None
+        return frozenset((digest, said.config, *(layer.digest for layer in said.layers)))
+
     @staticmethod
     def media_type(data: bytes) -> str:
         """Return what kind of manifest it is."""
@@ -95,8 +105,7 @@ class ImageStore:
         kept: set[str] = set()
         for digest in {*used, *(file.read_text() for file in self._names())}:
             if self.blob(digest).exists():
-                said = manifest(self.blob(digest).read_bytes())
-                kept |= {digest, said.config, *(layer.digest for layer in said.layers)}
+                kept |= self.parts(digest)
         freed = 0
         for blob in (self.directory / "blobs" / "sha256").glob("*"):
             if f"sha256:{blob.name}" not in kept:
@@ -122,5 +131,4 @@ class ImageStore:
     def _complete(self, digest: str) -> bool:
         if not self.blob(digest).exists():
             return False
-        said = manifest(self.blob(digest).read_bytes())
-        return all(self.blob(d).exists() for d in (said.config, *(x.digest for x in said.layers)))
+        return all(self.blob(part).exists() for part in self.parts(digest))

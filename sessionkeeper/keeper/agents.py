@@ -25,9 +25,9 @@ _OF_KERNELS = {"kernel_gone", "out_of_memory"}
 
 
 class NodeConnection(AgentConnection):
-    """An agent's connection: it shows the agents' token, one that is good for its own name alone as
-    it was started for a session, or that it has the key of a machine which has joined. None of them
-    opens anything but this.
+    """An agent's connection: it shows the agents' token, or that it has the key of a machine which
+    has joined. Neither opens anything but this. One that was started for a session has a token that
+    is good for its own name alone.
     """
 
     def initialize(self, agents: Agents, token: str = "", roster: Roster | None = None) -> None:
@@ -53,11 +53,12 @@ class NodeConnection(AgentConnection):
 
     def admit(self, hello: dict[str, Any]) -> None:
         name = str(hello.get("node"))
+        member = self._roster.find(name)
+        hello["alone"] = self._alone is not None
         if self._alone not in (None, name):
             raise Unauthorized(
                 f"Its token is that of {self._alone}, and it says that it is {name}."
             )
-        member = self._roster.find(name)
         if self._challenge is not None:
             # Once: whatever comes of it, this number is not asked again.
             challenge, self._challenge = self._challenge, None
@@ -85,7 +86,9 @@ class NodeAgents(Agents):
 
     def joined(self, connection: AgentConnection, hello: dict[str, Any]) -> None:
         joined = hello.get("joined") is True
-        hello = checked(hello, trusted=not joined or hello["tier"] == "on-demand")
+        # User code may be beside the agent of a session's own node, whatever its tier is.
+        trusted = not hello.get("alone") and (not joined or hello["tier"] == "on-demand")
+        hello = checked(hello, trusted=trusted)
         name = hello["node"]
         if joined and hello.get("leaves") is True:
             self._roster.forget(name)

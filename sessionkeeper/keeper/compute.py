@@ -20,7 +20,7 @@ from gateway.rollback import Rollback
 from sessionkeeper.keeper.checkpoints import Activity, Position
 from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
-from sessionkeeper.keeper.nodes import Nodes
+from sessionkeeper.keeper.nodes import Node, Nodes
 from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 
@@ -215,8 +215,10 @@ class SessionCompute(Observer):
             self._specs = self._image.kernelspecs()
         else:
             for node in self._nodes:
-                self._specs.update(node.hello.get("kernelspecs", {}))
-        if not self._specs and self._nodes.reserved.on_demand:
+                specs = node.hello.get("kernelspecs", {})
+                # A machine that joined adds some; what the operator's nodes have stays as it is.
+                self._specs = {**specs, **self._specs} if joined(node) else {**self._specs, **specs}
+        if not self._specs and self._nodes.pool.reserved.on_demand:
             return {"python3": EXPECTED}
         return {
             name: {
@@ -282,6 +284,11 @@ class SessionCompute(Observer):
     def request_done(self, kernel_id: str, msg_type: str) -> None:
         self._channels.done(msg_type)
         self._keeper.changed()
+
+
+def joined(node: Node) -> bool:
+    """Whether it is a machine that has joined, and not one of the operator's own."""
+    return node.hello.get("joined") is True and node.hello.get("tier") != "on-demand"
 
 
 def describe(

@@ -30,8 +30,8 @@ def facts_of(node: Node, but: str = "") -> NodeFacts:
         rate=pool.rates.rate(node.name, node.tier),
         present=frozenset(node.has),
         # One that was started for a session is in its image, or fetches it.
-        fetches=node.runtime == "container" or node.reserved.of(node.name) is not None,
-        only=node.reserved.of(node.name),
+        fetches=node.runtime == "container" or pool.reserved.of(node.name) is not None,
         cpu=Cpu.from_json(hello),
         images=Cpu.from_json(hello.get("images") or {}),
+        only=pool.reserved.of(node.name),
     )

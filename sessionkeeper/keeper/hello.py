@@ -6,6 +6,7 @@ by. A node that is hostile, or a version that is strange, is refused, and harms 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from gateway.errors import BadFrame
 from sessionkeeper.placement import TIER_ORDER
 
 MOST_SESSIONS, MOST_KERNELSPECS = 10_000, 200
-LONGEST_NAME = 128
+LONGEST_NAME, LONGEST_REFERENCE = 128, 1024
 RESOURCES = ("logo-64x64.png", "logo-32x32.png")
 """Of a kernelspec, what is taken from a machine that is not the operator's: no scripts."""
 
@@ -33,7 +34,10 @@ def checked(hello: Mapping[str, Any], *, trusted: bool) -> dict[str, Any]:
         name: {**spec, "resources": {r: spec["resources"][r] for r in RESOURCES if _has(spec, r)}}
         for name, spec in hello.get("kernelspecs", {}).items()
     }
-    return {**hello, "kernelspecs": specs}
+    # Nor can it say that it is the machine of another node, which would wait for it then, or what
+    # somebody is to pay for it.
+    unknown = dict.fromkeys(("machine", "price", "list_price"))
+    return {**hello, "kernelspecs": specs, **unknown}
 
 
 def _has(spec: Mapping[str, Any], resource: str) -> bool:
@@ -44,8 +48,16 @@ def _name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
 
 
+def _reference(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_REFERENCE
+
+
 def _text(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME)
+
+
+def _price(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value < math.inf)
 
 
 def _count(value: Any) -> bool:
@@ -86,6 +98,10 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "cpu_level": _text,
     "cpu_baseline": _text,
     "cores": _count,
+    "machine": _text,
+    "price": _price,
+    "list_price": _price,
+    "has_images": lambda value: isinstance(value, list) and all(map(_reference, value)),
     "memory": lambda value: value is None or _count(value),
     "sessions": _sessions,
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ log = logging.getLogger(__name__)
 
 class SessionImage:
     """``reference`` is None for a session that runs on the nodes' own root. What was found in the
-    image is kept in ``file``, so that a list of kernels needs no node.
+    image is kept in ``file``, so that a list of kernels needs no node. ``tickets`` makes what a
+    node shows to have an image of this gateway.
     """
 
-    def __init__(self, reference: str | None, file: Path) -> None:
+    def __init__(
+        self, reference: str | None, file: Path, tickets: Callable[[str], str] = lambda digest: ""
+    ) -> None:
         self.reference = reference
+        self._tickets = tickets
         self._file = file
         self._specs: dict[str, Any] | None = None
 
@@ -29,6 +34,11 @@ class SessionImage:
     def digest(self) -> str | None:
         """What nodes call it; None: there is no image."""
         return parse(self.reference).digest or None if self.reference else None
+
+    @property
+    def ticket(self) -> str:
+        """What a node shows to have it from here."""
+        return self._tickets(self.digest or "")
 
     def learn(self, specs: dict[str, Any]) -> None:
         """A node says which kernels can be started in it."""

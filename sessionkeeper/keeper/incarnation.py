@@ -96,7 +96,7 @@ class Incarnations:
             **self._access(token),
             "epoch": epoch,
             "limit": self._limit,
-            "image": self._image_for(node),
+            "image": self._image.reference if self._image else None,
             "manifest": manifest.number if manifest else None,
             "kernels": kernels,
             "restore_kernels": restore_kernels,
@@ -203,10 +203,13 @@ class Incarnations:
 
     async def go_on(self, here: Incarnation) -> None:
         """Let it go on after a last checkpoint that came to nothing: its kernels may stand still
-        for it. Raises ``NodeLost``, and ``GatewayError`` in the node's words.
+        for it. Raises ``NodeLost``.
         """
         call = {**self._access(here.token), "epoch": here.epoch}
-        await here.node.call("session.take_up", call, SHORT_TIMEOUT)
+        try:
+            await here.node.call("session.take_up", call, SHORT_TIMEOUT)
+        except GatewayError as error:  # the next checkpoint lets it go on
+            log.warning("session %s may stand still on %s: %s", self.session, here.node.name, error)
 
     async def close_on(self, node: Node, epoch: int) -> None:
         """Tell the node to end what it may have of the session, up to ``epoch``."""
@@ -214,19 +217,14 @@ class Incarnations:
             await node.call("session.close", {"session": self.session, "epoch": epoch})
 
     async def _bring_image(self, node: Node) -> None:
-        """Have the session's image on the node before anything else is: that may take minutes."""
-        reference = self._image_for(node)
-        if self._image is not None and reference and self._image.digest not in node.has:
-            await node.call("image.have", {"image": reference}, IMAGE_TIMEOUT)
-            node.has |= {self._image.digest or ""}
-
-    def _image_for(self, node: Node) -> str | None:
-        """Which image the node is to have kernels in. A node of plain processes that was started
-        for the session is in it itself.
+        """Have the session's image on the node before anything else is: that may take minutes. The
+        node is asked also if it is known to have it: it knows better.
         """
-        if self._image is None or (node.runtime == "process" and node.reserved.of(node.name)):
-            return None
-        return self._image.reference
+        reference = self._image.reference if self._image is not None else None
+        if self._image is not None and reference:
+            call = {"image": reference, "ticket": self._image.ticket}
+            await node.call("image.have", call, IMAGE_TIMEOUT)
+            node.has |= {self._image.digest or ""}
 
     async def _do_again(self, node: Node, write: Write) -> None:
         """Do what was recorded and not done, or nobody knows whether it was."""

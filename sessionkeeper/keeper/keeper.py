@@ -274,8 +274,7 @@ class SessionKeeper:
         needs, failed = self._whereto.needs(self._opening.needs()), frozenset(self._opening.failed)
         waits = self._epochs.placed is None and wanted and not self.sleep.asleep
         leaving = {n.name for n in nodes if n.draining}
-        if here and not self._channels.activity().busy and not self._whereto.may_be_on(here):
-            leaving.add(here.name)  # between two cells, as nothing makes it hurry
+        leaving |= self._whereto.barred(here, busy=self._channels.activity().busy)
         return steps.Facts(
             wanted=wanted,
             placed=self._epochs.placed,

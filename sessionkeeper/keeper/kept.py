@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from sessionkeeper.keeper.whereto import Line
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.policy import idle_left
-from sessionkeeper.registration import Registration
+from sessionkeeper.registration import Memory, Registration
 
 LAST_CHECKPOINT_SECONDS = 10.0
 
@@ -54,6 +54,9 @@ class Around:
     hibernate_after: float | None
     run: str | None
     ledger: Ledger | None = None
+    memory: Memory = field(default_factory=Memory)
+    tickets: Callable[[str], str] = lambda digest: ""
+    """What a node shows to have the image of that digest from this gateway."""
 
 
 class Whereabouts:
@@ -98,9 +101,13 @@ class KeptSession:
         new = not (home / "incarnation.json").exists()
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = WriteJournal(home / "writes")
-        self.kernels = Kernels(home / "kernels", on_rollback=around.on_rollback)
+        self.kernels = Kernels(
+            home / "kernels",
+            on_rollback=around.on_rollback,
+            environment=dict(registration.environment),
+        )
         channels = KernelChannels(self.kernels)
-        image = SessionImage(registration.image, home / "kernelspecs.json")
+        image = SessionImage(registration.image, home / "kernelspecs.json", around.tickets)
         self.keeper = SessionKeeper(
             repository,
             around.nodes,

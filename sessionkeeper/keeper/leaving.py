@@ -59,8 +59,8 @@ class Leaving:
         """Save the session and end its compute; without a checkpoint it stays."""
         variables = self._opening.variables(self._nodes, here.node)
         if not await self._checkpoints.take_last(here.node, here.epoch, variables):
-            await self._incarnations.go_on(here)
             self._sleep.wake()
+            await self._incarnations.go_on(here)
             return
         self.recovery = None
         self.leave()
@@ -169,6 +169,7 @@ class Leaving:
         finally:
             if self.recovery is None:
                 self._whereto.heads_for(None)
+                here.began = time.monotonic()  # not again and again: each try stops the kernels
         if self.recovery is not None:
             self.leave()
 

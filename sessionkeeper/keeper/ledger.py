@@ -47,6 +47,9 @@ _SCHEMA = ", ".join(f"{name} {'REAL' if name in _NUMBERS else 'TEXT'}" for name 
 _KEY = ("day", "session", "node")
 
 
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 class Ledger:
     """The account in ``file``, of what is on ``nodes``; ``owner_of`` says whose a session is."""
 
@@ -55,13 +58,7 @@ class Ledger:
         self._owner_of = owner_of
         self._pending: dict[tuple[str, str, str], Row] = {}
         self._at = time.monotonic()
-        self._rows = sqlite3.connect(file, isolation_level=None)
-        # What was written down survives this process; a machine that breaks, a second later.
-        self._rows.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
-            f"CREATE TABLE IF NOT EXISTS bill ({_SCHEMA}, PRIMARY KEY ({', '.join(_KEY)}));"
-            "CREATE TABLE IF NOT EXISTS stays (session TEXT PRIMARY KEY, node TEXT, at REAL);"
-        )
+        self._rows = _opened(file)
         self._before = {
             (session, node): at
             for session, node, at in self._rows.execute("SELECT session, node, at FROM stays")
@@ -199,6 +196,37 @@ class Ledger:
         places = ", ".join("?" * len(COLUMNS))
         values = [getattr(row, name) for name in COLUMNS]
         self._rows.execute(f"INSERT OR REPLACE INTO bill VALUES ({places})", values)  # noqa: S608
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    """Open the account. One that is damaged is put aside: checkpoints have the rows of theirs."""
+    try:
+        return _connected(file)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode not in _DAMAGED:
+            raise  # a full disk, say
+        aside = file.with_suffix(".damaged")
+        log.error("%s is damaged (%s); it is %s now, and begun anew", file, error, aside.name)
+        for end in ("-wal", "-shm"):
+            file.with_name(file.name + end).unlink(missing_ok=True)
+        file.replace(aside)
+        return _connected(file)
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    rows = sqlite3.connect(file, isolation_level=None)
+    try:
+        # What was written down survives this process; a machine that breaks, a second later.
+        rows.executescript(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+            f"CREATE TABLE IF NOT EXISTS bill ({_SCHEMA}, PRIMARY KEY ({', '.join(_KEY)}));"
+            "CREATE TABLE IF NOT EXISTS stays (session TEXT PRIMARY KEY, node TEXT, at REAL);"
+        )
+        rows.execute(f"SELECT {', '.join(COLUMNS)} FROM bill").fetchone()  # noqa: S608
+    except BaseException:
+        rows.close()
+        raise
+    return rows
 
 
 def _read(values: tuple[Any, ...]) -> Row:

@@ -23,7 +23,6 @@ from sessionkeeper.keeper.granted import Granted
 from sessionkeeper.keeper.notices import By, Leaving, Notices, Word
 from sessionkeeper.keeper.pool import Pool
 from sessionkeeper.keeper.pressure import SAVING, Pressure
-from sessionkeeper.keeper.reserved import Reserved
 from sessionkeeper.leases import Leases
 from sessionkeeper.placement import NodeFacts
 
@@ -103,7 +102,6 @@ class Node:
     pressure: Pressure = field(default_factory=Pressure)
     has: set[str] = field(default_factory=set)
     """Digests of the images that are there."""
-    reserved: Reserved = field(default_factory=Reserved)
 
     def __post_init__(self) -> None:
         self._connected = asyncio.Event()
@@ -231,7 +229,6 @@ class Nodes:
         self._notices = notices or Notices()
         self._nodes: dict[str, Node] = {}
         self.pool = Pool()
-        self.reserved = Reserved()
 
     def __iter__(self) -> Any:
         return iter(self._nodes.values())
@@ -262,7 +259,7 @@ class Nodes:
             raise NameTaken(f"another node {name} has a lease; it was heard a moment ago")
         lease = self._leases.of(str(hello.get("tier", "on-demand")))
         if node is None or node.gone.done():
-            node = Node(name, connection, hello, lease, pool=self.pool, reserved=self.reserved)
+            node = Node(name, connection, hello, lease, pool=self.pool)
             self._nodes[name] = node
             there = (one for one in self._nodes.values() if not one.gone.done())
             self._granted.are({one.name: one.lease for one in there})
@@ -329,7 +326,7 @@ class Nodes:
         if name in self._nodes:
             return
         lease = self._granted.of(name) or self._leases.seconds
-        node = Node(name, None, {"node": name}, lease, pool=self.pool, reserved=self.reserved)
+        node = Node(name, None, {"node": name}, lease, pool=self.pool)
         self._nodes[name] = node
         self.heard(node)
 

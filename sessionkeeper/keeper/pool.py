@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway import durable
+from sessionkeeper.keeper.reserved import Reserved
 from sessionkeeper.rates import Rates, decode
 from sessionkeeper.registration import Registration
 
@@ -35,6 +36,7 @@ class Pool:
     before_change: Callable[[], None] = _nothing
     recovered: Callable[[str, str, float, float], None] = _nobody
     file: Path | None = None
+    reserved: Reserved = field(default_factory=Reserved)
 
     def memory_of(self, sessions: Iterable[str]) -> int:
         """Return the bytes that are guaranteed to these."""

@@ -63,7 +63,8 @@ class Sessions:
         name = own.session_id
         stored = {one.name: one for one in await asyncio.to_thread(self._register.stored)}
         here = {one.name: one for one in await asyncio.to_thread(self._register.here)}
-        registration = here.pop(name, None) or stored.get(name) or Registration(name)
+        registration = here.pop(name, None) or stored.get(name)
+        registration = registration or self._around.memory.fill(Registration(name))
         if token:
             registration = registration.with_token(token)
         if registration != stored.get(name):
@@ -96,7 +97,7 @@ class Sessions:
         and what the store raises.
         """
         token = secrets.token_urlsafe(24)
-        registration = wanted.with_token(token)
+        registration = self._around.memory.fill(wanted).with_token(token)
         async with self._turn(wanted.name):
             repository = await asyncio.to_thread(self._register.begin, registration)
             return await self._begin(registration, repository), token

@@ -14,7 +14,7 @@ from typing import Any
 from sessionkeeper.images.reference import parse
 from sessionkeeper.keeper.incarnation import Incarnation
 from sessionkeeper.keeper.nodes import Node, Nodes
-from sessionkeeper.line import ALWAYS, Rules, Waiting, place
+from sessionkeeper.line import ALWAYS, Rules, Taken, Waiting, place
 from sessionkeeper.placement import (
     LAST_RESORT,
     Choice,
@@ -36,6 +36,8 @@ class _Known:
     registration: Registration
     wake: Callable[[], None]
     waiting: Waiting | None = None
+    tiers: tuple[str, ...] = ()
+    """Those it could use when it waited last."""
 
 
 class Line:
@@ -65,6 +67,8 @@ class Line:
         """It is not kept here any more."""
         self._known.pop(session, None)
         self._nodes.pool.promised.pop(session, None)
+        for node in self._nodes:
+            node.near.pop(session, None)
         self.changed()
 
     def turn(self, session: str, needs: Needs) -> Choice:
@@ -73,7 +77,10 @@ class Line:
         now = loop.time()
         if known.waiting is None or known.waiting.needs != needs:
             since = known.waiting.since if known.waiting is not None else now
-            known.waiting = Waiting(session, known.registration.owner, needs, since)
+            agreed = known.registration
+            image = repository_of(agreed)
+            known.waiting = Waiting(session, agreed.owner, needs, since, image)
+            known.tiers = needs.tiers
             self._got = None
             self.grew()
             if (left := self.rules.left(now - since)) is not None:
@@ -86,6 +93,18 @@ class Line:
             # All that are woken at once share it; who looks later finds how things are then.
             loop.call_soon(self._forget_got)
         return self._got[session]
+
+    def tiers(self, session: str) -> tuple[str, ...]:
+        """Return the tiers in which compute may be started for it now; none while somebody has as
+        many sessions as they may.
+        """
+        known = self._known[session]
+        one = known.waiting
+        if one is None:  # it has compute, which leaves
+            return known.tiers or known.registration.tiers
+        if Taken(self.rules.quotas, *self._running()).over(one):
+            return ()
+        return self.rules.tiers(one.needs, asyncio.get_running_loop().time() - one.since)
 
     @property
     def empty(self) -> bool:
@@ -120,7 +139,7 @@ class Line:
         """How many sessions on nodes each owner has, and how many are in each image."""
         names = {session for node in self._nodes for session in node.hosting | node.coming}
         there = [self._known[name].registration for name in names & self._known.keys()]
-        return Counter(r.owner for r in there), Counter(r.image for r in there if r.image)
+        return Counter(r.owner for r in there), Counter(filter(None, map(repository_of, there)))
 
 
 class Whereto:
@@ -150,7 +169,7 @@ class Whereto:
             cores=agreed.cores,
             image=parse(agreed.image).digest if agreed.image else None,
             tiers=tiers,
-            only=agreed.name if self._nodes.reserved.has(agreed.name) else None,
+            only=agreed.name if self._nodes.pool.reserved.has(agreed.name) else None,
             near={
                 node.name: node.near[agreed.name]
                 for node in self._nodes
@@ -164,6 +183,13 @@ class Whereto:
     def may_be_on(self, node: Node) -> bool:
         """Whether it may use a node of that tier. It may not any more when it gets secrets."""
         return node.tier in self._registration.may_use(self._secrets())
+
+    def barred(self, here: Node | None, *, busy: bool) -> set[str]:
+        """Return the name of the node where it is, if it may not be there any more.
+
+        It leaves between two cells, as nothing makes it hurry.
+        """
+        return set() if here is None or busy or self.may_be_on(here) else {here.name}
 
     def _secrets(self) -> bool:
         return any(has_secrets(kernel.get("env", {})) for kernel in self._kernels())
@@ -223,6 +249,14 @@ class Whereto:
             "line": choice.line,
             "nodes": [_told(verdict) for verdict in explain(nodes, wanted)],
         }
+
+
+def repository_of(agreed: Registration) -> str | None:
+    """Return what quotas call the session's image: ``[HOST/]NAME``, as all its versions count."""
+    if not agreed.image:
+        return None
+    found = parse(agreed.image)
+    return f"{found.host}/{found.name}" if found.host else found.name
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

@@ -12,9 +12,20 @@ from functools import partial
 from typing import Any
 
 from aiohttp import ClientError
-from kubernetes.aio import client, config
+from kubernetes.aio import config
+
+# By their names: the client imports what is asked of it later, for seconds, in mid-loop.
+from kubernetes.aio.client import (
+    ApiClient,
+    ApiException,
+    AppsV1Api,
+    Configuration,
+    CoreV1Api,
+    VersionApi,
+)
 
 from sessionkeeper.compute.backend import Compute, ComputeFailed, ComputeRefused, Found
+from sessionkeeper.images.errors import ImageError
 from sessionkeeper.kubernetes.cluster import Cluster
 from sessionkeeper.kubernetes.found import Held, found
 from sessionkeeper.kubernetes.objects import INSTANCE, pod, selector
@@ -65,7 +76,10 @@ class KubernetesBackend:
 
     async def start(self, wanted: Compute) -> None:
         owner, volumes = await self._circumstances()
-        body = pod(self._cluster, wanted, owner, volumes)
+        try:
+            body = pod(self._cluster, wanted, owner, volumes)
+        except ImageError as error:
+            raise ComputeRefused(str(error), hint=error.hint) from error
         try:
             await self._ask(
                 self._core.create_namespaced_pod_without_preload_content(
@@ -107,7 +121,7 @@ class KubernetesBackend:
 
     async def prepare(self, images: frozenset[str]) -> None:
         owner, volumes = await self._circumstances()
-        pulled = Prepulled(self._cluster, client.AppsV1Api(self._api), self._ask)
+        pulled = Prepulled(self._cluster, AppsV1Api(self._api), self._ask)
         await pulled.hold(images, owner, volumes)
 
     async def watch(self) -> AsyncGenerator[Mapping[str, Found], None]:
@@ -130,7 +144,7 @@ class KubernetesBackend:
         async def keep_all(kind: str) -> None:
             try:
                 await keep(kind)
-            except client.ApiException as error:
+            except ApiException as error:
                 if kind != "nodes" or error.status not in (401, 403):
                     raise
                 log.warning("nodes of the cluster may not be watched: %s", error.reason)
@@ -167,20 +181,20 @@ class KubernetesBackend:
     @property
     def _api(self) -> Any:
         if self._client is None:
-            settings = client.Configuration()
+            settings = Configuration()
             self._configure(settings)
-            self._client = client.ApiClient(settings)
+            self._client = ApiClient(settings)
         return self._client
 
     @property
     def _core(self) -> Any:
-        return client.CoreV1Api(self._api)
+        return CoreV1Api(self._api)
 
     async def _circumstances(self) -> tuple[Mapping[str, Any] | None, bool]:
         """Who owns what we create, and whether the cluster has image volumes: asked once."""
         if self._image_volumes is None:
             version = await _translated(
-                client.VersionApi(self._api).get_code(_request_timeout=REQUEST_SECONDS),
+                VersionApi(self._api).get_code(_request_timeout=REQUEST_SECONDS),
                 "the cluster's version is not known",
             )
             # A managed cluster's minor version may be `35+`.
@@ -234,7 +248,7 @@ async def _translated(work: Any, failed: str) -> Any:
     """Await it; what the client and its connections raise becomes :class:`ComputeFailed`."""
     try:
         return await work
-    except client.ApiException as error:
+    except ApiException as error:
         raise _failure(error.status or 0, error.headers, f"{failed}: {error.reason}") from None
     except (ClientError, OSError, TimeoutError) as error:
         text = f"{failed}: the Kubernetes API does not answer: {error or repr(error)}"

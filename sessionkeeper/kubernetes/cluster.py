@@ -70,7 +70,7 @@ class Cluster:
     agent_image: str
     profile: str = "criu"
     default_image: str = ""
-    """Of a session that names none."""
+    """Of a session that names none, with `unprivileged`."""
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     service_account: str = ""

@@ -17,7 +17,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sessionkeeper.compute.backend import Compute
+from sessionkeeper.compute.backend import Compute, ComputeRefused
+from sessionkeeper.images.reference import parse
 from sessionkeeper.kubernetes.cluster import Cluster
 from sessionkeeper.values import LEAST_MEMORY
 
@@ -82,11 +83,17 @@ def pod(
     cluster: Cluster, wanted: Compute, owner: Mapping[str, Any] | None, image_volumes: bool
 ) -> dict[str, Any]:
     """Return the pod of a session's compute. ``owner`` is an owner reference: the pod goes when
-    that object does.
+    that object does. Raises :class:`ComputeRefused`, ``BadReference``.
     """
     pool = cluster.pool(wanted.tier)
-    image = wanted.image or cluster.default_image
     criu = cluster.profile == "criu"
+    # Without one, kernels of `criu` have the agent's own root as theirs.
+    image = wanted.image or ("" if criu else cluster.default_image)
+    if not criu and not in_registry(image):
+        raise ComputeRefused(
+            f"the image {image} is kept by the gateway, where no kubelet gets it from",
+            hint="the profile `unprivileged` needs images in a registry, HOST/NAME:TAG",
+        )
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": math.ceil(cluster.grace) + SPARE_SECONDS,
@@ -120,6 +127,13 @@ def pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def in_registry(image: str) -> bool:
+    """Whether a kubelet can pull it: without a host it is one that the gateway keeps, and would be
+    taken for somebody else's of that name.
+    """
+    return bool(image) and bool(parse(image).host)
+
+
 def _criu(cluster: Cluster, wanted: Compute, image: str, image_volumes: bool) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "data", "emptyDir": {"sizeLimit": str(cluster.resources.disk)}},
@@ -130,10 +144,11 @@ def _criu(cluster: Cluster, wanted: Compute, image: str, image_volumes: bool) ->
         {"name": "run", "mountPath": "/run"},
     ]
     known = {}
-    if image:
-        known["SESSIONKEEPER_IMAGE"] = image
-    if image and image_volumes:
-        known["SESSIONKEEPER_IMAGE_ROOT"] = ROOT_OF_IMAGE
+    if image_volumes and in_registry(image):
+        known = {
+            "SESSIONKEEPER_MOUNTED_IMAGE": image,
+            "SESSIONKEEPER_MOUNTED_AT": ROOT_OF_IMAGE,
+        }
         volumes.append(
             {"name": "image", "image": {"reference": image, "pullPolicy": cluster.pull_policy}}
         )
@@ -161,7 +176,8 @@ def _unprivileged(
 ) -> dict[str, Any]:
     lent = {"name": "agent", "mountPath": HOME}
     mounts = [lent, {"name": "data", "mountPath": DATA}]
-    container = _agent(cluster, wanted, image, "process", mounts, {})
+    inside = {"SESSIONKEEPER_INSIDE": image}
+    container = _agent(cluster, wanted, image, "process", mounts, inside)
     container["securityContext"] = _meek()
     lending = {
         "name": "lend-agent",
@@ -284,7 +300,7 @@ def prepull(
     pool = cluster.pool(tier)
     # An agent that fetches images by itself has nothing of those that the kubelet has.
     wanted = {*images} if image_volumes or cluster.profile == "unprivileged" else set()
-    chosen = sorted(wanted)[:MOST_PREPULLED]
+    chosen = sorted(filter(in_registry, wanted))[:MOST_PREPULLED]
     small = {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}}
     waits = [f"{HOME}/bin/python", "-I", "-c", "import signal; signal.pause()"]
     container: dict[str, Any] = {

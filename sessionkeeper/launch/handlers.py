@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +37,9 @@ KEEP_ALIVE = 25.0
 STAYS_OPEN = 60.0
 """Seconds after the last event in which the client may close the connection: one that does not, and
 is closed, begins anew (EventSource reconnects)."""
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class BuildHandler(BinderHandler):
             "binder_client_ip": self.request.remote_ip,
         }
         name = self.get_query_argument("session", None)
-        wish = Wish(self.flag("build_only"), self.flag("rebuild"), name, more)
+        flags = self.flag("build_only"), self.flag("rebuild")
+        wish = Wish(*flags, name, self._origin(host), more)
         events = self.binder.launches.launch(source, wish)
         alive = asyncio.create_task(self._keep_alive())
         try:
@@ -118,6 +123,10 @@ class BuildHandler(BinderHandler):
             return
         finally:
             alive.cancel()
+
+    def _origin(self, host: str) -> str | None:
+        origin = self.request.headers.get("Origin", "")
+        return origin if _ORIGIN.fullmatch(origin) and f"{origin}/" != host else None
 
     async def _send(self, event: Event) -> None:
         self.write(f"data: {event.json()}\n\n")

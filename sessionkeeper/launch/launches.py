@@ -41,8 +41,10 @@ PATIENCE = 600.0
 class Ui(Protocol):
     """Starts UI servers."""
 
-    async def open(self, session: str, token: str) -> str:
-        """Start one for a session; its URL, with a slash at the end."""
+    async def open(self, session: str, token: str, origin: str | None) -> str:
+        """Start one for a session, to which pages of ``origin`` may talk; its URL, with a slash at
+        the end.
+        """
         ...
 
     async def close(self, session: str) -> None:
@@ -56,6 +58,8 @@ class Wish:
     build_only: bool = False
     rebuild: bool = False
     name: str | None = None
+    origin: str | None = None
+    """Of the page that asks, if that is elsewhere: it may talk to the session."""
     more: dict[str, Any] = field(default_factory=dict)
     """What the event `ready` is to say beside the session's URL and token."""
 
@@ -163,7 +167,7 @@ class Launches:
         kept, token = await self._sessions.create(asked)
         ready = False
         try:
-            opening = asyncio.ensure_future(self._ui.open(name, token))
+            opening = asyncio.ensure_future(self._ui.open(name, token, wish.origin))
             try:
                 async with asyncio.timeout(PATIENCE):
                     async with aclosing(_until_it_runs(kept)) as said:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
-    " img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    " img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
 _STYLE = """
@@ -41,7 +41,7 @@ def _page(title: str, body: str, script: str) -> str:
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{_STYLE}</style></head>
+<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head>
 <body>{body}<script>'use strict';{_ASKED}{script}</script></body>
 </html>
 """

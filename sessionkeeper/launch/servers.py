@@ -15,10 +15,11 @@ class UpServers:
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
 
-    async def open(self, session: str, token: str) -> str:
+    async def open(self, session: str, token: str, origin: str | None) -> str:
         """Start a UI server for the session; its URL."""
         self._state.keep_session_token(session, token)
-        said = await asyncio.to_thread(control.request, self._state, "ui", session=session)
+        call = {"session": session, "origin": origin}
+        said = await asyncio.to_thread(control.request, self._state, "ui", **call)
         found = urlsplit(said["url"])
         return f"{found.scheme}://{found.netloc}/"
 
@@ -34,8 +35,8 @@ class GatewayAlone:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/") + "/"
 
-    async def open(self, session: str, token: str) -> str:
-        """Return the gateway's own URL."""
+    async def open(self, session: str, token: str, origin: str | None) -> str:
+        """Return the gateway's own URL; its own options say which origins may talk to it."""
         return self._url
 
     async def close(self, session: str) -> None:

@@ -33,15 +33,23 @@ from sessionkeeper.spawner.process import UiProcess, listen
 
 __all__ = ["SessionKeeperSpawner"]
 
-_BINDER = (
-    "repo_url",
-    "binder_ref_url",
-    "binder_launch_host",
-    "binder_request",
-    "binder_persistent_request",
-    "binder_client_ip",
-)
-"""What BinderHub says of a launch (binderhub/launcher.py, and `extra_args` in builder.py)."""
+_BINDER = {
+    "repo_url": "BINDER_REPO_URL",
+    "binder_ref_url": "BINDER_REF_URL",
+    "binder_launch_host": "BINDER_LAUNCH_HOST",
+    "binder_request": "BINDER_REQUEST",
+    "binder_persistent_request": "BINDER_PERSISTENT_REQUEST",
+    "binder_client_ip": "BINDER_CLIENT_IP",
+}
+"""What BinderHub says of a launch (binderhub/launcher.py, `extra_args` in builder.py), and what it
+is called in the environment (binderhub/binderspawner_mixin.py)."""
+
+_TOLD = {
+    *_BINDER.values(),
+    *("JUPYTERHUB_USER", "JUPYTERHUB_SERVER_NAME", "JUPYTERHUB_SERVICE_PREFIX"),
+    *("JUPYTERHUB_BASE_URL", "JUPYTERHUB_HOST"),
+}
+"""What kernels have in their environment, too."""
 
 _SESSION = "SESSIONKEEPER_SESSION"
 """In the environment of a UI server: the session's name."""
@@ -221,6 +229,8 @@ class SessionKeeperSpawner(Spawner):
             "tiers": list(self.tiers) or None,
             "guarantee": int(self.mem_guarantee) if self.mem_guarantee else None,
             "limit": int(self.mem_limit) if self.mem_limit else None,
+            "cores": float(self.cpu_guarantee) if self.cpu_guarantee else None,
+            "environment": self._kernel_environment(),
         }
         wish = {what: said for what, said in wish.items() if said is not None}
         others = self._of_other_servers()
@@ -240,6 +250,11 @@ class SessionKeeperSpawner(Spawner):
         self._session = self._sessions[image] = name
         durable.replace(self._file("token"), token)
         return token
+
+    def _kernel_environment(self) -> dict[str, str]:
+        """What user code sees of the hub: names and places, and no token."""
+        env = self.get_env()
+        return {name: env[name] for name in sorted(env.keys() & _TOLD) if env[name]}
 
     def _of_other_servers(self) -> set[str]:
         """Sessions of this user's other servers: one that was renamed keeps those of its former
@@ -274,10 +289,9 @@ class SessionKeeperSpawner(Spawner):
     def get_env(self) -> dict[str, Any]:
         """As the hub has it, with what BinderHub says of the launch."""
         env: dict[str, Any] = super().get_env()
-        for key in _BINDER:
-            if self.user_options.get(key):
-                name = key.upper() if key.startswith("binder") else f"BINDER_{key.upper()}"
-                env[name] = str(self.user_options[key])
+        for option, name in _BINDER.items():
+            if self.user_options.get(option):
+                env[name] = str(self.user_options[option])
         return env
 
     async def _come_up(self) -> None:

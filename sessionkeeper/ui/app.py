@@ -49,6 +49,7 @@ class UiSettings:
     `state`: directory of its own for lab settings and layouts, cookies, positions of tabs; created.
     `token`: what a browser must present. `gateway_url`: `http://host:port[/base]`.
     `base_url`: path that all of its URLs begin with; begins and ends with a slash.
+    `allow_origin`: the origin of pages elsewhere that may talk to it, with its token.
     """
 
     state: Path
@@ -58,6 +59,7 @@ class UiSettings:
     gateway_url: str
     gateway_token: str = field(repr=False)
     base_url: str = "/"
+    allow_origin: str = ""
 
 
 def run(settings: UiSettings) -> None:
@@ -171,6 +173,7 @@ def _config(settings: UiSettings) -> Any:
             "answer_yes": True,
             "terminals_enabled": False,
             "allow_remote_access": True,
+            "allow_origin": settings.allow_origin,
             "max_body_size": MAX_MESSAGE,
             "max_buffer_size": MAX_MESSAGE + 2**20,
             "jpserver_extensions": {"jupyterlab": True, "sessionkeeper.ui.handlers": True},

@@ -68,6 +68,8 @@ class Commands:
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
+            *_given("--guarantee", settings.guarantee or None),
+            *_given("--limit", settings.limit),
             *_given("--quotas", spelled_quotas(settings.quotas) or None),
             *("--on-demand", spelled_seconds(settings.on_demand)),
             *("--rebalance-after", spelled_seconds(settings.rebalance_after)),
@@ -84,6 +86,7 @@ class Commands:
         places: Places,
         session: str | None = None,
         port: int | None = None,
+        origin: str | None = None,
     ) -> list[str]:
         """The argv of the UI server: of the session that is run, or of another on its own port. The
         latter's browsers show the session's token, so that nobody comes from one to the other."""
@@ -97,6 +100,7 @@ class Commands:
             *("--token-file", str(token if session else state.token_file("ui"))),
             *("--gateway-url", places.url),
             *("--gateway-token-file", str(token)),
+            *_given("--allow-origin", origin),
             *("--ready-fd", "{ready_fd}"),
         ]
 

@@ -27,10 +27,11 @@ def require_port(host: str, port: int) -> None:
     raise UsageError(f"cannot listen on {host}: {error.strerror}", hint="see --host")
 
 
-def choose_port(hosts: list[str], first: int) -> int:
-    """The first port from `first` on that is free on all of `hosts`; PortTaken when 200 are not."""
+def choose_port(hosts: list[str], first: int, given: frozenset[int] = frozenset()) -> int:
+    """The first port from `first` on that is free on all of `hosts` and not `given` to somebody who
+    does not listen yet; PortTaken when 200 are not."""
     for port in range(first, min(first + 200, 65536)):
-        if all(_try(host, port) is None for host in hosts):
+        if port not in given and all(_try(host, port) is None for host in hosts):
             return port
     raise PortTaken(f"no port is free from {first} on")
 

@@ -84,6 +84,7 @@ class Supervisor:
         self._nodes: dict[str, ProcessNode] = {}
         self._ports: dict[str, int] = {}
         """Where the UI servers of other sessions listen."""
+        self._starting: dict[str, asyncio.Task[None]] = {}
         self._changing_nodes = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._stop = asyncio.Event()
@@ -137,9 +138,10 @@ class Supervisor:
         _log.info("everything runs")
 
     async def _stop_everything(self, *, ran: bool) -> None:
-        for watcher in self._watchers.values():
-            watcher.cancel()
-        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        tasks = [*self._starting.values(), *self._watchers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         gateway = self._children.get("gateway")
         uis = [child for name, child in self._children.items() if name.startswith("ui")]
         told = "stopping: the session is saved first" if ran else "stopping what had started"
@@ -247,7 +249,7 @@ class Supervisor:
             case "start":
                 return await self._add_node(call)
             case "ui":
-                return await self._open_ui(str(call.get("session")))
+                return await self._open_ui(str(call.get("session")), call.get("origin"))
             case "close_ui":
                 return await self._close_ui(str(call.get("session")))
             case "stop":
@@ -268,33 +270,45 @@ class Supervisor:
             self._write_record()
             return {"node": name, "seconds": time.monotonic() - began}
 
-    async def _open_ui(self, session: str) -> dict[str, Any]:
-        """A UI server for one more session, whose token is in its file; where it is."""
+    async def _open_ui(self, session: str, origin: object = None) -> dict[str, Any]:
+        """A UI server for one more session, whose token is in its file; where it is. `origin` is
+        that of pages elsewhere that may talk to it. Several start at once."""
         if session == self._settings.session and self._settings.ui:
             return {"url": self._url()}
         name = f"ui-{session}"
-        async with self._changing_nodes:
-            if name not in self._children:
-                port = choose_port([self._settings.host], self._settings.port + FIRST_UI_PORT)
-                argv = self._commands.ui(self._settings, self._state, self._places, session, port)
-                self._ports[session] = port
-                try:
-                    await self._launch(name, lambda: self._start_child(name, argv))
-                except BaseException:
-                    if child := self._children.pop(name, None):
-                        child.signal(signal.SIGKILL)
-                    raise
+        if name not in self._children and name not in self._starting:
+            work = asyncio.create_task(self._start_ui_of(session, name, origin))
+            self._starting[name] = work
+            work.add_done_callback(lambda _: self._starting.pop(name, None))
+        if starting := self._starting.get(name):
+            await asyncio.shield(starting)
         return {"url": self._url(session)}
+
+    async def _start_ui_of(self, session: str, name: str, origin: object) -> None:
+        given = frozenset(self._ports.values())
+        first = self._settings.port + FIRST_UI_PORT
+        port = self._ports[session] = choose_port([self._settings.host], first, given)
+        allowed = str(origin) if origin else None
+        argv = self._commands.ui(self._settings, self._state, self._places, session, port, allowed)
+        try:
+            await self._launch(name, lambda: self._start_child(name, argv))
+        except BaseException:
+            self._ports.pop(session, None)
+            if child := self._children.pop(name, None):
+                child.signal(signal.SIGKILL)
+            raise
 
     async def _close_ui(self, session: str) -> dict[str, Any]:
         """The session is gone: so is its UI server, if it had one."""
         name = f"ui-{session}"
-        async with self._changing_nodes:
-            if watcher := self._watchers.pop(name, None):
-                watcher.cancel()
-            if child := self._children.pop(name, None):
-                await child.stop(STOP_SECONDS, self._hurry)
-            self._ports.pop(session, None)
+        if starting := self._starting.get(name):
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        if watcher := self._watchers.pop(name, None):
+            watcher.cancel()
+        if child := self._children.pop(name, None):
+            await child.stop(STOP_SECONDS, self._hurry)
+        self._ports.pop(session, None)
         return {}
 
     async def _add_node(self, call: Mapping[str, Any]) -> dict[str, Any]:

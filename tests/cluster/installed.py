@@ -192,7 +192,8 @@ class Program:
         (directory / "kubeconfig").write_text(json.dumps(_kubeconfig(api)))
         (directory / "cluster.toml").write_text(
             f'namespace = "binder"\ninstance = "hub"\ngateway_url = "{self.url}"\n'
-            'agent_image = "agent"\nprofile = "unprivileged"\ndefault_image = "base"\ngrace = 20\n'
+            'agent_image = "agent"\nprofile = "unprivileged"\ngrace = 20\n'
+            'default_image = "r.io/base:1"\n'
         )
 
     async def start(self) -> None:

@@ -257,6 +257,47 @@ async def test_another_process_goes_on_with_what_is_kept(node: Offer, place: Pla
     assert not place.alive(kept.slot)
 
 
+LIMIT = 300 << 20
+
+
+async def test_a_kernel_gets_no_more_memory_than_its_session_may_use(node: Offer):
+    """In a container it is killed, as a plain process it is told: it goes on."""
+    place = node.place("contract", 1, LIMIT)
+    place.create()
+    place.open()
+    killed = asyncio.Event()
+    slot, token = Slot("kernel", 20000), secrets.token_hex(16)
+    spec, resources = Kernelspecs().find("python3")
+    launch = kernelspec_launch(spec, resources, {}, place.seen(place.home))
+    configuration = {"kernel_id": "kernel", "token": token, "kernel": launch}
+    await asyncio.to_thread(place.start, slot, 1, configuration)
+    relay = ShimRelay(
+        lambda: place.connect(slot),
+        lambda: place.alive(slot),
+        token,
+        lambda _: None,
+        on_killed=killed.set,
+    )
+    try:
+        await relay.open(PATIENCE)
+        kernel = Running(slot, token, relay)
+        await kernel.run("mine = bytearray(1 << 20)")
+        assert not place.ran_out(slot)
+        asked = asyncio.create_task(relay.call("execute", code="big = bytearray(3 << 30)"))
+        if place.engine == "criu":
+            async with asyncio.timeout(PATIENCE):
+                await killed.wait()
+            assert place.ran_out(slot)
+            with contextlib.suppress(Exception):
+                await asked  # it is told that the kernel has ended
+        else:
+            assert (await asked)["ename"] == "MemoryError"
+            await kernel.run("assert len(mine) == 1 << 20")
+    finally:
+        await relay.close()
+        await asyncio.to_thread(place.close)
+
+
 async def test_close_leaves_nothing_behind(place: Place, start: Start):
     kernel = await start("one")
     mark = f"9{secrets.randbelow(10**8):08d}"
@@ -285,10 +326,10 @@ async def test_session_that_is_closed_while_its_spare_is_started_leaves_nothing(
     await started.wait()
     await hosted.close()
     assert not place.tree.exists()
-    assert not [slot for slot in hosted_slots() if slot.startswith("contract.spare")]
+    assert not [slot for slot in hosted_slots() if slot.startswith("contract+spare")]
 
 
 def hosted_slots() -> list[str]:
     """The names of the containers' control groups."""
     groups = [root / "sessionkeeper" / "node-1" for root in hierarchies()]
-    return [one.name for group in groups if group.is_dir() for one in group.iterdir()]
+    return [one.name for group in groups for one in group.glob("*/*") if one.is_dir()]

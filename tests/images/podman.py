@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from sessionkeeper.bench import own_image as python
-from sessionkeeper.images.writing import layer
 
 BASE = "localhost/base:1"
 _CONTAINERS = """\
@@ -42,7 +41,7 @@ def import_base(known: dict[str, str]) -> None:
     """Have an image to build on, with a shell and this Python."""
     subprocess.run(
         ["podman", "import", "--quiet", "-", BASE],
-        input=layer(python.files()),
+        input=python.base_layer(),
         env={**os.environ, **known},
         check=True,
         capture_output=True,

@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from sessionkeeper.images.errors import ImageUnknown, ImageUnusable
 from sessionkeeper.images.reference import Reference
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.tickets import ticket_for
 from sessionkeeper.images.writing import File, layer, put
 from sessionkeeper.settings import AgentSettings
 
 pytestmark = pytest.mark.container
 PATIENCE = 30.0
-TOKEN = "agents"
+SECRET = "agents"
 START = b'#!/bin/sh\nexport FROM_START=yes\nexec "$@"\n'
 
 
@@ -47,11 +48,18 @@ class Pool:
     image: Reference
     place: Path
 
+    def ticket(self, image: Reference) -> str:
+        return ticket_for(image.digest, SECRET)
+
+    def have(self, node: Offer, image: Reference) -> dict[str, float]:
+        assert node.images_here is not None
+        return node.images_here.have(str(image), self.ticket(image))
+
     def node(self, name: str) -> Offer:
         return offer(
             AgentSettings(
                 gateway_url=self.url,
-                token=TOKEN,
+                token="unused",
                 node=name,
                 data=self.place / name,
                 runtime="container",
@@ -72,7 +80,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     ]
     before = [File(f"{home}/gone.txt", b"", user=python.USER)]
     layers = [
-        (layer(python.files()), ""),
+        (python.base_layer(), ""),
         (layer(before, "gzip"), "gzip"),
         (layer(changes, "zstd"), "zstd"),
     ]
@@ -82,7 +90,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
     def serve() -> None:
         async def main() -> None:
-            server = HTTPServer(Application(image_routes(store, TOKEN)))
+            server = HTTPServer(Application(image_routes(store, SECRET)))
             server.listen(0, "127.0.0.1")
             loops.append((asyncio.get_running_loop(), asyncio.Event(), port_of(server)))
             started.set()
@@ -155,6 +163,7 @@ import socket; assert socket.gethostbyname('localhost') == '127.0.0.1'
 
 async def test_kernel_has_the_images_python_user_environment_and_files(pool: Pool):
     node = pool.node("node-1")
+    pool.have(node, pool.image)
     with opened(node, pool.image) as place:
         kernel = await start(place)
         await kernel.run(WHERE_IT_IS)
@@ -173,25 +182,30 @@ def test_node_that_has_an_image_does_not_fetch_it_again(pool: Pool):
     two = pool.node("node-2")
     assert two.images_here is not None
     assert two.images_here.here() == []
-    assert two.images_here.have(str(pool.image)).keys() == {"fetch", "look"}
+    with pytest.raises(ImageUnknown, match="binder-ann"):
+        two.place("in-image", 1, image=str(pool.image))
+    assert pool.have(two, pool.image).keys() == {"fetch", "look"}
     assert two.images_here.here() == [pool.image.digest]
-    assert pool.node("node-2").images_here.have(str(pool.image)) == {}  # type: ignore[union-attr]
+    assert pool.have(pool.node("node-2"), pool.image) == {}
 
 
 def test_missing_image_is_an_error_that_names_it(pool: Pool):
+    missing = replace(pool.image, name="nobody-built-this", digest=f"sha256:{'0' * 64}")
     with pytest.raises(ImageUnknown, match="nobody-built-this"):
-        pool.node("node-1").place("in-image", 1, image="nobody-built-this:1")
+        pool.have(pool.node("node-1"), missing)
 
 
 def test_image_without_a_python_that_can_run_the_shim_is_refused_in_words(pool: Pool):
-    bare = [one for one in python.files() if "site-packages/zmq" not in one.path]
-    image = put(pool.store, "bare:1", [(layer(bare), "")], python.CONFIG)
+    (zmq,) = (one for one in python.files() if one.path.endswith("site-packages/zmq"))
+    above, _, name = zmq.path.rpartition("/")
+    without = layer([File(f"{above}/.wh.{name}", b"")])
+    image = put(pool.store, "bare:1", [(python.base_layer(), ""), (without, "")], python.CONFIG)
     with pytest.raises(ImageUnusable, match="pyzmq"):
-        pool.node("node-1").place("in-image", 1, image=str(image))
+        pool.have(pool.node("node-1"), image)
 
 
 def test_entrypoint_that_runs_no_command_is_found_out_before_a_session_waits_for_it(pool: Pool):
     config: dict[str, Any] = {**python.CONFIG, "Entrypoint": ["/bin/cat"]}
-    image = put(pool.store, "deaf:1", [(layer(python.files()), "")], config)
+    image = put(pool.store, "deaf:1", [(python.base_layer(), "")], config)
     with pytest.raises(ImageUnusable, match="runs no command"):
-        pool.node("node-1").place("in-image", 1, image=str(image))
+        pool.have(pool.node("node-1"), image)

@@ -61,7 +61,7 @@ async def session(system: System, image: str) -> AsyncIterator[Session]:
 
 def keep(system: System, name: str) -> str:
     store = ImageStore(system.state.gateway / "images")
-    return str(put(store, name, [(layer((*python.files(), BOOK)), "")], python.CONFIG))
+    return str(put(store, name, [(python.base_layer(), ""), (layer([BOOK]), "")], python.CONFIG))
 
 
 async def test_session_in_an_image_moves_and_comes_back_with_it(system: System):

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import http.server
 import json
-import os
 import subprocess
 import threading
 import urllib.request
@@ -38,6 +37,7 @@ RUN echo made by the build > {python.HOME}/made.txt
 USER ann
 WORKDIR {python.HOME}
 """
+PAGE = "https://book.example.org"
 WHO = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
 SESSIONS = "/api/sessionkeeper/sessions"
 
@@ -75,6 +75,7 @@ class Binder:
         url += f"{'&' if '?' in url else '?'}token={token}"
         request = urllib.request.Request(url, headers={"Accept": "text/event-stream"})
         heard = []
+        request.add_header("Origin", PAGE)
         with DIRECT.open(request, timeout=120) as answer:
             assert answer.headers["Content-Type"].startswith("text/event-stream")
             for line in answer:
@@ -110,7 +111,7 @@ def binder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Binder]:
         )
         known = podman.environ(place / "podman")
         podman.import_base(known)
-        undo.callback(_forget, place / "podman", known)
+        undo.callback(_unmount, place / "podman")
         system = System(
             place / "state",
             "--no-ui",
@@ -125,19 +126,18 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def _forget(place: Path, known: dict[str, str]) -> None:
-    command = ["podman", "system", "reset", "--force"]
-    subprocess.run(command, env={**os.environ, **known}, capture_output=True, check=False)
-    subprocess.run(
-        ["umount", "-R", place / "storage" / "overlay"], capture_output=True, check=False
-    )
+def _unmount(storage: Path) -> None:
+    command = ["umount", "--recursive", str(storage / "storage" / "overlay")]
+    subprocess.run(command, capture_output=True, check=False)
 
 
 def ask(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     """A request to the server that a Binder says is ready, as its clients send it."""
     url = f"{ready['url']}{path}?token={ready['token']}"
     data = json.dumps(body).encode() if body is not None else None
-    with DIRECT.open(urllib.request.Request(url, data, method=method), timeout=60) as answer:
+    request = urllib.request.Request(url, data, {"Origin": PAGE}, method=method)
+    with DIRECT.open(request, timeout=60) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
         return json.loads(answer.read())
 
 

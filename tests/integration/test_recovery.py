@@ -148,6 +148,28 @@ async def test_cell_killed_after_a_checkpoint_in_its_middle_goes_on_from_there(
         assert "went on in `" in since(await system.running(), before)
 
 
+async def test_interrupted_cell_does_not_go_on_when_its_kernel_is_back_in_its_middle(
+    system: System, folder: Folder
+):
+    async with system.kernel(path=folder.name) as kernel:
+        cell = await kernel.send(
+            "import time\nn = 0\nwhile True:\n    n += 1\n    print(n)\n    time.sleep(0.01)"
+        )
+        await cell.until(lambda cell: bool(cell.numbers))
+        await system.drain((await system.running())["node"])
+        await system.heal()
+        before = await system.running()
+        moved = len(cell.numbers)
+        await cell.until(lambda cell: len(cell.numbers) > moved)
+        await system.call("POST", f"/api/kernels/{kernel.id}/interrupt", {})
+        await cell.end()
+        assert "KeyboardInterrupt" in cell.shown
+        await system.lose()
+        await system.recovered(before["epoch"])
+        assert await kernel.ask("6 * 7") == "42"
+        assert cell.types.count("execute_reply") == 1
+
+
 async def test_first_cell_of_a_kernel_killed_in_its_middle_is_run_again(
     system: System, folder: Folder
 ):

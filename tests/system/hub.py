@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from email.message import Message
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sessionkeeper.bench import own_image
 from sessionkeeper.bench.client import Server as Address
 from sessionkeeper.bench.hub import configuration, proxy
+from sessionkeeper.images.store import ImageStore
+from sessionkeeper.images.writing import layer, put
 from sessionkeeper.ui.attendant import ENDED
 from system.client import PATIENCE, KernelClient
 from system.running import DIRECT, System, free_port
@@ -82,14 +83,9 @@ class Hub:
 
     async def image(self, name: str) -> str:
         """Have the gateway keep an image of that name; sessions can run in it."""
-        if find_spec("sessionkeeper.images"):
-            own, store, writing = (
-                import_module(f"sessionkeeper.{one}")
-                for one in ("bench.own_image", "images.store", "images.writing")
-            )
-            kept = store.ImageStore(self.system.state.gateway / "images")
-            layers = [(writing.layer(own.files()), "")]
-            await asyncio.to_thread(writing.put, kept, name, layers, own.CONFIG)
+        store = ImageStore(self.system.state.gateway / "images")
+        layers = [(await asyncio.to_thread(lambda: layer(own_image.files())), "")]
+        await asyncio.to_thread(put, store, name, layers, own_image.CONFIG)
         return name
 
     async def forget(self) -> None:

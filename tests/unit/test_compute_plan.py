@@ -42,6 +42,10 @@ def test_a_session_that_needs_compute_gets_one_in_the_cheapest_tier() -> None:
     assert started(planned(Wish(ANN, needs=True))) == [(NAME, "spot")]
 
 
+def test_a_session_that_may_have_no_tier_now_gets_none() -> None:
+    assert planned(Wish(replace(ANN, tiers=()), needs=True)) == Plan()
+
+
 def test_what_is_on_its_way_is_waited_for() -> None:
     for phase in ("starting", "running"):
         coming = Known(replace(FOUND, phase=phase), NOW - 10)

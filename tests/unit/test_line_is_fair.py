@@ -56,7 +56,7 @@ class Pool:
         self.now += ROUND
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     before=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6)), max_size=6),
@@ -100,12 +100,12 @@ def test_whoever_fits_on_a_node_gets_one_however_many_keep_coming(
 def test_no_more_than_the_quota_get_a_node(
     asked: list[tuple[str, str | None]], owner: int, image: int
 ) -> None:
-    waiting = [Waiting(str(n), who, Needs(image=what), n) for n, (who, what) in enumerate(asked)]
+    waiting = [Waiting(str(n), who, Needs(), n, what) for n, (who, what) in enumerate(asked)]
     rules = Rules(Quotas(owner=owner, image=image, owners=(("c", 1),)))
     got = place([NodeFacts("n", ready=True)], waiting, {"a": 1}, rules, images={"x": 1})
     have = [one for one in waiting if got[one.session].node]
     owners = Counter({"a": 1}) + Counter(one.owner for one in have)
-    images = Counter({"x": 1}) + Counter(one.needs.image for one in have if one.needs.image)
+    images = Counter({"x": 1}) + Counter(one.image for one in have if one.image)
     assert owners["a"] <= max(1, owner)
     assert owners["b"] <= owner
     assert owners["c"] <= 1
@@ -114,7 +114,7 @@ def test_no_more_than_the_quota_get_a_node(
     for one in waiting:  # and nobody waits who is below all of them
         if got[one.session].node is None:
             over = owners[one.owner] >= (1 if one.owner == "c" else owner)
-            assert over or (one.needs.image and images[one.needs.image] >= image)
+            assert over or (one.image and images[one.image] >= image)
             assert "may" in str(got[one.session])
 
 

@@ -82,7 +82,7 @@ class Gateway:
     def __init__(self) -> None:
         self.machines = Machines()
         self.nodes = Nodes(Leases(2.0), lambda node: None)
-        self.nodes.reserved = Reserved(is_compute)
+        self.nodes.pool.reserved = Reserved(is_compute)
         self.wishes: list[Wish] = []
         self.told: list[tuple[str, str | None]] = []
         self.provisioner = Provisioner(
@@ -123,7 +123,7 @@ async def test_what_a_session_waits_for_is_started_once_and_is_its_alone() -> No
         await gateway.machines.until(lambda: gateway.machines.there)
         [name] = gateway.machines.there
         gateway.provisioner.wake()
-        await gateway.machines.until(lambda: gateway.nodes.reserved.of(name) == "ann")
+        await gateway.machines.until(lambda: gateway.nodes.pool.reserved.of(name) == "ann")
         node = gateway.join(name)
         assert node.facts().only == "ann"
         assert gateway.machines.last.token == token_for("secret", name)

@@ -7,11 +7,23 @@ import json
 import pytest
 
 from sessionkeeper.errors import UsageError
-from sessionkeeper.registration import Registration, asked_for, decode, hashed
+from sessionkeeper.registration import Memory, Registration, asked_for, decode, hashed
+
+
+def test_a_session_that_says_nothing_gets_the_memory_that_all_get() -> None:
+    usual = Memory(450 << 20, 2 << 30)
+    got = usual.fill(Registration("a"))
+    assert (got.guarantee, got.limit) == (450 << 20, 2 << 30)
+    more = usual.fill(Registration("a", guarantee=4 << 30))
+    assert (more.guarantee, more.limit) == (4 << 30, 4 << 30)
+    little = usual.fill(Registration("a", limit=256 << 20))
+    assert (little.guarantee, little.limit) == (256 << 20, 256 << 20)
+    assert Memory().fill(got) == got
 
 
 def test_it_is_read_as_it_was_written_also_by_a_version_that_knows_less() -> None:
-    whole = Registration("a", "ann", "image", ("spot",), 1, 2, 3.0, True, ("hash",))
+    agreed = ("a", "ann", "image", ("spot",), 1, 2, 3.0, True, ("hash",), 0.5)
+    whole = Registration(*agreed, environment=(("A", "b"),))
     assert decode(whole.encode()) == whole
     later = json.loads(whole.encode()) | {"colour": "blue"}
     assert decode(json.dumps(later).encode()) == whole
@@ -46,6 +58,11 @@ def test_a_token_is_kept_as_its_hash_and_never_told() -> None:
         ({"tiers": []}, "must be a list"),
         ({"tiers": ["free"]}, "must be a list"),
         ({"owner": 7}, "must be text"),
+        ({"environment": ["A=b"]}, "must be an object"),
+        ({"environment": {"A=": "b"}}, "no name of a variable"),
+        ({"environment": {"A": 1}}, "A must be text"),
+        ({"environment": {"A": "\0"}}, "A must be text"),
+        ({"environment": {f"A{n}": "" for n in range(65)}}, "must be an object"),
         ({"owner": "x" * 300}, "must be text"),
     ],
 )

@@ -134,15 +134,19 @@ async def test_what_it_says_of_itself_breaks_nothing(
         {"runtime": "magic"},
         {"engines": 7},
         {"images": []},
+        {"price": float("nan")},
+        {"has_images": [3]},
     ):
         async with dial(site, evil) as liar:
             refused = await liar.hello(**lie)
             assert next(iter(lie)) in refused["error"]["message"], lie
     async with dial(site, evil) as liar:
         script = {"spec": {"display_name": "x"}, "resources": {"kernel.js": "YWxlcnQoMSk="}}
-        assert (await liar.hello(kernelspecs={"evil": script}))["event"] == "welcome"
-        _, specs = site.ask("GET", "/api/kernelspecs")
-        assert specs["kernelspecs"].get("evil", {"resources": {}})["resources"] == {}
+        specs = {"evil": script, "python3": script}
+        assert (await liar.hello(kernelspecs=specs))["event"] == "welcome"
+        found = site.ask("GET", "/api/kernelspecs")[1]["kernelspecs"]
+        assert found["evil"]["resources"] == {}
+        assert found["python3"]["spec"]["display_name"] != "x"
     async with site.kernel() as kernel:
         assert await kernel.ask("1 + 1") == "2"
 

@@ -42,7 +42,7 @@ def test_token_that_was_used_lets_nobody_else_in(site: Site, home: Machine) -> N
     site.machine("early").join(token, "--cores", "1", "--memory", "1G").signal(signal.SIGTERM)
     assert site.machine("early").end() == 0
     late = site.machine("late").run("join", site.place, "--token", token, "--name", "late")
-    assert late.returncode == 13
+    assert late.returncode == 17
     assert "none that is good now" in late.stderr
     assert "node token create" in late.stderr
     assert site.nodes()["early"]["memory"] == 1 << 30
@@ -113,11 +113,11 @@ async def test_revoked_node_is_refused_with_words_and_its_session_goes_elsewhere
         assert done["sessions"] == ["default"]
         await site.until(lambda s: s["state"] == "running" and s["node"] == "bad")
         assert await kernel.ask("w") == "3"
-    assert await asyncio.to_thread(had.end) == 13
+    assert await asyncio.to_thread(had.end) == 17
     assert f"operator has revoked {had.name}" in had.said
     assert not had.kernels()
     again = had.run("join", "--runtime", "process")
-    assert again.returncode == 13
+    assert again.returncode == 17
     assert site.nodes()[had.name]["state"] == "revoked"
 
 

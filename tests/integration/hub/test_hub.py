@@ -74,6 +74,11 @@ async def kernel(ann: Server) -> AsyncIterator[KernelClient]:
     await kernel.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def image(hub: Hub) -> str:
+    return await hub.image("binder-repo:abc")
+
+
 async def computes(ann: Server, kernel: KernelClient) -> bool:
     """A page that is opened now, of the same URL, token and kernel."""
     client = await ann.client(kernel.id).open()
@@ -128,7 +133,8 @@ async def test_lost_attendant_is_mended_by_the_poll_of_a_new_hub(ann: Server, ke
 async def test_busy_kernel_without_a_page_is_activity_and_an_idle_one_hibernates(hub: Hub):
     cat = await Server(hub, "cat").spawn()
     client = await cat.kernel()
-    await client.send("import os; x = 41\nwhile not os.path.exists('enough'): pass")
+    assert await client.ask("import os; print(os.environ['JUPYTERHUB_USER'])") == "cat"
+    await client.send("x = 41\nwhile not os.path.exists('enough'): pass")
     await cat.until(lambda said: any(k["execution_state"] == "busy" for k in said["kernels"]))
     await client.close()
     seen = await cat.last_activity()
@@ -171,8 +177,7 @@ async def sessions(hub: Hub) -> set[str]:
     return {one["name"] for one in listed["sessions"]}
 
 
-async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
-    image = await hub.image("second:1")
+async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub, image: str):
     eve = await Server(hub, "eve", "lab").spawn()
     first = eve.session()
     await eve.stop()
@@ -188,9 +193,9 @@ async def test_each_image_has_its_session_and_all_go_with_the_user(hub: Hub):
     assert not {first, second} & await sessions(hub)
 
 
-async def test_binder_gets_what_it_asks_for(hub: Hub):
+async def test_binder_gets_what_it_asks_for(hub: Hub, image: str):
     options = {
-        "image": await hub.image("binder-repo:abc"),
+        "image": image,
         "repo_url": "https://github.com/org/repo",
         "token": "made-by-binderhub",
         "binder_ref_url": "https://github.com/org/repo/tree/abc",
@@ -206,7 +211,8 @@ async def test_binder_gets_what_it_asks_for(hub: Hub):
         assert environ[name.upper()] == options[name]
     assert environ["BINDER_PERSISTENT_REQUEST"] == options["binder_persistent_request"]
     said = (await server.said())["session"]
-    assert said["image"].partition("@")[0] == options["image"]
+    assert said["image"].partition("@")[0] == image
+    assert ["BINDER_REQUEST", options["binder_request"]] in said["environment"]
 
     answers = {
         token: (await hub.ask("GET", f"{server.path}api/kernels", None, token))[0]
@@ -220,6 +226,13 @@ async def test_binder_gets_what_it_asks_for(hub: Hub):
     session = server.session()
     await server.stop()
     assert session not in await sessions(hub)
+
+
+async def test_image_that_nobody_has_is_refused_by_name(hub: Hub):
+    fay = Server(hub, "fay")
+    with pytest.raises(AssertionError, match="never-built:1"):
+        await fay.spawn({"image": "never-built:1"})
+    assert await fay.model() is None
 
 
 async def test_binder_without_image_or_token_is_refused_with_words(hub: Hub):

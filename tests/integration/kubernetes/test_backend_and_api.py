@@ -22,7 +22,7 @@ PATIENCE = 30.0
 SPOT = Pool("spot", {"pool": "spot"}, ({"key": "spot", "operator": "Exists"},))
 CLUSTER = Cluster("binder", "hub", "http://gateway:8889", "agent:1", pools=(SPOT,))
 NAME = "sk-a-0123abcd-1"
-WANTED = Compute(NAME, "a", "spot", "a/b:1", token="s3cret")
+WANTED = Compute(NAME, "a", "spot", "r.io/a/b:1", token="s3cret")
 OWNER = {"apiVersion": "apps/v1", "kind": "StatefulSet"}
 
 
@@ -332,7 +332,7 @@ async def test_pods_go_when_the_gateway_is_uninstalled(
     await api.create("pods", {"metadata": meta, "spec": {}})
     monkeypatch.setenv("POD_NAME", "gateway-0")
     await backend.start(WANTED)
-    await backend.prepare(frozenset({"a/b:1"}))
+    await backend.prepare(frozenset({"r.io/a/b:1"}))
     [owner] = api.objects["pods"][NAME]["metadata"]["ownerReferences"]
     assert (owner["name"], owner["controller"]) == ("gateway", False)
     await api.remove("statefulsets", "gateway")
@@ -343,7 +343,7 @@ async def test_pods_go_when_the_gateway_is_uninstalled(
 async def test_images_are_pulled_ahead_and_who_writes_at_the_same_time_is_not_overwritten(
     api: ApiServer, backend: KubernetesBackend
 ) -> None:
-    await backend.prepare(frozenset({"a/b:1"}))
+    await backend.prepare(frozenset({"r.io/a/b:1"}))
     [before] = api.objects["daemonsets"].values()
     real, beaten = api._put, []
 
@@ -354,14 +354,14 @@ async def test_images_are_pulled_ahead_and_who_writes_at_the_same_time_is_not_ov
         return await real(plural, name, new)
 
     api._put = faster  # type: ignore[method-assign]
-    await backend.prepare(frozenset({"a/b:1", "a/b:2"}))
+    await backend.prepare(frozenset({"r.io/a/b:1", "r.io/a/b:2"}))
     [after] = api.objects["daemonsets"].values()
     assert beaten
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     volumes = after["spec"]["template"]["spec"]["volumes"]
-    assert {one["image"]["reference"] for one in volumes} == {"a/b:1", "a/b:2"}
+    assert {one["image"]["reference"] for one in volumes} == {"r.io/a/b:1", "r.io/a/b:2"}
     asked = api.asked("PUT", after["metadata"]["name"])
-    await backend.prepare(frozenset({"a/b:2", "a/b:1"}))
+    await backend.prepare(frozenset({"r.io/a/b:2", "r.io/a/b:1"}))
     assert api.asked("PUT", after["metadata"]["name"]) == asked
     await backend.prepare(frozenset())
     assert api.objects["daemonsets"] == {}

@@ -61,8 +61,8 @@ async def test_rights_that_the_chart_gives_are_those_that_are_used() -> None:
 
         await leftovers(make, sessions=10)
         backend = make()
-        await backend.prepare(frozenset({"a/b:1"}))
-        await backend.prepare(frozenset({"a/b:2"}))
+        await backend.prepare(frozenset({"r.io/a/b:1"}))
+        await backend.prepare(frozenset({"r.io/a/b:2"}))
         await backend.prepare(frozenset())
         await backend.close()
         used = {_right(*request) for request in api.requests}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, decode_body
 from sessionkeeper.agent.cuts import Cuts
 from sessionkeeper.agent.errors import FileRefused, KernelBusy
-from sessionkeeper.agent.hosted import HostedKernel, HostedSession
+from sessionkeeper.agent.hosted import HostedSession
 from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.place import Slot
 from sessionkeeper.agent.process import ProcessPlace
@@ -149,9 +150,9 @@ async def test_memory_that_was_had_for_a_dump_is_given_back_when_there_is_none(
     stay: Stay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stay.open()
-    hosted = stay.tenancy.hosted
-    monkeypatch.setattr(hosted.place, "dump_size", lambda slots: WORTH_IT)
-    hosted.kernels["k"] = HostedKernel("k", "none", 1, Slot("k", 20001), "", {}, running=True)
+    one = SimpleNamespace(kernel_id="one", slot=Slot("one-1", 1))
+    monkeypatch.setattr(Cuts, "running", lambda self: [one])
+    monkeypatch.setattr(stay.tenancy.hosted.place, "dump_size", lambda slots: 2 * WORTH_IT)
     held: list[int] = []
 
     async def no_cut(*_: object) -> None:
@@ -161,6 +162,5 @@ async def test_memory_that_was_had_for_a_dump_is_given_back_when_there_is_none(
     monkeypatch.setattr(Cuts, "variables", no_cut)
     with pytest.raises(KernelBusy):
         await stay.checkpoint()
-    assert sum(held) >= WORTH_IT
-    hosted.kernels.clear()
+    assert sum(held) >= 2 * WORTH_IT
     assert list(stay.images.glob("room-*")) == []

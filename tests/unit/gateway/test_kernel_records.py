@@ -66,3 +66,12 @@ def test_who_only_watches_is_no_connection(tmp_path: Path) -> None:
     outlet.attach(Feed(outlet, lambda _: None, "s", 0, lambda: None))
     assert kernels.model(record.id)["connections"] == 1
     kernels.close()
+
+
+def test_new_kernel_has_what_all_have_in_their_environment_unless_its_starter_says_otherwise(
+    tmp_path: Path,
+):
+    kernels = Kernels(tmp_path, environment={"WHO": "ann", "WHERE": "here"})
+    record = kernels.create("python3", {"WHERE": "there"})
+    assert record.env == {"WHO": "ann", "WHERE": "there"}
+    kernels.close()

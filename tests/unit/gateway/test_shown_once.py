@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway import interrupts
 from gateway.channel import KernelChannel
 from gateway.errors import Fenced
 from gateway.feed import Delivery, Feed
@@ -290,7 +291,7 @@ async def test_inputs_that_are_gone_are_counted(tmp_path: Path) -> None:
 
 def interrupted(scene: Scene, parent: str) -> None:
     """What a Python kernel says when its user interrupts a cell."""
-    scene.channel.interrupting()
+    scene.channel.interrupts.note()
     error = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
     scene.says(parent, "error", error)
     scene.says(parent, "execute_reply", error, SHELL)
@@ -346,7 +347,7 @@ async def test_cell_whose_node_is_lost_while_it_is_interrupted_ends_with_an_erro
     checkpoint = copy.deepcopy(scene.shim)
     scene.ask("loops")
     scene.prints("loops", "1 ")
-    scene.channel.interrupting()
+    scene.channel.interrupts.note()
     scene.restore(checkpoint)
     assert scene.asked == []
     (reply,) = [content for _, kind, content in scene.shown if kind == "execute_reply"]
@@ -368,12 +369,16 @@ async def test_cell_that_goes_on_in_its_middle_is_interrupted_there_again(
     if ended:
         interrupted(scene, "loops")
     else:
-        scene.channel.interrupting()
+        scene.channel.interrupts.note()
     scene.restore(checkpoint)
     assert scene.asked == []
     assert scene.told.interrupts == 1
     scene.attach()  # its agent lost the connection for a moment
     assert scene.told.interrupts == 1
+    scene.ask("next")
+    assert scene.asked == []  # the kernel would refuse it
+    interrupted(scene, "loops")
+    assert scene.asked == ["next"]
 
 
 async def test_interrupted_run_that_is_not_shown_is_not_gone_on_with_either(tmp_path: Path) -> None:
@@ -383,7 +388,7 @@ async def test_interrupted_run_that_is_not_shown_is_not_gone_on_with_either(tmp_
     scene.ends("a")
     scene.restore(checkpoint)
     assert scene.asked == ["a"]
-    scene.channel.interrupting()  # this time it takes for ever
+    scene.channel.interrupts.note()  # this time it takes for ever
     scene.restore(checkpoint)
     assert scene.asked == []
     scene.ask("b")
@@ -402,3 +407,18 @@ async def test_interrupt_that_came_as_a_message_hits_nothing_else_later(tmp_path
     scene.ask("next")
     scene.restore(checkpoint)
     assert scene.asked == ["next"]
+
+
+async def test_what_goes_on_though_it_was_interrupted_again_holds_up_nothing_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.01)
+    scene = Scene(tmp_path)
+    scene.ask("loops")
+    checkpoint = copy.deepcopy(scene.shim)
+    scene.channel.interrupts.note()
+    scene.restore(checkpoint)
+    scene.ask("next")
+    async with asyncio.timeout(5):
+        while scene.asked != ["next"]:
+            await asyncio.sleep(0.002)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from keeper_rig import SESSION, Site
 
 from sessionkeeper.bill import Row, Wanted
 from sessionkeeper.keeper import ledger as module
@@ -101,3 +102,38 @@ async def test_a_checkpoint_has_the_newest_rows_of_a_long_life(
     ledger.take_over("a", {BILL: {"session": "a", "rows": old}})
     kept = ledger.of_session("a")[BILL]["rows"]
     assert [row["day"] for row in kept] == days[-module.KEPT_ROWS :]
+
+
+async def test_a_loss_is_told_with_what_it_cost_and_a_planned_move_is_none(site: Site) -> None:
+    told: list[tuple[str, str, float, float]] = []
+    site.nodes.pool.recovered = lambda *what: told.append(what)
+    site.join("a")
+    await site.runs_on("a")
+    await site.checkpointed()
+    site.join("b")
+    await site.drain("a")
+    await site.runs_on("b")
+    assert told == []
+    site.lose("b")
+    site.join("c")
+    await site.runs_on("c")
+    ((session, node, lost, repeated),) = told
+    assert (session, node) == (SESSION, "c")
+    assert 0 <= lost < 10
+    assert repeated == 0.0  # everything was in the checkpoint
+
+
+async def test_a_damaged_account_is_put_aside_and_checkpoints_have_what_was_in_it(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    first = account(tmp_path / "bill.sqlite", nodes)
+    nodes.get("n1").take("a")
+    nodes.get("n1").release("a")
+    meta, was = first.of_session("a"), seconds(first)
+    first.close()
+    (tmp_path / "bill.sqlite").write_bytes(b"no database" * 1000)
+    again = account(tmp_path / "bill.sqlite", nodes)
+    assert again.rows() == []
+    assert (tmp_path / "bill.damaged").read_bytes().startswith(b"no database")
+    again.take_over("a", meta)
+    assert seconds(again) == was

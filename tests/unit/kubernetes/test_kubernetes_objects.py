@@ -12,7 +12,7 @@ from cluster.pod_security import violations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessionkeeper.compute.backend import Compute
+from sessionkeeper.compute.backend import Compute, ComputeRefused
 from sessionkeeper.errors import UsageError
 from sessionkeeper.kubernetes.cluster import GIB, Cluster, Pool, Resources, read_cluster
 from sessionkeeper.kubernetes.objects import CAPABILITIES, pod, prepull
@@ -48,7 +48,7 @@ def made(profile: str, volumes: bool = True, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("volumes", [False, True])
 def test_pods_and_daemonsets_are_what_the_api_takes(profile: str, volumes: bool) -> None:
     cluster = replace(CLUSTER, profile=profile)
-    pulled = prepull(cluster, "spot", ["a/b:1", "a/b:2"], OWNER, volumes)
+    pulled = prepull(cluster, "spot", ["r.io/a/b:1", "r.io/a/b:2", "kept:1"], OWNER, volumes)
     for version in VERSIONS[not volumes :] if volumes else VERSIONS:
         kubernetes_validate.validate(made(profile, volumes), version, strict=True)
         kubernetes_validate.validate(pulled, version, strict=True)
@@ -56,7 +56,7 @@ def test_pods_and_daemonsets_are_what_the_api_takes(profile: str, volumes: bool)
 
 def test_an_unprivileged_pod_passes_the_restricted_standard() -> None:
     assert violations(made("unprivileged")) == set()
-    pulled = prepull(replace(CLUSTER, profile="unprivileged"), "spot", ["a/b:1"], None, True)
+    pulled = prepull(replace(CLUSTER, profile="unprivileged"), "spot", ["r.io/a/b:1"], None, True)
     assert violations({"metadata": {}, "spec": pulled["spec"]["template"]["spec"]}) == set()
 
 
@@ -110,15 +110,22 @@ def test_the_image_is_a_volume_where_the_cluster_has_them_else_only_named() -> N
     [image] = [one for one in with_volume["volumes"] if "image" in one]
     assert image["image"]["reference"] == WANTED.image
     assert not any("image" in one for one in without["volumes"])
-    for spec in (with_volume, without):
-        assert environment(spec)["SESSIONKEEPER_IMAGE"] == WANTED.image
-    assert environment(with_volume)["SESSIONKEEPER_IMAGE_ROOT"] == "/image"
-    assert "SESSIONKEEPER_IMAGE_ROOT" not in environment(without)
+    assert environment(with_volume)["SESSIONKEEPER_MOUNTED_IMAGE"] == WANTED.image
+    assert environment(with_volume)["SESSIONKEEPER_MOUNTED_AT"] == "/image"
+    assert "SESSIONKEEPER_MOUNTED_AT" not in environment(without)
+    kept = made("criu", True, image="binder-ann-repo:abc")["spec"]
+    assert "SESSIONKEEPER_MOUNTED_AT" not in environment(kept)  # no kubelet has it
+
+
+def test_an_image_that_the_gateway_keeps_is_not_taken_for_somebody_elses() -> None:
+    with pytest.raises(ComputeRefused, match="kept by the gateway"):
+        made("unprivileged", image="binder-ann-repo:abc")
 
 
 def test_unprivileged_kernels_run_in_the_session_s_image_with_the_agent_brought_in() -> None:
     spec = made("unprivileged")["spec"]
     assert spec["containers"][0]["image"] == WANTED.image
+    assert environment(spec)["SESSIONKEEPER_INSIDE"] == WANTED.image
     [lending] = spec["initContainers"]
     assert lending["image"] == CLUSTER.agent_image
     [volume] = [one["name"] for one in lending["volumeMounts"]]
