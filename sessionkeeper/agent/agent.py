@@ -164,6 +164,8 @@ class Agent:
                 await asyncio.sleep(left)
             elif self._sessions:
                 await self._sessions.end_all("the lease has ended")
+                # A gateway that stood still takes them for running as long as it is connected.
+                await self._uplink.hang_up()
             else:
                 await asyncio.sleep(self._lease / HEARTBEATS_PER_LEASE)
 
