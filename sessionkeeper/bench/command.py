@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sessionkeeper.bench import (
     checkpoint,
+    cluster,
     gateway,
     hub,
     latency,
@@ -112,6 +113,7 @@ async def _measure(
             case "launch":
                 measured, runtime = await launch.measure(terminal, found.runs)
                 measured += await hub.measure(terminal, found.runs)
+                measured += await cluster.measure(terminal, found.runs)
             case _:
                 measured, runtime = await recovery.measure(terminal, found.sizes, found.runs)
         figures += measured

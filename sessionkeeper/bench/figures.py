@@ -51,6 +51,8 @@ REQUIRED: Mapping[str, float] = {
     "placement_s": 2.0,
     "launch_s": 4.0,
     "hub_back_s": 5.0,
+    "chart_s": 5.0,
+    "leftovers": 0.0,
 }
 """At most this (a rate, and what is kept: at least), as the median on the reference machine with
 the container runtime; the unit is at the end of the name. Of what is kept the worst run counts."""
@@ -73,7 +75,7 @@ class Figure:
     @property
     def unit(self) -> str:
         """`s`, `ms`, `mb` (10**6 bytes), `kb`, `mb_per_s`, `percent`, `lost` (messages),
-        `ratio`, `kept` (sessions)."""
+        `ratio`, `kept` (sessions), `leftovers` (objects)."""
         words = self.name.split("_")
         return "_".join(words[-3:] if self.rate else words[-1:])
 

@@ -63,7 +63,7 @@ def test_failures_are_in_the_json() -> None:
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_unit_is_in_the_name(name: str) -> None:
-    units = {"s", "ms", "mb", "kb", "mb_per_s", "ratio", "percent", "lost", "kept"}
+    units = {"s", "ms", "mb", "kb", "mb_per_s", "ratio", "percent", "lost", "kept", "leftovers"}
     assert Figure(name).unit in units
 
 
@@ -76,7 +76,10 @@ def test_of_a_rate_more_is_better_and_a_failed_run_is_the_slowest() -> None:
 
 def test_each_figure_of_a_checkpoint_is_measured_and_has_a_bound() -> None:
     measured = {name for names in checkpoint.FIGURES.values() for name in names}
-    others = ("drain", "kill", "kernel_", "resume_", "placement_")
+    others = (
+        *("drain", "kill", "kernel_", "resume_", "placement_"),
+        *("launch_", "hub_", "chart_", "leftovers"),
+    )
     named = {name for name in REQUIRED if not name.startswith(others)}
     assert measured == named - set(gateway.FIGURES)
     assert set(gateway.FIGURES) <= named
