@@ -8,10 +8,10 @@ systemd.kill(5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["NAME", "path", "text"]
+__all__ = ["ENVIRONMENT", "NAME", "path", "text"]
 
 NAME = "sessionkeeper-node.service"
 
@@ -23,10 +23,25 @@ def path(*, root: bool, home: Path) -> Path:
     return home / ".config" / "systemd" / "user" / NAME
 
 
-def text(command: Sequence[str], *, root: bool, grace: float, refused: int) -> str:
-    """The unit. `command` runs in the foreground and ends after SIGTERM, within `grace` seconds and
-    some; it ends with `refused` when the gateway does not let it in.
+ENVIRONMENT = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE")
+"""What of the environment the way to the gateway may depend on."""
+
+
+def text(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    root: bool,
+    grace: float,
+    refused: int,
+) -> str:
+    """The unit, with what of `environ` is in `ENVIRONMENT`.
+
+    `command` runs in the foreground and ends within `grace` seconds, and some, after SIGTERM; with
+    `refused` when the gateway does not let it in.
     """
+    said = [f"{name}={environ[name]}" for name in ENVIRONMENT if environ.get(name)]
+    kept = "".join(f"Environment={_quoted(one)}\n" for one in said)
     return f"""\
 [Unit]
 Description=sessionkeeper: offers this machine to a gateway
@@ -34,7 +49,7 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
-ExecStart={" ".join(map(_quoted, command))}
+{kept}ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command)}
 Restart=always
 RestartSec=1
 RestartPreventExitStatus={refused}
@@ -48,6 +63,6 @@ WantedBy={"multi-user.target" if root else "default.target"}
 
 
 def _quoted(word: str) -> str:
-    """As systemd reads it: quotes, backslashes, `%` and `$` mean something there."""
-    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """As systemd reads it: quotes, backslashes and `%` mean something there."""
+    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{plain}"' if plain != word or not word or any(c.isspace() for c in word) else word

@@ -259,13 +259,14 @@ def _write_unit(arguments: Namespace, home: Home, terminal: Terminal) -> int:
     for flag in ("cores", "memory", "hours", "when", "runtime", "notices", "grace", "log_level"):
         if (value := getattr(arguments, flag)) is not None:
             words += [f"--{flag.replace('_', '-')}", str(value)]
-    text = unit.text(words, root=root, grace=grace, refused=NOT_LET_IN)
+    text = unit.text(words, os.environ, root=root, grace=grace, refused=NOT_LET_IN)
     if arguments.systemd_unit == "-":
         print(text, end="")
         return 0
     where = Path(arguments.systemd_unit or unit.path(root=root, home=Path.home()))
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
+        where.touch(mode=0o600)  # a proxy's password may be in it
         where.write_text(text)
     except OSError as error:
         raise UsageError(f"{where} cannot be written: {error.strerror}") from None

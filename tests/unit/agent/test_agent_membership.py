@@ -103,13 +103,16 @@ def test_owner_reads_what_is_offered_to_whom_and_when() -> None:
 
 def test_unit_waits_for_a_drain_and_is_not_started_again_when_it_is_not_let_in() -> None:
     words = ["/usr/bin/python3", "-m", "sessionkeeper", "--dir", "/a b/100%"]
-    text = unit.text(words, root=False, grace=30, refused=17)
+    environ = {"HTTPS_PROXY": "http://u:p%20@proxy:3128", "PATH": "/bin"}
+    text = unit.text(words, environ, root=False, grace=30, refused=17)
+    assert 'Environment="HTTPS_PROXY=http://u:p%%20@proxy:3128"' in text
+    assert "PATH" not in text
     assert 'ExecStart=/usr/bin/python3 -m sessionkeeper --dir "/a b/100%%"' in text
     assert "TimeoutStopSec=60" in text
     assert "RestartPreventExitStatus=17" in text
     assert "KillMode=process" in text, "kernels outlive an agent that is started again"
     assert "WantedBy=default.target" in text
-    assert "WantedBy=multi-user.target" in unit.text(words, root=True, grace=30, refused=17)
+    assert "WantedBy=multi-user.target" in unit.text(words, {}, root=True, grace=30, refused=17)
     home = Path("/home/ann")
     assert unit.path(root=False, home=home) == home / ".config/systemd/user" / unit.NAME
     assert unit.path(root=True, home=home) == Path("/etc/systemd/system") / unit.NAME

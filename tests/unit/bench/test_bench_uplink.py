@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +18,19 @@ class World:
 
     def __init__(self, line: Line) -> None:
         self.now = 0.0
-        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.due: list[tuple[float, int, Callable[[], None]]] = []
+        self.orders = itertools.count()
         self.arrived: list[tuple[float, bytes]] = []
         self.wire = Wire(
             line,
             lambda frame: self.arrived.append((round(self.now, 6), frame)),
             lambda: self.now,
-            lambda at, what: self.due.append((at, what)),
+            lambda at, what: heapq.heappush(self.due, (at, next(self.orders), what)),
         )
 
     def run(self) -> None:
         while self.due:
-            self.due.sort(key=lambda one: one[0])
-            self.now, what = self.due.pop(0)
+            self.now, _, what = heapq.heappop(self.due)
             what()
 
 
