@@ -75,7 +75,7 @@ class Figure:
     @property
     def unit(self) -> str:
         """`s`, `ms`, `mb` (10**6 bytes), `kb`, `mb_per_s`, `percent`, `lost` (messages),
-        `ratio`, `kept` (sessions)."""
+        `ratio`, `kept` (sessions), `leftovers` (objects)."""
         words = self.name.split("_")
         return "_".join(words[-3:] if self.rate else words[-1:])
 

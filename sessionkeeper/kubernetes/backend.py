@@ -7,22 +7,14 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import ClientError
 from kubernetes.aio import config
 
-# By their names: the client imports what is asked of it later, for seconds, in mid-loop.
-from kubernetes.aio.client import (
-    ApiClient,
-    ApiException,
-    AppsV1Api,
-    Configuration,
-    CoreV1Api,
-    VersionApi,
-)
+# Of the client its connection alone: its types of all objects take 150 MB and seconds to import.
+from kubernetes.aio.client import ApiClient, ApiException, Configuration
 
 from sessionkeeper.compute.backend import Compute, ComputeFailed, ComputeRefused, Found
 from sessionkeeper.images.errors import ImageError
@@ -81,12 +73,7 @@ class KubernetesBackend:
         except ImageError as error:
             raise ComputeRefused(str(error), hint=error.hint) from error
         try:
-            await self._ask(
-                self._core.create_namespaced_pod_without_preload_content(
-                    self._cluster.namespace, body, _request_timeout=REQUEST_SECONDS
-                ),
-                f"pod {wanted.name} was not created",
-            )
+            await self._ask("POST", self._pods, f"pod {wanted.name} was not created", body)
         except ComputeRefused as error:
             if error.status != 409:
                 raise
@@ -94,12 +81,8 @@ class KubernetesBackend:
 
     async def _is_ours(self, name: str) -> None:
         """One of that name is there. Mostly we made it, and did not live to hear of it."""
-        body = await self._ask(
-            self._core.read_namespaced_pod_without_preload_content(
-                name, self._cluster.namespace, _request_timeout=REQUEST_SECONDS
-            ),
-            f"pod {name} is there, and cannot be read",
-        )
+        failed = f"pod {name} is there, and cannot be read"
+        body = await self._ask("GET", f"{self._pods}/{name}", failed)
         meta = body["metadata"]
         if (meta.get("labels") or {}).get(INSTANCE) != self._cluster.instance:
             raise ComputeRefused(f"pod {name} is somebody else's")
@@ -107,32 +90,29 @@ class KubernetesBackend:
             raise ComputeFailed(f"pod {name} is just ending")
 
     async def stop(self, name: str, *, at_once: bool = False) -> None:
-        grace: dict[str, Any] = {"grace_period_seconds": 0} if at_once else {}
+        grace = {"gracePeriodSeconds": "0"} if at_once else {}
         try:
-            await self._ask(
-                self._core.delete_namespaced_pod_without_preload_content(
-                    name, self._cluster.namespace, **grace, _request_timeout=REQUEST_SECONDS
-                ),
-                f"pod {name} was not deleted",
-            )
+            path, failed = f"{self._pods}/{name}", f"pod {name} was not deleted"
+            await self._ask("DELETE", path, failed, query=grace)
         except ComputeRefused as error:
             if error.status != 404:
                 raise
 
     async def prepare(self, images: frozenset[str]) -> None:
         owner, volumes = await self._circumstances()
-        pulled = Prepulled(self._cluster, AppsV1Api(self._api), self._ask)
+        pulled = Prepulled(self._cluster, self._ask)
         await pulled.hold(images, owner, volumes)
 
     async def watch(self) -> AsyncGenerator[Mapping[str, Found], None]:
-        pods = partial(
-            self._core.list_namespaced_pod_without_preload_content,
-            self._cluster.namespace,
-            label_selector=selector(self._cluster),
-        )
-        sources = {"pods": pods}
-        if self._cluster.watch_nodes:
-            sources["nodes"] = self._core.list_node_without_preload_content
+        ours = {"labelSelector": selector(self._cluster)}
+
+        def pods(query: dict[str, str], wait: float) -> Awaitable[Any]:
+            return self._request("GET", self._pods, {**ours, **query}, wait=wait)
+
+        def nodes(query: dict[str, str], wait: float) -> Awaitable[Any]:
+            return self._request("GET", "/api/v1/nodes", query, wait=wait)
+
+        sources = {"pods": pods, **({"nodes": nodes} if self._cluster.watch_nodes else {})}
         seen: dict[str, dict[str, Any]] = {}
         changed = asyncio.Event()
 
@@ -187,19 +167,16 @@ class KubernetesBackend:
         return self._client
 
     @property
-    def _core(self) -> Any:
-        return CoreV1Api(self._api)
+    def _pods(self) -> str:
+        return f"/api/v1/namespaces/{self._cluster.namespace}/pods"
 
     async def _circumstances(self) -> tuple[Mapping[str, Any] | None, bool]:
         """Who owns what we create, and whether the cluster has image volumes: asked once."""
         if self._image_volumes is None:
-            version = await _translated(
-                VersionApi(self._api).get_code(_request_timeout=REQUEST_SECONDS),
-                "the cluster's version is not known",
-            )
+            version = await self._ask("GET", "/version", "the cluster's version is not known")
             # A managed cluster's minor version may be `35+`.
-            minor = int("".join(filter(str.isdigit, version.minor)) or 0)
-            self._image_volumes = (int(version.major), minor) >= IMAGE_VOLUMES_SINCE
+            minor = int("".join(filter(str.isdigit, str(version.get("minor")))) or 0)
+            self._image_volumes = (int(version.get("major") or 0), minor) >= IMAGE_VOLUMES_SINCE
         if not self._asked:
             self._owner = await self._controller()
             self._asked = True
@@ -210,14 +187,9 @@ class KubernetesBackend:
         name = os.environ.get("POD_NAME")
         if not name:
             return None
-        body = await self._ask(
-            self._core.read_namespaced_pod_without_preload_content(
-                name,
-                os.environ.get("POD_NAMESPACE") or self._cluster.namespace,
-                _request_timeout=REQUEST_SECONDS,
-            ),
-            "the gateway's own pod cannot be read",
-        )
+        namespace = os.environ.get("POD_NAMESPACE") or self._cluster.namespace
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        body = await self._ask("GET", path, "the gateway's own pod cannot be read")
         owners = body["metadata"].get("ownerReferences") or []
         mine = next((dict(one) for one in owners if one.get("controller")), None)
         if mine is not None:
@@ -225,19 +197,48 @@ class KubernetesBackend:
             mine |= {"controller": False, "blockOwnerDeletion": False}
         return mine
 
-    async def _ask(self, asked: Coroutine[Any, Any, Any], failed: str) -> Any:
-        """Return the answer's JSON. Raises :class:`ComputeFailed`, :class:`ComputeRefused`."""
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any = None,
+        wait: float = REQUEST_SECONDS,
+    ) -> Any:
+        """Return the answer as it comes, whatever its status. Raises what the client raises."""
+        asked = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._api.call_api(*asked, _request_timeout=wait)
+        return answer.response
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        failed: str,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Return the answer's JSON. Raises :class:`ComputeFailed`, :class:`ComputeRefused` that
+        begin with what ``failed``.
+        """
 
         async def whole() -> Any:
-            response = await asked
+            response = await self._request(method, path, query or {}, body)
             try:
-                body = await response.read()
+                content = await response.read()
             finally:
                 response.release()
-            return response, body
+            return response, content
 
-        response, body = await _translated(whole(), failed)
-        said = _json(body)
+        response, content = await _translated(whole(), failed)
+        said = _json(content)
         if response.status < 300:
             return said
         message = said.get("message") or response.reason

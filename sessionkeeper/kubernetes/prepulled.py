@@ -18,11 +18,10 @@ TRIES = 5
 
 
 class Prepulled:
-    """One DaemonSet for each pool. ``ask`` is the backend's: it awaits, and translates errors."""
+    """One DaemonSet for each pool. ``ask`` is the backend's."""
 
-    def __init__(self, cluster: Cluster, apps: Any, ask: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, cluster: Cluster, ask: Callable[..., Awaitable[Any]]) -> None:
         self._cluster = cluster
-        self._apps = apps
         self._ask = ask
 
     async def hold(
@@ -45,13 +44,13 @@ class Prepulled:
             there = await self._read(name)
             try:
                 if there is None:
-                    await self._call("create_namespaced_daemon_set", wanted)
+                    await self._call("POST", body=wanted)
                     return
                 meta = there["metadata"]
                 if (meta.get("annotations") or {}).get(WHAT) == digest:
                     return
                 wanted["metadata"]["resourceVersion"] = meta["resourceVersion"]
-                await self._call("replace_namespaced_daemon_set", wanted, name)
+                await self._call("PUT", name, wanted)
                 return
             except ComputeRefused as error:
                 if error.status not in (404, 409):
@@ -61,7 +60,7 @@ class Prepulled:
 
     async def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            there: dict[str, Any] = await self._call("read_namespaced_daemon_set", None, name)
+            there: dict[str, Any] = await self._call("GET", name)
             return there
         except ComputeRefused as error:
             if error.status != 404:
@@ -70,13 +69,12 @@ class Prepulled:
 
     async def _delete(self, name: str) -> None:
         try:
-            await self._call("delete_namespaced_daemon_set", None, name)
+            await self._call("DELETE", name)
         except ComputeRefused as error:
             if error.status != 404:
                 raise
 
-    async def _call(self, verb: str, body: dict[str, Any] | None, *names: str) -> Any:
-        asked = getattr(self._apps, f"{verb}_without_preload_content")
-        bodies = [] if body is None else [body]
-        call = asked(*names, self._cluster.namespace, *bodies)
-        return await self._ask(call, "images are not pulled ahead")
+    async def _call(self, method: str, name: str = "", body: dict[str, Any] | None = None) -> Any:
+        path = f"/apis/apps/v1/namespaces/{self._cluster.namespace}/daemonsets"
+        where = f"{path}/{name}" if name else path
+        return await self._ask(method, where, "images are not pulled ahead", body)

@@ -17,8 +17,8 @@ from kubernetes.aio.client import ApiException
 
 __all__ = ["LIST_LIMIT", "WATCH_SECONDS", "Gone", "follow", "listed"]
 
-Ask = Callable[..., Awaitable[Any]]
-"""A `list_..._without_preload_content` of the client, its namespace and selector bound."""
+Ask = Callable[[dict[str, str], float], Awaitable[Any]]
+"""Asks for a kind of objects with a query, and waits for so many seconds at most."""
 
 WATCH_SECONDS = 120
 SLACK_SECONDS = 15
@@ -67,10 +67,10 @@ async def listed(ask: Ask) -> tuple[Objects, str]:
     """Return all objects by name, and the version of the whole, read in pages. A list that takes so
     long that the server forgets where it began (410) is begun again, in one piece.
     """
-    more: dict[str, Any] = {"limit": LIST_LIMIT}
+    more = {"limit": str(LIST_LIMIT)}
     objects: Objects = {}
     while True:
-        response = await ask(**more, _request_timeout=LIST_TIMEOUT)
+        response = await ask(more, LIST_TIMEOUT)
         try:
             body = json.loads(await response.read())
         finally:
@@ -83,17 +83,17 @@ async def listed(ask: Ask) -> tuple[Objects, str]:
         token = body["metadata"].get("continue")
         if not token:
             return objects, str(body["metadata"]["resourceVersion"])
-        more = {"limit": LIST_LIMIT, "_continue": token}
+        more = {"limit": str(LIST_LIMIT), "continue": token}
 
 
 async def _events(ask: Ask, version: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    response = await ask(
-        watch=True,
-        allow_watch_bookmarks=True,
-        resource_version=version,
-        timeout_seconds=WATCH_SECONDS,
-        _request_timeout=float(WATCH_SECONDS + SLACK_SECONDS),
-    )
+    query = {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": version,
+        "timeoutSeconds": str(WATCH_SECONDS),
+    }
+    response = await ask(query, float(WATCH_SECONDS + SLACK_SECONDS))
     try:
         if response.status != 200:
             body = json.loads(await response.read())

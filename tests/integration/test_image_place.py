@@ -55,16 +55,17 @@ class Pool:
         assert node.images_here is not None
         return node.images_here.have(str(image), self.ticket(image))
 
-    def node(self, name: str) -> Offer:
-        return offer(
-            AgentSettings(
-                gateway_url=self.url,
-                token="unused",
-                node=name,
-                data=self.place / name,
-                runtime="container",
-            )
+    def settings(self, name: str) -> AgentSettings:
+        return AgentSettings(
+            gateway_url=self.url,
+            token="unused",
+            node=name,
+            data=self.place / name,
+            runtime="container",
         )
+
+    def node(self, name: str) -> Offer:
+        return offer(self.settings(name))
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,33 @@ def test_node_that_has_an_image_does_not_fetch_it_again(pool: Pool):
     assert pool.have(two, pool.image).keys() == {"fetch", "look"}
     assert two.images_here.here() == [pool.image.digest]
     assert pool.have(pool.node("node-2"), pool.image) == {}
+
+
+async def test_image_that_is_mounted_as_a_volume_is_taken_from_there(pool: Pool):
+    one, volume = pool.node("node-1"), pool.place / "volume"
+    pool.have(one, pool.image)
+    assert one.images_here is not None
+    root = one.images_here.root(str(pool.image))
+    below = ":".join(str(root.directory / layer) for layer in root.layers)
+    volume.mkdir()
+    # As a kubelet does: an overlay, read-only, on which no other overlay could be dumped.
+    overlay = ["mount", "-t", "overlay", "-o", f"ro,lowerdir={below}", "volume", str(volume)]
+    subprocess.run(overlay, check=True)
+    try:
+        settings = replace(
+            pool.settings("node-3"), mounted_image=str(pool.image), mounted_at=volume
+        )
+        node = offer(settings)
+        pool.have(node, pool.image)
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
+        volume.rmdir()
+    assert node.images_here is not None
+    assert len(node.images_here.root(str(pool.image)).layers) == 1
+    with opened(node, pool.image) as place:
+        kernel = await start(place)
+        await kernel.run(WHERE_IT_IS)
+        await kernel.relay.close()
 
 
 def test_missing_image_is_an_error_that_names_it(pool: Pool):
