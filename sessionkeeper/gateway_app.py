@@ -37,8 +37,9 @@ from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
+from sessionkeeper.keeper.node import Node
 from sessionkeeper.keeper.node_api import node_routes
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.keeper.report_api import report_routes

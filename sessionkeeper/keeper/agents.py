@@ -13,7 +13,8 @@ from gateway.identity import SCHEME, Challenge
 from gateway.observer import KernelExit
 from sessionkeeper.compute.tokens import name_of
 from sessionkeeper.keeper.hello import checked
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.notices import word_of
 from sessionkeeper.keeper.roster import Roster
 from sessionkeeper.keeper.sessions import Sessions

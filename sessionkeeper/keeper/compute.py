@@ -17,10 +17,11 @@ from gateway.kernels import KernelRecord, Kernels
 from gateway.notebook_sessions import NotebookSession
 from gateway.observer import KernelExit, Observer
 from gateway.rollback import Rollback
-from sessionkeeper.keeper.checkpoints import Activity, Position
+from sessionkeeper.keeper.channels import Activity, Position
 from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.out_of_memory import OutOfMemory
 from sessionkeeper.keeper.words import ONLY_LOOKS, rolled_back
 

@@ -8,7 +8,7 @@ from sessionkeeper.cpu import Cpu
 from sessionkeeper.placement import NodeFacts
 
 if TYPE_CHECKING:
-    from sessionkeeper.keeper.nodes import Node
+    from sessionkeeper.keeper.node import Node
 
 
 def facts_of(node: Node, but: str = "") -> NodeFacts:

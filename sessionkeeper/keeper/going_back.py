@@ -22,10 +22,11 @@ from checkpoint.manifest import Body, Manifest
 from gateway.errors import GatewayError
 from sessionkeeper.errors import SessionkeeperError, Unavailable
 from sessionkeeper.keeper.chain import WENT_BACK
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.channels import Channels
+from sessionkeeper.keeper.checkpoints import Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
-from sessionkeeper.keeper.nodes import NodeLost
+from sessionkeeper.keeper.node import NodeLost
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.keeper.writes import WriteJournal

@@ -14,9 +14,9 @@ from gateway.errors import GatewayError, RemoteError
 from sessionkeeper.addresses import address_of
 from sessionkeeper.keeper.blobs import Grant, Grants, packs_only
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Channels
+from sessionkeeper.keeper.channels import Channels
 from sessionkeeper.keeper.image import SessionImage
-from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.node import Node, NodeLost
 from sessionkeeper.keeper.workspace import StoreWithWrites
 from sessionkeeper.keeper.writes import Write, WriteJournal
 

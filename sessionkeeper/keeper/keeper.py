@@ -18,7 +18,8 @@ from checkpoint.repository import Repository
 from sessionkeeper import session as steps
 from sessionkeeper.keeper.blobs import Grants
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.channels import Channels
+from sessionkeeper.keeper.checkpoints import Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.fence import Fence
 from sessionkeeper.keeper.going_back import GoingBack
@@ -26,7 +27,8 @@ from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.leaving import Leaving
-from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
+from sessionkeeper.keeper.node import Node, NodeLost
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.pressure import relieved
@@ -91,27 +93,13 @@ class SessionKeeper:
         self.fence = Fence(self.chain, self._epochs, self.going_back, self._presence, run)
         self.sleep = Sleep(self._presence, registration.hibernated, sleeps)
         line.enter(registration, self.changed)
+        incarnation = self._checkpoints, self._incarnations, self._presence
         self._leaving = Leaving(
-            nodes,
-            self._epochs,
-            channels,
-            self._checkpoints,
-            self._incarnations,
-            self._presence,
-            self._opening,
-            self._whereto,
-            self.going_back,
-            self.sleep,
+            *(nodes, self._epochs, channels, *incarnation),
+            *(self._opening, self._whereto, self.going_back, self.sleep),
         )
         self._settling = Settling(
-            nodes,
-            self._epochs,
-            channels,
-            self._checkpoints,
-            self._incarnations,
-            self._presence,
-            self.kernels,
-            self._leaving,
+            *(nodes, self._epochs, channels, *incarnation, self.kernels, self._leaving)
         )
         self._resting, self._save_last = False, True
         self._rested = asyncio.Event()

@@ -23,7 +23,8 @@ from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.image import SessionImage
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.ledger import Ledger
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.seed import seed
 from sessionkeeper.keeper.sleep import NotHibernated
 from sessionkeeper.keeper.stored_files import StoredFiles

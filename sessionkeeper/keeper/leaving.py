@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.channels import Channels
+from sessionkeeper.keeper.checkpoints import Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.going_back import GoingBack
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
-from sessionkeeper.keeper.nodes import Node, NodeLost, Nodes
+from sessionkeeper.keeper.node import Node, NodeLost
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.opening import Opening
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.sleep import Sleep

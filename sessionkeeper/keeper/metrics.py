@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from gateway.metrics import REGISTRY
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.node import Node
 from sessionkeeper.keeper.status import State, Status
 from sessionkeeper.keeper.words import Recovery
 

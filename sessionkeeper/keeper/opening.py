@@ -14,7 +14,8 @@ from sessionkeeper.keeper.chain import Chain
 from sessionkeeper.keeper.checkpoints import Checkpoints, Variables
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.metrics import count
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.words import Recovery
 from sessionkeeper.placement import Needs, choose, differ, no_images

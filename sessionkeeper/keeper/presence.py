@@ -11,7 +11,7 @@ from typing import Any
 from sessionkeeper.errors import Unavailable
 from sessionkeeper.keeper.changes import Changes
 from sessionkeeper.keeper.incarnation import Incarnation
-from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.node import Node, NodeLost
 from sessionkeeper.keeper.status import AT_REST, State, Status
 
 log = logging.getLogger(__name__)

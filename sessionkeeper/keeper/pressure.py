@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sessionkeeper.keeper.nodes import Node
+    from sessionkeeper.keeper.node import Node
 
 SAVING = 0.5
 """Seconds that a session's last checkpoint keeps a processor of its node busy, roughly (measured:

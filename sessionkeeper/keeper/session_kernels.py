@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from gateway.errors import GatewayError, RemoteError
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.channels import Channels
+from sessionkeeper.keeper.checkpoints import Checkpoints
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
-from sessionkeeper.keeper.nodes import NodeLost
+from sessionkeeper.keeper.node import NodeLost
 from sessionkeeper.keeper.presence import Presence
 from sessionkeeper.keeper.whereto import Whereto
 

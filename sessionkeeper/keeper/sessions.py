@@ -21,7 +21,7 @@ from checkpoint.errors import CheckpointError, UnknownSession
 from checkpoint.repository import Repository
 from sessionkeeper.addresses import Addresses
 from sessionkeeper.keeper.kept import Around, KeptSession
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.node import Node
 from sessionkeeper.keeper.register import Register
 from sessionkeeper.registration import Registration, hashed
 

@@ -8,7 +8,8 @@ import logging
 
 from gateway.errors import GatewayError
 from sessionkeeper import session as steps
-from sessionkeeper.keeper.checkpoints import Channels, Checkpoints
+from sessionkeeper.keeper.channels import Channels
+from sessionkeeper.keeper.checkpoints import Checkpoints
 from sessionkeeper.keeper.epochs import Epochs
 from sessionkeeper.keeper.incarnation import Incarnation, Incarnations
 from sessionkeeper.keeper.leaving import Leaving

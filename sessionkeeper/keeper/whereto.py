@@ -13,7 +13,8 @@ from typing import Any
 
 from sessionkeeper.images.reference import parse
 from sessionkeeper.keeper.incarnation import Incarnation
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.line import ALWAYS, Rules, Taken, Waiting, place
 from sessionkeeper.placement import (
     LAST_RESORT,

@@ -21,7 +21,7 @@ from gateway.errors import AgentGone, GatewayError, RemoteError
 from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
 from sessionkeeper.file_version import FileVersion
-from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.node import Node, NodeLost
 from sessionkeeper.keeper.stored import Base, Read, Stat, StoredWorkspace
 from sessionkeeper.keeper.writes import Operation, Write, WriteJournal
 

@@ -15,9 +15,10 @@ from checkpoint.repository import Repository
 from gateway.errors import KernelNotFound, RemoteError
 from gateway.journal import Snapshot
 from sessionkeeper.keeper.blobs import Grants
-from sessionkeeper.keeper.checkpoints import Activity, Position
+from sessionkeeper.keeper.channels import Activity, Position
 from sessionkeeper.keeper.keeper import SessionKeeper
-from sessionkeeper.keeper.nodes import Node, Nodes
+from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.nodes import Nodes
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.leases import Leases
 

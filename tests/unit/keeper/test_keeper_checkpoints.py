@@ -12,9 +12,10 @@ from checkpoint.errors import StaleWriter, StoreFull
 from checkpoint.manifest import Manifest
 from sessionkeeper.cpu import Cpu
 from sessionkeeper.keeper.chain import Chain
-from sessionkeeper.keeper.checkpoints import RETRY_AFTER, Checkpoints, Position
+from sessionkeeper.keeper.channels import Position
+from sessionkeeper.keeper.checkpoints import RETRY_AFTER, Checkpoints
 from sessionkeeper.keeper.journals import Journals
-from sessionkeeper.keeper.nodes import Node, NodeLost
+from sessionkeeper.keeper.node import Node, NodeLost
 from sessionkeeper.keeper.status import Status
 from sessionkeeper.placement import Needs
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import AgentGone
 from sessionkeeper.errors import UnknownNode
-from sessionkeeper.keeper.nodes import STALL, NameTaken, Node, NodeLost, Nodes
+from sessionkeeper.keeper.node import NameTaken, Node, NodeLost
+from sessionkeeper.keeper.nodes import STALL, Nodes
 from sessionkeeper.keeper.notices import Notices
 from sessionkeeper.leases import Leases
 

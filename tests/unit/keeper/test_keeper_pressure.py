@@ -6,7 +6,7 @@ import asyncio
 from contextlib import ExitStack
 from typing import Any
 
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.node import Node
 from sessionkeeper.keeper.pressure import NEEDED, SAVING, relieved
 
 

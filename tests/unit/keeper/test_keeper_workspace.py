@@ -17,7 +17,7 @@ from sessionkeeper.agent.errors import FileRefused
 from sessionkeeper.errors import DiskFull, Unavailable
 from sessionkeeper.file_version import FileVersion
 from sessionkeeper.keeper import workspace as module
-from sessionkeeper.keeper.nodes import Node
+from sessionkeeper.keeper.node import Node
 from sessionkeeper.keeper.workspace import Workspace
 from sessionkeeper.keeper.writes import Write
 
