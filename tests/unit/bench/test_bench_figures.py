@@ -63,7 +63,7 @@ def test_failures_are_in_the_json() -> None:
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_unit_is_in_the_name(name: str) -> None:
-    units = {"s", "ms", "mb", "kb", "mb_per_s", "ratio", "percent", "lost", "kept"}
+    units = {"s", "ms", "mb", "kb", "mb_per_s", "ratio", "percent", "lost", "leftovers", "kept"}
     assert Figure(name).unit in units
 
 
