@@ -21,7 +21,7 @@ from chaos.world import SECONDS, World
 FAILED = Path(__file__).with_name("failed_seeds.txt")
 KEPT = [int(line.split()[0]) for line in FAILED.read_text().splitlines() if line.strip()]
 FIRST = int(os.environ.get("FIRST_SEED", "0"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("SEEDS", "10")))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("SEEDS", "8")))
 
 pytestmark = [pytest.mark.container, pytest.mark.needs("root", "ip", "nft")]
 
