@@ -28,7 +28,8 @@ def stopped_by_signal(pids: Iterable[int]) -> dict[int, int]:
 
 def runs(pids: Iterable[int], inner: int) -> bool:
     """Return whether one of ``pids`` has the id ``inner`` as it sees it itself, and still runs."""
-    return any(_inner(pid) == inner and _word(pid, "State:") != "(zombie)" for pid in pids)
+    over = (None, "(zombie)", "(dead)")  # None: it has just gone
+    return any(_inner(pid) == inner and _word(pid, "State:") not in over for pid in pids)
 
 
 def send(number: signal.Signals, pids: Iterable[int]) -> None:
