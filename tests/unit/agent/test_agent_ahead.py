@@ -1,0 +1,83 @@
+"""What is stored ahead of a cut is left out of the dump, as long as that is safe."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from checkpoint.blobs import Memory
+from checkpoint.criu import Image
+from checkpoint.keys import SessionKeys
+from checkpoint.writer import Writer
+from sessionkeeper.agent import ahead as module
+from sessionkeeper.agent.ahead import PRECOPY_ABOVE, Ahead
+from sessionkeeper.agent.place import Slot
+
+SLOT = Slot("one-1", 1)
+KERNEL: Any = SimpleNamespace(kernel_id="one", slot=SLOT)
+
+
+class Place:
+    """The kernel is this very process; ``size`` is what its memory is taken for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def processes(self, slot: Slot) -> list[int]:
+        return [os.getpid()]
+
+    def dump_size(self, slots: list[Slot]) -> int:
+        return self.size
+
+
+def nothing(kernel_id: str) -> Image | None:
+    return None
+
+
+def prepared(directory: Path, place: Any) -> Ahead:
+    ahead = Ahead(directory)
+    with Writer(Memory(), SessionKeys.generate()) as writer:
+        ahead.prepare(place, writer, [KERNEL], nothing)
+    return ahead
+
+
+def test_what_is_new_of_a_large_kernel_is_not_brought(tmp_path: Path) -> None:
+    data = bytearray(random.Random(1).randbytes(16 << 20))
+    place: Any = Place(PRECOPY_ABOVE)
+    known, _ = prepared(tmp_path, place).for_dump(place, SLOT)
+    assert known is not None
+    assert known.image.size >= len(data)
+
+
+def test_files_opened_since_make_all_of_it_be_brought(tmp_path: Path) -> None:
+    data = bytearray(random.Random(1).randbytes(16 << 20))
+    place: Any = Place(PRECOPY_ABOVE)
+    ahead = prepared(tmp_path, place)
+    with (tmp_path / "opened").open("w"):
+        assert ahead.for_dump(place, SLOT)[0] is None
+    assert len(data) == 16 << 20
+
+
+def test_a_small_kernel_is_not_read_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(module.criu, "precopy", never)
+    place: Any = Place(PRECOPY_ABOVE - 1)
+    assert prepared(tmp_path, place).for_dump(place, SLOT)[0] is None
+
+
+def test_what_was_made_ready_is_given_back(tmp_path: Path) -> None:
+    place: Any = Place(PRECOPY_ABOVE - 1)
+    ahead = prepared(tmp_path, place)
+    assert ahead.for_dump(place, SLOT)[1] is not None
+    ahead.release()
+    assert ahead.for_dump(place, SLOT) == (None, None)
+    assert list(tmp_path.iterdir()) == []
