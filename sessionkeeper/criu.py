@@ -79,8 +79,10 @@ def candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def examine(path: Path) -> Criu | None:
-    """The program at `path` with its version; None when there is no such file."""
-    if not path.is_file():
+    """The program at `path` with its version; None when there is no such file, or none that this
+    user may see: root's bundle is in a directory of root's own.
+    """
+    if not os.path.isfile(path):  # Path.is_file raises where one may not look
         return None
     try:
         said = _run(path, "--version")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,15 @@ def test_without_root_criu_is_refused_with_a_way_out(
     with pytest.raises(CriuUnusable, match="only root") as caught:
         criu.require(machine)
     assert "--runtime process" in caught.value.hint
+
+
+@pytest.mark.container  # as root, to be somebody else for a moment
+def test_one_in_a_directory_that_the_user_may_not_see_is_not_there(tmp_path: Path) -> None:
+    path = of_version(tmp_path / "of-root" / "criu", "4.2")
+    path.parent.chmod(0o700)
+    assert criu.examine(path) is not None
+    os.seteuid(65534)
+    try:
+        assert criu.examine(path) is None
+    finally:
+        os.seteuid(0)
