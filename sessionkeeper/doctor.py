@@ -177,7 +177,7 @@ def _trial(facts: Facts) -> Iterator[Row]:
 def _dirty_tracking(facts: Facts) -> Row:
     if facts.dirty_tracking:
         return Row("page tracking", "ok", "memory is copied ahead of a dump")
-    return Row("page tracking", "missing", "not needed: a dump copies all memory at once")
+    return Row("page tracking", "missing", "not needed: what is new is found by content")
 
 
 def _cpu(facts: Facts) -> Row:
