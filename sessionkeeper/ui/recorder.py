@@ -161,11 +161,12 @@ class Recorder:
             for follower in await self._of(path):
                 kept = partial(self._have, follower.kernel_id)
                 runs = [run for run in follower.runs if run.happened]
-                settled.append((follower, judge(notebook, runs, kept)))
+                judged = judge(notebook, runs, kept)
+                settled.append((follower, [(run, run.last) for run in judged]))
             yield
-            for follower, runs in settled:
-                for run in runs:
-                    run.in_file = True
+            for follower, filed in settled:
+                for run, last in filed:
+                    run.filed(last)
                 self._settled(follower)
 
     def looks_like(self, path: str, mtime: float) -> tuple[float, str] | None:
@@ -234,6 +235,8 @@ class Recorder:
             ]
             if not runs:
                 break
+            # While it is written, a later cell may change what an earlier one displays.
+            as_placed = [(run, run.last) for run in runs]
             await self._learn()
             for path in self._paths.get(follower.kernel_id, []):
                 try:
@@ -241,8 +244,8 @@ class Recorder:
                 except Exception as error:  # nbformat raises whatever a broken notebook leads to
                     log.warning("%s: what its cells showed is not in it yet: %r", path, error)
                     return
-            for run in runs:  # also those whose cell is nowhere
-                run.in_file = True
+            for run, last in as_placed:  # also those whose cell is nowhere
+                run.filed(last)
             self._settled(follower)
         if follower.gone:
             self._followers.pop(follower.kernel_id, None)

@@ -118,6 +118,10 @@ class Run:
         self.code, self.count, self.begun, self.ended = code, count, True, False
         self.clear()
 
+    def filed(self, last: int) -> None:
+        """The file has it, as it was when `last` was its newest message."""
+        self.in_file = self.last == last
+
     def clear(self) -> None:
         self.outputs.clear()
         self.displays.clear()

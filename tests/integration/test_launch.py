@@ -118,7 +118,9 @@ def binder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Binder]:
             environ={**known, "GIT_CONFIG_GLOBAL": str(place / "gitconfig"), "AWS_SECRET": "x"},
         )
         undo.callback(end, system)
-        yield Binder(system.start(), served, work)
+        binder = Binder(system.start(), served, work)
+        binder.commit(binder__Dockerfile=DOCKERFILE)
+        yield binder
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -223,7 +225,7 @@ async def test_what_cannot_be_launched_is_said_in_words(binder: Binder, tmp_path
     assert "no provider 'svn'" in failed["message"]
 
 
-def test_who_has_no_token_launches_nothing_and_reads_the_pages(binder: Binder):
+async def test_who_has_no_token_launches_nothing_and_reads_the_pages(binder: Binder):
     def get(path: str) -> tuple[int, bytes]:
         return binder.system.request("GET", path, server="gateway", token=None)
 
@@ -238,5 +240,9 @@ def test_who_has_no_token_launches_nothing_and_reads_the_pages(binder: Binder):
     for path in ("/", "/v2/gh/ann/course/main", "/badge.svg", "/badge_logo.svg"):
         assert get(path)[0] == 200
     assert b"repo2docker" in get("/versions")[1]
-    assert json.loads(get("/health")[1])["ok"] is True
+    await binder.system.running()
+    async with asyncio.timeout(60):  # the first node comes after the gateway
+        while not (health := json.loads(get("/health")[1]))["ok"]:
+            await asyncio.sleep(0.05)
+    assert [one["ok"] for one in health["checks"]] == [True, True]
     assert get("/v2/svn/x")[0] == 404

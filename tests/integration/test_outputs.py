@@ -39,7 +39,7 @@ async def test_cells_that_end_without_a_browser_are_in_the_file(paper: Paper):
     await tab.close()
     await paper.go()
 
-    cells = await paper.until(lambda cells: cells[2]["outputs"])
+    cells = await paper.until(lambda cells: cells[2]["outputs"] and "second" in text(cells[0]))
     first, second, third, fourth = cells
     assert first["outputs"] == [
         {"output_type": "stream", "name": "stdout", "text": ["ab\n"]},
@@ -85,6 +85,10 @@ async def test_outputs_survive_the_loss_of_gateway_and_ui_server(paper: Paper):
     cell = await tab.send(f"print('begins', flush=True)\n{paper.waits()}print('ends')", cell="c0")
     await cell.until(lambda one: one.text)
     await tab.send("6 * 7", cell="c1")
+    # Before there is an answer to a later one, nobody has promised to keep it.
+    await (await tab.request("kernel_info_request", {}, channel="control")).until(
+        lambda one: one.reply is not None
+    )
     await tab.close()
     paper.system.kill_part("gateway")
     paper.system.kill_part("ui")

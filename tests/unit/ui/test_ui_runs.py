@@ -120,6 +120,21 @@ def test_display_changes_in_the_cell_that_shows_it():
     assert not kernel.run("a").in_file
 
 
+def test_what_a_display_became_while_its_file_was_written_is_still_to_be_written():
+    kernel = Kernel()
+    shown = {"data": {"text/plain": "1"}, "metadata": {}, "transient": {"display_id": "d"}}
+    kernel.begin("a")
+    kernel.say("a", "display_data", **shown)
+    kernel.end("a")
+    run = kernel.run("a")
+    placed = run.last
+    kernel.say("b", "update_display_data", **{**shown, "data": {"text/plain": "2"}})
+    run.filed(placed)
+    assert not run.in_file
+    run.filed(run.last)
+    assert run.in_file
+
+
 def test_run_that_was_aborted_before_it_began_leaves_what_there_was():
     kernel = Kernel()
     kernel.say("a", "status", execution_state="busy")
