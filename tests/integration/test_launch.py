@@ -240,7 +240,6 @@ async def test_who_has_no_token_launches_nothing_and_reads_the_pages(binder: Bin
     for path in ("/", "/v2/gh/ann/course/main", "/badge.svg", "/badge_logo.svg"):
         assert get(path)[0] == 200
     assert b"repo2docker" in get("/versions")[1]
-    await binder.system.running()
     async with asyncio.timeout(60):  # the first node comes after the gateway
         while not (health := json.loads(get("/health")[1]))["ok"]:
             await asyncio.sleep(0.05)
