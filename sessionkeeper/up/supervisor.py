@@ -134,7 +134,8 @@ class Supervisor:
         self._write_record()
         default = self._state.path == StateDirectory(default_state()).path
         shown = None if default else self._state.path
-        self._terminal.ready(self._url(), list(self._nodes), shown)
+        heading = "Open this in a browser:" if self._settings.ui else "The gateway:"
+        self._terminal.ready(heading, self._url(), list(self._nodes), shown)
         _log.info("everything runs")
 
     async def _stop_everything(self, *, ran: bool) -> None:
@@ -335,6 +336,8 @@ class Supervisor:
         return ", ".join(sorted(self._nodes)) or "none"
 
     def _url(self, session: str | None = None) -> str:
+        if session is None and not self._settings.ui:
+            return f"{self._places.url}/?token={self._state.token('gateway')}"
         shown = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104 - what to show for them
         host = shown.get(self._settings.host, self._settings.host)
         port = self._ports.get(session or "", self._settings.port)

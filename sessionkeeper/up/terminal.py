@@ -48,7 +48,7 @@ class Terminal:
             yield
         self.say(f"✓ {text}")
 
-    def ready(self, url: str, nodes: list[str], state: Path | None) -> None:
+    def ready(self, heading: str, url: str, nodes: list[str], state: Path | None) -> None:
         """Everything runs: where to go, and what to try."""
         name, flag = _program(), f" --state {shlex.quote(str(state))}" if state else ""
         tries = {
@@ -57,7 +57,7 @@ class Terminal:
             "it comes back": "node start",
             "where is the session?": "status",
         }
-        self.say("\nOpen this in a browser:\n")
+        self.say(f"\n{heading}\n")
         print(f"  {url}", flush=True)
         self.say("\nRun a cell there, and meanwhile, in another terminal:\n")
         for meaning, command in tries.items():
