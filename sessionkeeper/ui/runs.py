@@ -122,14 +122,12 @@ class Run:
         """The file has it, as it was when `last` was its newest message."""
         self.in_file = self.last == last
 
-    def clear(self) -> None:
-        self.outputs.clear()
-        self.displays.clear()
-        self.size = self.left_out = 0
-        self._clear_next = False
-
-    def clear_next(self) -> None:
-        self._clear_next = True
+    def clear(self, *, with_next: bool = False) -> None:
+        self._clear_next = with_next
+        if not with_next:
+            self.outputs.clear()
+            self.displays.clear()
+            self.size = self.left_out = 0
 
     def show(self, kind: str, content: dict[str, Any]) -> None:
         """Add an output."""
@@ -167,13 +165,11 @@ class Run:
 
     def _leave_out(self) -> None:
         """Keep the first and the last quarter of what there may be."""
-        outputs: list[Output] = []
         for output in self.outputs:
             if output["output_type"] == "stream":
                 output["text"] = ["".join(output["text"])]
-            outputs.append(output)
         room = RUN_BYTES // 4
-        head, rest = _cut(outputs, room)
+        head, rest = _cut(self.outputs, room)
         tail, middle = _cut(rest[::-1], room, from_end=True)
         self.left_out += sum(map(_size, middle))
         for output in middle:
@@ -293,7 +289,7 @@ class Runs:
             run.begin(str(content.get("code", "")), content.get("execution_count"))
             self._only(run)
         elif kind == "clear_output":
-            run.clear_next() if content.get("wait") else run.clear()
+            run.clear(with_next=bool(content.get("wait")))
         elif kind == "update_display_data":
             self._update(content, cursor)
             return run.ended
