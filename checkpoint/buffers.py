@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 
 _GRAIN = 16 << 10
+_LEAST = 64 << 10  # what is smaller is soon found, and would be mostly air
 
 
 class Buffers:
@@ -21,6 +22,8 @@ class Buffers:
 
     def take(self, size: int) -> memoryview:
         """`size` bytes, whose content may be anything."""
+        if size < _LEAST:
+            return fresh(size)
         whole = -(-size // _GRAIN) * _GRAIN
         with self._lock:
             free = self._free[whole]
@@ -34,7 +37,7 @@ class Buffers:
         buffer = taken.obj
         assert isinstance(buffer, bytearray)
         with self._lock:
-            if self._kept + len(buffer) <= self._keep:
+            if len(buffer) >= _LEAST and self._kept + len(buffer) <= self._keep:
                 self._free[len(buffer)].append(buffer)
                 self._kept += len(buffer)
 

@@ -34,8 +34,8 @@ from checkpoint.runs import plan_located, read_sealed
 
 _UPLOADS = 3
 _SEAL_INLINE = 8 << 10  # below this, handing it to a thread costs more than sealing it
-_PACK_ROOM = PACK_TARGET + (512 << 10)  # one size fits nearly all
-_BUFFERED = 64 << 20
+_PACK_ROOM = PACK_TARGET + (512 << 10)  # for any full one, so that the next can have it too
+_BUFFERED = 64 << 20  # bytes kept while a checkpoint is under way
 _SLACK = 8 << 20  # waste up to this is not worth rewriting anything for
 _REWRITE_BYTES = 64 << 20  # of live chunks, at most, per checkpoint
 _SMALL_PACK = 1 << 20
@@ -237,7 +237,8 @@ class Writer:
             self._room.release()
 
     def _take_for_pack(self, size: int) -> memoryview:
-        return self._buffers.take(max(size, _PACK_ROOM))[:size]
+        full = size >= PACK_TARGET
+        return self._buffers.take(max(size, _PACK_ROOM) if full else size)[:size]
 
     def _settle(self) -> None:
         for upload in self._uploads:

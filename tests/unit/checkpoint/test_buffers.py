@@ -36,6 +36,13 @@ def test_no_more_memory_is_kept_than_was_said() -> None:
     assert buffers.take(MB // 2).obj is not taken[0].obj
 
 
+def test_little_takes_no_more_memory_than_it_needs() -> None:
+    """A small chunk may wait for thousands of others until its pack is full."""
+    one = Buffers(MB).take(1000)
+    assert isinstance(one.obj, bytearray)
+    assert len(one.obj) == 1000
+
+
 def test_what_was_sealed_in_memory_of_other_chunks_is_what_was_added() -> None:
     noise = random.Random(1)
     sizes = [noise.choice((9_000, 128 << 10, 256 << 10, 300_000)) for _ in range(300)]
