@@ -8,12 +8,14 @@ a store holds it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import cast
 
 import zstandard
 from blake3 import blake3
 
 from checkpoint.blobs import Buffer
+from checkpoint.buffers import fresh
 from checkpoint.errors import Damaged, UnknownFormat
 from checkpoint.keys import SEAL_OVERHEAD, SessionKeys
 
@@ -33,12 +35,18 @@ def chunk_id(keys: SessionKeys, data: Buffer) -> bytes:
     return blake3(data, key=keys.chunk_id_key).digest()
 
 
-def seal(keys: SessionKeys, name: bytes, data: Buffer) -> bytes:
-    """The sealed chunk. `data` has at most `MAX_CHUNK` bytes and the id `name`."""
+def seal(
+    keys: SessionKeys, name: bytes, data: Buffer, take: Callable[[int], memoryview] = fresh
+) -> memoryview:
+    """The sealed chunk, in memory from `take`. `data` has at most `MAX_CHUNK` bytes and the id
+    `name`.
+    """
     codec, payload = _compress(data)
     head = bytes((VERSION, codec))
-    nonce, ciphertext = keys.sealer.seal(payload, head + name)
-    return b"".join((head, nonce, ciphertext))
+    sealed = take(len(payload) + SEALED_OVERHEAD)
+    sealed[: len(head)] = head
+    keys.sealer.seal_into(sealed[len(head) :], payload, head + name)
+    return sealed
 
 
 def unseal(keys: SessionKeys, name: bytes, sealed: Buffer, what: str) -> bytes:

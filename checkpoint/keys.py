@@ -58,6 +58,14 @@ class Sealer:
         nonce = os.urandom(NONCE_BYTES)
         return nonce, self.seal_again(data, context, nonce)
 
+    def seal_into(self, place: memoryview, data: Buffer, context: bytes) -> None:
+        """Nonce, ciphertext and tag, into `place`: as many bytes as `data` has, and
+        `SEAL_OVERHEAD`.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        place[:NONCE_BYTES] = nonce
+        self._cipher.encrypt_into(nonce, data, context, place[NONCE_BYTES:])
+
     def seal_again(self, data: Buffer, context: bytes, nonce: bytes) -> bytes:
         """Ciphertext and tag of the very data and context that were sealed with `nonce` before:
         a nonce is never used for anything else."""

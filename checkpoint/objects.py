@@ -35,21 +35,22 @@ class Chunks(Protocol):
 
 
 class ObjectWriter:
-    """Stores an object of which there is never more in memory than `PIECE` bytes and a list or two
-    of chunk ids. The chunks are those of `store_object`.
+    """Stores an object of which there is never more in memory than `piece` bytes and a list or two
+    of chunk ids. The chunks are those of `store_object`, unless `piece`, at most `PIECE`, is less.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, piece: int = PIECE) -> None:
         self._writer = writer
+        self._size = piece
         self._piece = bytearray()
         self._names: list[list[bytes]] = [[]]  # by level
 
     def write(self, data: Buffer) -> None:
         """Append to the object. Raises what the store raises."""
         self._piece += data
-        while len(self._piece) > PIECE:
-            self._add(0, bytes(memoryview(self._piece)[:PIECE]))
-            del self._piece[:PIECE]
+        while len(self._piece) > self._size:
+            self._add(0, bytes(memoryview(self._piece)[: self._size]))
+            del self._piece[: self._size]
 
     def close(self) -> bytes:
         """Its root chunk. Raises what the store raises."""

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from checkpoint.blobs import BlobStore
+from checkpoint.blobs import BlobStore, Buffer
+from checkpoint.buffers import fresh
 from checkpoint.chunks import ID_BYTES, chunk_id, unseal
 from checkpoint.errors import Damaged, NotFound, UnknownFormat
 from checkpoint.keys import NONCE_BYTES, SEAL_OVERHEAD, SessionKeys
@@ -65,15 +66,22 @@ class Location(NamedTuple):
 
 
 def encode_pack(
-    keys: SessionKeys, chunks: Sequence[tuple[bytes, bytes, int]]
-) -> tuple[PackRef, list[Entry], bytes]:
-    """A pack of (id, sealed chunk, plain length)s: its reference, its entries, its bytes."""
+    keys: SessionKeys,
+    chunks: Sequence[tuple[bytes, Buffer, int]],
+    take: Callable[[int], memoryview] = fresh,
+) -> tuple[PackRef, list[Entry], memoryview]:
+    """A pack of (id, sealed chunk, plain length)s: its reference, its entries, its bytes in memory
+    from `take`.
+    """
     entries, offset = [], 0
     for name, sealed, plain in chunks:
         entries.append(Entry(name, offset, len(sealed), plain))
         offset += len(sealed)
     tail = encode_tail(keys, entries, os.urandom(NONCE_BYTES))
-    data = b"".join([*[sealed for _, sealed, _ in chunks], tail])
+    data = take(offset + len(tail))
+    for (_, sealed, _), entry in zip(chunks, entries, strict=True):
+        data[entry.offset : entry.offset + entry.length] = sealed
+    data[offset:] = tail
     return PackRef(pack_id(keys, data), len(data), len(tail) - _FOOTER.size), entries, data
 
 
@@ -84,7 +92,7 @@ def encode_tail(keys: SessionKeys, entries: Sequence[Entry], nonce: bytes) -> by
     return sealed + _FOOTER.pack(_MAGIC, _VERSION, len(sealed), len(entries))
 
 
-def pack_id(keys: SessionKeys, data: bytes) -> bytes:
+def pack_id(keys: SessionKeys, data: Buffer) -> bytes:
     """The name of a pack with these bytes."""
     return bytes(blake3(data, key=keys.pack_id_key).digest(PACK_ID_BYTES))
 

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Self
 
 from checkpoint.blobs import BlobStore, Buffer
+from checkpoint.buffers import Buffers
 from checkpoint.chunks import MAX_CHUNK, chunk_id, seal, unseal
 from checkpoint.errors import AlreadyExists
 from checkpoint.keys import SessionKeys
@@ -33,6 +34,8 @@ from checkpoint.runs import plan_located, read_sealed
 
 _UPLOADS = 3
 _SEAL_INLINE = 8 << 10  # below this, handing it to a thread costs more than sealing it
+_PACK_ROOM = PACK_TARGET + (512 << 10)  # for any full one, so that the next can have it too
+_BUFFERED = 64 << 20  # bytes kept while a checkpoint is under way
 _SLACK = 8 << 20  # waste up to this is not worth rewriting anything for
 _REWRITE_BYTES = 64 << 20  # of live chunks, at most, per checkpoint
 _SMALL_PACK = 1 << 20
@@ -40,7 +43,7 @@ _MANY_SMALL = 64
 _rounds = count()
 
 
-Sealed = bytes | Future[bytes]
+Sealed = bytes | Future[memoryview]
 """A sealed chunk, or one that is being sealed: a future weighs more than most small chunks."""
 
 
@@ -76,8 +79,10 @@ class Writer:
         self._sealers = ThreadPoolExecutor(threads, "chunk-sealer")
         self._uploaders = ThreadPoolExecutor(_UPLOADS, "pack-upload")
         self._room = threading.BoundedSemaphore(_UPLOADS)
+        self._buffers = Buffers(_BUFFERED)
         self._lock = threading.Lock()
         self._given_up: BaseException | None = None
+        self._uploads: list[Future[None]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -85,7 +90,7 @@ class Writer:
         self._live = Numbers()
         self._fresh: set[bytes] = set()  # on their way
         self._open = _OpenPack()
-        self._uploads: list[Future[None]] = []
+        self._buffers.clear()
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -172,6 +177,7 @@ class Writer:
         packs = tuple(self._live_bytes())
         dead = set(self.index.packs).difference(packs)
         self.index.forget(dead)
+        self._uploads = []
         self._begin()
         return packs
 
@@ -180,17 +186,18 @@ class Writer:
         for upload in self._uploads:
             upload.exception()
         with self._lock:
+            self._uploads = []
             self._given_up = None
             self._begin()
 
     def _sealed(self, name: bytes, data: Buffer) -> Sealed:
         if len(data) >= _SEAL_INLINE:
-            return self._sealers.submit(seal, self.keys, name, data)
-        return seal(self.keys, name, data)
+            return self._sealers.submit(seal, self.keys, name, data, self._buffers.take)
+        return bytes(seal(self.keys, name, data))
 
     def _append(self, name: bytes, sealed: Sealed, plain: int) -> None:
         self._open.append(name, sealed, plain)
-        if self._open.size() >= PACK_TARGET or len(self._open.chunks) >= PACK_CHUNKS:
+        if self._open.reaches(PACK_TARGET) or len(self._open.chunks) >= PACK_CHUNKS:
             self._close_pack()
 
     def _close_pack(self) -> None:
@@ -210,10 +217,14 @@ class Writer:
                 for name, one, plain in chunks
             ]
             chunks.clear()
-            ref, entries, data = encode_pack(self.keys, sealed)
+            ref, entries, data = encode_pack(self.keys, sealed, self._take_for_pack)
+            for _, one, _ in sealed:
+                if isinstance(one, memoryview):
+                    self._buffers.give(one)
             sealed.clear()
             with contextlib.suppress(AlreadyExists):  # an earlier attempt did arrive
                 self._store.create(ref.key, data)
+            self._buffers.give(data)
             self.index.add(ref, entries)
             names = [entry.id for entry in entries]
             live.update(self.index.numbers(names))
@@ -224,6 +235,10 @@ class Writer:
             raise
         finally:
             self._room.release()
+
+    def _take_for_pack(self, size: int) -> memoryview:
+        full = size >= PACK_TARGET
+        return self._buffers.take(max(size, _PACK_ROOM) if full else size)[:size]
 
     def _settle(self) -> None:
         for upload in self._uploads:
@@ -304,7 +319,7 @@ class _OpenPack:
     def __init__(self) -> None:
         self.chunks: list[tuple[bytes, Sealed, int]] = []
         self._sealed = 0
-        self._pending: deque[tuple[Future[bytes], int]] = deque()
+        self._pending: deque[tuple[Future[memoryview], int]] = deque()
         self._pending_bytes = 0
 
     def append(self, name: bytes, sealed: Sealed, plain: int) -> None:
@@ -315,9 +330,12 @@ class _OpenPack:
         self._pending.append((sealed, plain))
         self._pending_bytes += plain
 
-    def size(self) -> int:
+    def reaches(self, size: int) -> bool:
+        """Whether it has so many bytes."""
+        if self._sealed + self._pending_bytes < size:
+            return False
         while self._pending and self._pending[0][0].done():
             sealed, plain = self._pending.popleft()
             self._sealed += len(sealed.result())
             self._pending_bytes -= plain
-        return self._sealed + self._pending_bytes
+        return self._sealed + self._pending_bytes >= size

@@ -60,7 +60,7 @@ class Known:
             chunks.append(table.chunk[stored])
             slots.append(table.slot[stored])
         all_digests = np.concatenate(digests)
-        order = np.lexsort((all_digests[:, 1], all_digests[:, 0]))
+        order = np.argsort(all_digests[:, 0], kind="stable")
         return cls(
             image,
             but,

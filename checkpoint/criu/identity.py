@@ -181,10 +181,14 @@ def may_hold(content: U8, identities: Iterable[tuple[int, int]]) -> Mask:
     pairs = set(identities)
     for device in {device for device, _ in pairs}:
         inodes = np.array([i for d, i in pairs if d == device], dtype=np.uint64)
-        row, word = np.nonzero(rows == np.uint64(device))
-        last = word == _WORDS - 1
-        inside = np.isin(rows[row[~last], word[~last] + 1], inodes)
-        held[row[last]] = held[row[~last][inside]] = True
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            same = block == np.uint64(device)
+            if same.any():  # to find out where takes longer, and most often there is none
+                row, word = np.nonzero(same)
+                last = word == _WORDS - 1
+                inside = np.isin(block[row[~last], word[~last] + 1], inodes)
+                held[start + row[last]] = held[start + row[~last][inside]] = True
         held |= np.isin(rows[:, 0], inodes)
     return held
 

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-SEGMENT = 256 << 10
+SEGMENT = 128 << 10
+"""What a changed byte costs; half as much would double the list that says where all of them are."""
 
 
 def xattrs_of(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:

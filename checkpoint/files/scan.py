@@ -260,9 +260,10 @@ class _Scanner:
 
         not when the checkpoint they were added to was aborted.
         """
-        if self._held_since == self._writer.round:
-            return True
-        return self._writer.holds(map(chunk_of, leaf.pieces.each()))
+        return self._all_held() or self._writer.holds(map(chunk_of, leaf.pieces.each()))
+
+    def _all_held(self) -> bool:
+        return self._held_since == self._writer.round
 
     def _special(self, fd: int, name: bytes, kind: Kind, status: os.stat_result) -> Record:
         path = b"/proc/self/fd/%d/%s" % (fd, name)
@@ -318,7 +319,7 @@ class _Scanner:
         old = known.at(offset) if known is not None else None
         if old is not None and int.from_bytes(old[8:12], "little") == len(data):
             name = chunk_id(self._writer.keys, data)
-            if name == chunk_of(old) and self._writer.holds([name]):
+            if name == chunk_of(old) and (self._all_held() or self._writer.holds([name])):
                 return old
         self.tree.copied_bytes += len(data)
         return piece_of(Segment(offset, len(data), bytes(32)), self._copies.append(data))

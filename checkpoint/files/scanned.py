@@ -34,6 +34,10 @@ MOST_NAMED = 10_000
 COPIED_IN_MEMORY = 64 << 20
 """Bytes of changed files that a scan copies into memory; more go to disk."""
 
+LISTED = 256 * SEGMENT
+"""Bytes of a file's list of segments in one chunk: a change in 32 MiB of the file costs 11 kB of
+the list. Whole segments, so that it changes one of the chunks."""
+
 T = TypeVar("T")
 
 
@@ -146,7 +150,7 @@ class _Storing:
             return b""
         if pieces.number <= INLINE_SEGMENTS:
             return segments_here(pieces.number, b"".join(map(_segments_of, pieces.blocks())))
-        listed = ObjectWriter(self._writer)
+        listed = ObjectWriter(self._writer, LISTED)
         for block in pieces.blocks():
             listed.write(_segments_of(block))
         return segments_elsewhere(listed.close())

@@ -12,7 +12,7 @@ import pytest
 from capturing import capture
 
 from checkpoint.blobs import Memory
-from checkpoint.criu import Image, encode, known, materialize, precopy
+from checkpoint.criu import Image, encode, known, materialize, precopy, remote
 from checkpoint.criu.pagemap import PAGE, PRESENT, Pagemap, encode_pagemap
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
@@ -125,3 +125,28 @@ def test_pages_with_an_open_file_s_identity_are_left_to_the_dump(
         assert one.holds_for([process.pid])
         process.do(f"two = open({str(paths[1])!r}, 'w')")
         assert not one.holds_for([process.pid])
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_what_is_read_into_used_memory_is_stored_as_it_was(
+    allowed: bool, process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where processes may not read each other's memory but through /proc."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(sys.modules[precopy.__module__], "_PIECE", 100)
+    if not allowed:
+        monkeypatch.setattr(remote, "read", refuse)
+    store = Memory()
+    with Writer(store, KEYS) as writer:
+        one = precopy(writer, [process.pid], None)
+        packs = writer.finish()
+    table = one.image.tables[f"running-{process.pid}"]
+    mine = np.isin(table.pages, pages(one.image, process))
+    with Reader(store, KEYS, packs) as reader:
+        whole = list(reader.read(one.image.chunks))
+    rows = zip(table.chunk[mine].tolist(), table.slot[mine].tolist(), strict=True)
+    stored = b"".join(whole[chunk][slot * PAGE : (slot + 1) * PAGE] for chunk, slot in rows)
+    assert stored == (process.images(tmp_path / "images") / "pages-1.img").read_bytes()

@@ -13,6 +13,7 @@ from checkpoint.blobs import Memory
 from checkpoint.errors import FileTreeError, StoreFull
 from checkpoint.files import Kind, Tree, TreeView, materialize, scan, scanned
 from checkpoint.files import key as key_module
+from checkpoint.files.content import SEGMENT
 from checkpoint.keys import SessionKeys
 from checkpoint.reader import Reader
 from checkpoint.writer import Writer
@@ -189,7 +190,8 @@ def test_change_in_one_directory_leaves_the_others_as_they_are(root: Path, write
 
 
 def test_large_file_costs_its_changes_also_when_copied(root: Path, writer: Writer) -> None:
-    (root / "data").write_bytes(_noise(1, 30 << 20))
+    """One piece of it, and that part of the list of pieces which says where it is."""
+    (root / "data").write_bytes(_noise(1, 80 << 20))
     _wait_for_tick(root)
     first, _, _ = _store(root, writer)
     written = writer.written_bytes
@@ -197,12 +199,37 @@ def test_large_file_costs_its_changes_also_when_copied(root: Path, writer: Write
         file.seek(12_345_678)
         file.write(b"changed")
     second = scan(root, first, writer, copy=True)
-    assert second.read_bytes == 30 << 20
-    assert second.copied_bytes == 256 << 10
+    assert second.read_bytes == 80 << 20
+    assert second.copied_bytes == SEGMENT
     root_id = second.store(writer)
     reader = Reader(writer._store, KEYS, writer.finish())
-    assert writer.written_bytes - written < 300_000
+    assert writer.written_bytes - written < SEGMENT + 13_000  # the whole list has 28 kB
     assert TreeView(reader, root_id).read("data") == (root / "data").read_bytes()
+
+
+def test_file_stored_in_larger_pieces_stays_so_until_it_changes(
+    root: Path, tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As checkpoints of earlier versions have it: 256 KiB, and the list in one chunk."""
+    content = _noise(2, 6 << 20)
+    for name in ("changes", "stays"):
+        (root / name).write_bytes(content + name.encode())
+    with monkeypatch.context() as earlier:
+        earlier.setattr("checkpoint.files.content.SEGMENT", 256 << 10)
+        earlier.setattr("checkpoint.files.scanned.LISTED", 256 << 10)
+        _, root_id, reader = _store(root, writer)
+        tree = materialize(reader, root_id, tmp_path / "restored").tree
+        _wait_for_tick(tmp_path / "restored")
+        tree = scan(tmp_path / "restored", tree, writer)
+    assert _described(tmp_path / "restored") == _described(root)
+    stays = TreeView(reader, root_id).list("")[b"stays"]
+    with (tmp_path / "restored" / "changes").open("r+b") as file:
+        file.write(b"changed")
+    after, root_id, reader = _store(tmp_path / "restored", writer, tree)
+    assert after.read_bytes == len(content) + len("changes")
+    assert TreeView(reader, root_id).list("")[b"stays"].content == stays.content
+    materialize(reader, root_id, tmp_path / "again")
+    assert _described(tmp_path / "again") == _described(tmp_path / "restored")
 
 
 def test_file_read_in_the_tick_of_its_last_change_is_read_again(root: Path, writer: Writer) -> None:
@@ -401,7 +428,7 @@ def test_large_file_renamed_before_a_cut_is_compared_and_not_copied(
         file.write(b"changed")
     os.utime(root / "renamed", ns=(LONG_AGO, LONG_AGO))  # nor is it believed that nothing changed
     cut = scan(root, before, writer, copy=True, spill=tmp_path)
-    assert (cut.read_bytes, cut.copied_bytes) == (4 << 20, 256 << 10)
+    assert (cut.read_bytes, cut.copied_bytes) == (4 << 20, SEGMENT)
     root_id = cut.store(writer)
     reader = Reader(writer._store, KEYS, writer.finish())
     materialize(reader, root_id, tmp_path / "restored")

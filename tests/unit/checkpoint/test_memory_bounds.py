@@ -28,6 +28,7 @@ from pathlib import Path
 from checkpoint import scratch, writer as writer_module
 from checkpoint.blobs import LocalDirectory
 from checkpoint.files import TreeView, listing, materialize, scan
+from checkpoint.files.scanned import LISTED
 from checkpoint.files.tree import Entry, Kind, Segment, encode_directory, encode_segments
 from checkpoint.keys import SessionKeys
 from checkpoint.objects import ObjectWriter, store_object
@@ -83,7 +84,7 @@ LENGTH = """
 COMMON = {"mode": 0o644, "uid": 0, "gid": 0, "mtime_ns": 0}
 with Writer(store, KEYS) as writer:
     byte = writer.add(b"x")
-    listed = ObjectWriter(writer)
+    listed = ObjectWriter(writer, LISTED)
     for number in range(200_000):
         listed.write(encode_segments([Segment(2 * number, 1, byte)]))
     file = Entry(Kind.FILE, size=400_000, content=listed.close(), **COMMON)

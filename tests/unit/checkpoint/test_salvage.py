@@ -25,7 +25,8 @@ def pack(*contents: bytes) -> tuple[PackRef, list[Entry], bytes]:
     names = [chunk_id(KEYS, content) for content in contents]
     sealed = [seal(KEYS, name, content) for name, content in zip(names, contents, strict=True)]
     sizes = map(len, contents)
-    return encode_pack(KEYS, list(zip(names, sealed, sizes, strict=True)))
+    ref, entries, data = encode_pack(KEYS, list(zip(names, sealed, sizes, strict=True)))
+    return ref, entries, bytes(data)
 
 
 CONTENTS = (
