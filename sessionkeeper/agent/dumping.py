@@ -39,8 +39,23 @@ def dump(
     as :class:`Capture` takes it, the rest into the new directory ``images``, CRIU's log into
     ``work``. Raises :class:`DumpFailed`.
     """
-    images.mkdir(parents=True)
-    work.mkdir(exist_ok=True)
+    try:
+        images.mkdir(parents=True)
+        work.mkdir(exist_ok=True)
+        return _dump(criu, container, pid, images, work, known, room)
+    except (InvalidImage, OSError) as error:
+        raise DumpFailed(f"the kernel could not be dumped: {error}") from error
+
+
+def _dump(
+    criu: Sequence[str],
+    container: Container,
+    pid: int,
+    images: Path,
+    work: Path,
+    known: Known | None,
+    room: Path | None,
+) -> Dump:
     with Capture(images, known, room) as capture:
         # By a descriptor: CRIU has room for a short path only.
         here = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
@@ -63,9 +78,9 @@ def dump(
             raise DumpFailed(f"CRIU did not end within {LIMIT:.0f} s") from None
         except subprocess.CalledProcessError as error:
             said = _own_words(capture.error) or reason(work / "dump.log", error.stderr)
+            if error.returncode < 0:
+                said = f"CRIU was killed by signal {-error.returncode}"
             raise DumpFailed(f"the kernel could not be dumped: {said}") from None
-        except (InvalidImage, OSError) as error:
-            raise DumpFailed(f"the kernel could not be dumped: {error}") from error
         finally:
             os.close(here)
 
