@@ -25,6 +25,10 @@ from sessionkeeper.nodes import cgroups
 LIMIT = 300.0
 """Seconds that a dump may take."""
 
+DELETED = 512 << 20
+"""Bytes of a file that is open and has no name any more: temporary files are made like that. CRIU's
+own limit is 1 MiB."""
+
 
 def dump(
     criu: Sequence[str],
@@ -97,6 +101,9 @@ def arguments(container: Container, pid: int, images: str, work: Path) -> list[s
     network = os.stat(f"/proc/{pid}/ns/net").st_ino
     return [
         *("dump", "--stream", "--leave-running", "--file-locks"),
+        *("--ghost-limit", str(DELETED)),
+        # What is watched by inotify(7) cannot be found by its handle in an overlay: by its name.
+        *("--force-irmap", "--irmap-scan-path", container.cwd),
         *("--tree", str(pid), "--images-dir", images, "--work-dir", str(work)),
         *("--log-file", "dump.log", "-v4", "--root", str(container.rootfs)),
         *("--config", str(container.criu_config), "--manage-cgroups=soft"),
