@@ -17,6 +17,7 @@ from checkpoint.criu.lazy import Lazy, lazy_bytes, materialize_lazily
 from checkpoint.criu.locks import keep_locks
 from checkpoint.criu.materialize import Materialized, materialize, materialize_delta
 from checkpoint.criu.pager import Pager
+from checkpoint.criu.pages import large_stretches
 from checkpoint.criu.precopy import Precopied, precopy
 from checkpoint.criu.tasks import note_stopped, stopped_processes
 
@@ -32,6 +33,7 @@ __all__ = [
     "encode",
     "keep_locks",
     "known",
+    "large_stretches",
     "lazy_bytes",
     "load_image",
     "materialize",

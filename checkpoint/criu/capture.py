@@ -50,9 +50,10 @@ class Capture:
     def __init__(self, directory: Path, known: Known | None = None, room: Path | None = None):
         self._directory = directory
         self._known = known
+        self._room = room
         self._listener = socket.socket(socket.AF_UNIX)
-        self._idle = [_Arena(room)] if room is not None else []
-        self._arenas = list(self._idle)
+        self._idle: list[_Arena] = []
+        self._arenas: list[_Arena] = []
         self._pages: dict[str, _Region] = {}
         self._streams: list[threading.Thread] = []
         self._error: BaseException | None = None
@@ -65,6 +66,9 @@ class Capture:
         finally:
             os.close(within)
         self._listener.listen(1)
+        if self._room is not None:
+            self._idle = [_Arena(self._room)]
+            self._arenas = list(self._idle)
         self._receiver.start()
         return self
 
@@ -110,18 +114,25 @@ class Capture:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        with connection:
-            while (header := _exactly(connection, _LENGTH.size)) is not None:
-                (length,) = _LENGTH.unpack(header)
-                request = _exactly(connection, length)
-                _, carried, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size))
-                if request is None or not carried:
-                    return
-                name = request[2 : 2 + request[1]].decode()  # field 1, of less than 128 bytes
-                (fd,) = _DESCRIPTOR.unpack(carried[0][2][: _DESCRIPTOR.size])
-                stream = threading.Thread(target=self._take, args=(name, fd), name=name)
-                self._streams.append(stream)
-                stream.start()
+        try:
+            self._take_all(connection)
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            connection.close()
+
+    def _take_all(self, connection: socket.socket) -> None:
+        while (header := _exactly(connection, _LENGTH.size)) is not None:
+            (length,) = _LENGTH.unpack(header)
+            request = _exactly(connection, length)
+            _, carried, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(_DESCRIPTOR.size))
+            if request is None or not carried:  # too many are open here
+                raise InvalidImage("An image came without its descriptor.")
+            name = request[2 : 2 + request[1]].decode()  # field 1, of less than 128 bytes
+            (fd,) = _DESCRIPTOR.unpack(carried[0][2][: _DESCRIPTOR.size])
+            stream = threading.Thread(target=self._take, args=(name, fd), name=name)
+            self._streams.append(stream)
+            stream.start()
 
     def _take(self, name: str, fd: int) -> None:
         try:
@@ -149,9 +160,9 @@ class Capture:
                 arena.end += taken
             region.size = arena.end - region.start
         else:
-            with mmap.mmap(-1, _PIECE) as memory:
-                while taken := _fill(fd, memory):
-                    region.add(memory, taken, self._known)
+            memory: U8 = np.empty(_PIECE, dtype=np.uint8)
+            while taken := _fill(fd, memory):
+                region.add(memory[:taken], self._known)
         self._pages[name] = region
         self._idle.append(arena)
 
@@ -183,9 +194,8 @@ class _Region:
         self._kept: list[Mask] = []
         self._digests: list[U64] = []
 
-    def add(self, memory: mmap.mmap, size: int, known: Known) -> None:
-        """Keep what is not known of the next `size` bytes."""
-        content: U8 = np.frombuffer(memory, np.uint8, size)
+    def add(self, content: U8, known: Known) -> None:
+        """Keep what is not known of the next pages."""
         digests = digests_of(content)
         kept = ~known.holds(digests)
         self._digests.append(digests)
@@ -215,22 +225,19 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
     return data
 
 
-def _fill(fd: int, memory: mmap.mmap) -> int:
+def _fill(fd: int, memory: U8) -> int:
     """Read as much as there is room for, or the rest; how much. Raises `InvalidImage` if that are
     not whole pages.
     """
-    view, done = memoryview(memory), 0
-    try:
-        while done < len(view) and (taken := os.readv(fd, [view[done:]])):
-            done += taken
-    finally:
-        view.release()
+    done = 0
+    while done < len(memory) and (taken := os.readv(fd, [memory[done:].data])):
+        done += taken
     if done % PAGE:
         raise InvalidImage("A dump ended in the middle of a page.")
     return done
 
 
 def _copy(fd: int, path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb") as file:
         while data := os.read(fd, _PIPE):
             file.write(data)

@@ -82,6 +82,14 @@ def may_come_later(image: Image, marks: Iterable[Mark]) -> dict[str, Mask]:
     return later
 
 
+def large_stretches(image: Image) -> dict[str, int]:
+    """Bytes that each pagemap has in stretches that are large enough to come later. Where that is
+    so of several processes at the same addresses, none of it does.
+    """
+    found = {n: int(_in_large_stretches(one).sum()) * PAGE for n, one in image.pagemaps.items()}
+    return {name: size for name, size in found.items() if size}
+
+
 def _in_large_stretches(pagemap: Pagemap) -> Mask:
     """Which of the present pages are lazy by their flags, with at least `STRETCH` in a row."""
     present = pagemap.present()

@@ -43,6 +43,9 @@ class Ahead:
         self._room = Room(images)
         self._left_out: dict[str, _LeftOut] = {}
         self._brought: dict[str, int] = {}
+        self._in_vain = False
+        """The newest dump failed: what is stored ahead of the next one may be for nothing, and as
+        much again each time that it is tried."""
 
     def prepare(
         self,
@@ -50,9 +53,11 @@ class Ahead:
         writer: Writer,
         kernels: Iterable[HostedKernel],
         before: Callable[[str], criu.Image | None],
+        hurried: bool = False,
     ) -> None:
         """Get ready for a cut of ``kernels``; ``before`` gives the newest image of each, if there
-        is one. Raises ``DumpFailed`` when there is too little memory, and what the writer raises.
+        is one. What is ``hurried`` stores nothing ahead: what changes again would be sent twice.
+        Raises ``DumpFailed`` when there is too little memory, and what the writer raises.
         """
         sizes, self._left_out = {}, {}
         for kernel in kernels:
@@ -61,7 +66,7 @@ class Ahead:
             if known is not None:
                 grown = max(0, size - known.image.size)
                 size = min(size, grown + self._brought.get(kernel.kernel_id, 0))
-            if size >= PRECOPY_ABOVE:
+            if size >= PRECOPY_ABOVE and not (hurried or self._in_vain):
                 precopied = criu.precopy(writer, place.processes(kernel.slot), known)
                 size = max(0, size - precopied.stored)
             whole = criu.known(writer, precopied.image) if precopied is not None else known
@@ -70,7 +75,10 @@ class Ahead:
         self._room.reserve(sizes)
 
     def for_dump(self, place: Place, slot: Slot) -> tuple[criu.Known | None, Path | None]:
-        """Return what a dump of the frozen slot need not bring, and where there is room for it."""
+        """Return what a dump of the frozen slot need not bring, and where there is room for it.
+        Unless :meth:`brought` follows, it has failed.
+        """
+        self._in_vain = True
         left_out = self._left_out.get(slot.name)
         known = left_out.of(place.processes(slot)) if left_out is not None else None
         return known, self._room.file(slot.name)
@@ -83,3 +91,4 @@ class Ahead:
     def brought(self, dumps: Mapping[str, criu.Dump]) -> None:
         """So much memory had changed of each kernel: it may be as much the next time."""
         self._brought = {kernel_id: dump.size for kernel_id, dump in dumps.items()}
+        self._in_vain = False

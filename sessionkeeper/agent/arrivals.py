@@ -45,6 +45,9 @@ class Arrivals:
                 reader.close()
         if isinstance(image, criu.Lazy):
             self._images.append(image)
+        elif image.loaded.size >= least:
+            large = criu.large_stretches(image.loaded)
+            log.info("kernel %s comes with all of its memory; large: %s", directory.name, large)
         return image
 
     def restore(self, place: Place, slot: Slot, image: criu.Lazy, epoch: int) -> bool:

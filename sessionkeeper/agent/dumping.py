@@ -25,6 +25,10 @@ from sessionkeeper.nodes import cgroups
 LIMIT = 300.0
 """Seconds that a dump may take."""
 
+DELETED = 512 << 20
+"""Bytes of a file that is open and has no name any more: temporary files are made like that. CRIU's
+own limit is 1 MiB."""
+
 
 def dump(
     criu: Sequence[str],
@@ -39,8 +43,23 @@ def dump(
     as :class:`Capture` takes it, the rest into the new directory ``images``, CRIU's log into
     ``work``. Raises :class:`DumpFailed`.
     """
-    images.mkdir(parents=True)
-    work.mkdir(exist_ok=True)
+    try:
+        images.mkdir(parents=True)
+        work.mkdir(exist_ok=True)
+        return _dump(criu, container, pid, images, work, known, room)
+    except (InvalidImage, OSError) as error:
+        raise DumpFailed(f"the kernel could not be dumped: {error}") from error
+
+
+def _dump(
+    criu: Sequence[str],
+    container: Container,
+    pid: int,
+    images: Path,
+    work: Path,
+    known: Known | None,
+    room: Path | None,
+) -> Dump:
     with Capture(images, known, room) as capture:
         # By a descriptor: CRIU has room for a short path only.
         here = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
@@ -63,9 +82,9 @@ def dump(
             raise DumpFailed(f"CRIU did not end within {LIMIT:.0f} s") from None
         except subprocess.CalledProcessError as error:
             said = _own_words(capture.error) or reason(work / "dump.log", error.stderr)
+            if error.returncode < 0:
+                said = f"CRIU was killed by signal {-error.returncode}"
             raise DumpFailed(f"the kernel could not be dumped: {said}") from None
-        except (InvalidImage, OSError) as error:
-            raise DumpFailed(f"the kernel could not be dumped: {error}") from error
         finally:
             os.close(here)
 
@@ -82,6 +101,9 @@ def arguments(container: Container, pid: int, images: str, work: Path) -> list[s
     network = os.stat(f"/proc/{pid}/ns/net").st_ino
     return [
         *("dump", "--stream", "--leave-running", "--file-locks"),
+        *("--ghost-limit", str(DELETED)),
+        # What is watched by inotify(7) cannot be found by its handle in an overlay: by its name.
+        *("--force-irmap", "--irmap-scan-path", container.cwd),
         *("--tree", str(pid), "--images-dir", images, "--work-dir", str(work)),
         *("--log-file", "dump.log", "-v4", "--root", str(container.rootfs)),
         *("--config", str(container.criu_config), "--manage-cgroups=soft"),

@@ -41,8 +41,8 @@ class Room:
         free, size = self._free(), sum(sizes.values())
         if size > free:
             raise DumpFailed(
-                f"the kernels have {size / 1e9:.1f} GB of memory, and there is room for"
-                f" {free / 1e9:.1f} GB in a dump",
+                f"the kernels have {size / 1e6:,.0f} MB of memory, and there is room for"
+                f" {free / 1e6:,.0f} MB in a dump",
                 hint="free some of their memory, or use a node that has more",
             )
         for name, bytes_ in sizes.items():

@@ -69,14 +69,17 @@ class Savepoints:
 
     # -- taking one ------------------------------------------------------------------------------
 
-    def prepare(self, kernels: Iterable[HostedKernel]) -> None:
+    def prepare(self, kernels: Iterable[HostedKernel], hurried: bool = False) -> None:
         """Do what can be done before a cut of ``kernels``, while everything runs: read and store
-        what changed in the file tree and what is new of large kernels, and have memory at hand.
+        what changed in the file tree and, unless it is ``hurried``, what is new of large kernels,
+        and have memory at hand.
 
-        Raises ``DumpFailed`` when there is too little of that.
+        Raises ``DumpFailed`` when there is too little of that, and ``CheckpointError``.
         """
         reserving = self._pool.submit(
-            lambda: self._ahead.prepare(self._place, self._open_writer(), kernels, self._before)
+            lambda: self._ahead.prepare(
+                self._place, self._open_writer(), kernels, self._before, hurried
+            )
         )
         try:
             self._tree = self._scan(copy=False)
@@ -130,6 +133,7 @@ class Savepoints:
             clock.lap("files")
             taken = [dump.result() for dump in dumps]
             images = {k.kernel_id: dump for k, dump in zip(dumped, taken, strict=True)}
+            self._ahead.brought(images)
             for dump in taken:
                 criu.note_open_files(dump.directory, self._place.root)
                 criu.keep_locks(dump.directory)
@@ -177,7 +181,6 @@ class Savepoints:
         finally:
             self._discard_round()
         self._known = {kernel_id: _done(image) for kernel_id, image in images.items()}
-        self._ahead.brought(cut.images)
         self._tree = cut.tree
         self._beside = {kernel_id: tree for kernel_id, (tree, _) in beside.items()}
         others = {kernel_id: part for kernel_id, (_, part) in beside.items()}

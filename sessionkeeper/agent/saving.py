@@ -76,7 +76,7 @@ class Saving:
             try:
                 if not await asyncio.to_thread(self._savepoints.arrived, arrive):
                     raise KernelBusy("memory of a kernel is still on its way from the checkpoint")
-                cut = await self._cut(turn, final, within, wanted)
+                cut = await self._cut(turn, final, within, wanted, hurried=last is not None)
                 began = time.monotonic()
                 saved = await self._save(cut, turn, final)
             finally:
@@ -93,9 +93,11 @@ class Saving:
             "lost": {k: d["lost"] for k, d in cut.namespaces.items() if d.get("lost")},
         }
 
-    async def _cut(self, turn: Turn, final: bool, within: float, wanted: beside.Wanted) -> Cut:
+    async def _cut(
+        self, turn: Turn, final: bool, within: float, wanted: beside.Wanted, hurried: bool
+    ) -> Cut:
         try:
-            await asyncio.to_thread(self._savepoints.prepare, self._cuts.running())
+            await asyncio.to_thread(self._savepoints.prepare, self._cuts.running(), hurried)
             if self._hosted.place.engine == "criu":
                 return await self._cuts.processes(final, within, wanted, turn)
             return await self._cuts.variables(final, within, turn)

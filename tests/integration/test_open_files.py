@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from system.arriving import node_like, saved
 from system.folder import Folder
 from system.running import System
 
@@ -70,3 +73,35 @@ async def test_file_open_in_a_kernel_is_as_long_and_as_full_as_at_the_dump(
         told = [text for text in said if "as .sessionkeeperignore says" in text]
         assert len(told) == 1
         assert "/scratch/other;" in told[0]
+
+
+WITHOUT_A_NAME = """
+import ctypes, os, tempfile
+temporary = tempfile.TemporaryFile(dir=".")
+temporary.write(data[: 5 << 20])
+os.mkdir("watched")
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init1(os.O_NONBLOCK)
+assert libc.inotify_add_watch(watch, b"watched", 0x100) == 1
+"""
+STILL = """
+assert temporary.tell() == 5 << 20
+temporary.seek(0)
+assert temporary.read() == data[: 5 << 20]
+open("watched/new", "w").close()
+assert b"new" in os.read(watch, 4096)
+"""
+
+
+@pytest.mark.needs("lazy")
+@node_like
+async def test_temporary_files_and_watched_directories_go_along(tmp_path: Path) -> None:
+    async with saved(tmp_path) as (node, one, _):
+        await one.begin()
+        node.gate.open.set()
+        await one.run(WITHOUT_A_NAME)
+        await one.checkpoint()
+        await one.kill()
+        await one.begin()
+        node.gate.open.set()
+        await one.run(STILL)

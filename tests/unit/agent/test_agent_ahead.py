@@ -39,10 +39,12 @@ def nothing(kernel_id: str) -> Image | None:
     return None
 
 
-def prepared(directory: Path, place: Any) -> Ahead:
-    ahead = Ahead(directory)
+def prepared(
+    directory: Path, place: Any, ahead: Ahead | None = None, hurried: bool = False
+) -> Ahead:
+    ahead = ahead or Ahead(directory)
     with Writer(Memory(), SessionKeys.generate()) as writer:
-        ahead.prepare(place, writer, [KERNEL], nothing)
+        ahead.prepare(place, writer, [KERNEL], nothing, hurried)
     return ahead
 
 
@@ -72,6 +74,22 @@ def test_a_small_kernel_is_not_read_while_it_runs(
     monkeypatch.setattr(module.criu, "precopy", never)
     place: Any = Place(PRECOPY_ABOVE - 1)
     assert prepared(tmp_path, place).for_dump(place, SLOT)[0] is None
+
+
+def test_at_a_deadline_nothing_is_sent_that_may_change_again(tmp_path: Path) -> None:
+    place: Any = Place(PRECOPY_ABOVE)
+    assert prepared(tmp_path, place, hurried=True).for_dump(place, SLOT)[0] is None
+
+
+def test_a_kernel_that_cannot_be_dumped_is_not_stored_each_time_that_is_tried(
+    tmp_path: Path,
+) -> None:
+    place: Any = Place(PRECOPY_ABOVE)
+    ahead = prepared(tmp_path, place)
+    assert ahead.for_dump(place, SLOT)[0] is not None
+    assert prepared(tmp_path, place, ahead).for_dump(place, SLOT)[0] is None
+    ahead.brought({})
+    assert prepared(tmp_path, place, ahead).for_dump(place, SLOT)[0] is not None
 
 
 def test_what_was_made_ready_is_given_back(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_each_has_its_own_and_whoever_takes_it_keeps_it(tmp_path: Path) -> None:
 
 
 def test_more_than_there_is_is_refused_and_nothing_stays(tmp_path: Path) -> None:
-    with pytest.raises(DumpFailed, match=r"have 1000000\.0 GB of memory, and there is room for"):
+    with pytest.raises(DumpFailed, match=r"have 1,000,000,000 MB of memory, and there is room for"):
         Room(tmp_path).reserve({"a": 10**14, "b": 9 * 10**14})
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,8 @@ import os
 import random
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -133,20 +135,64 @@ def test_pages_that_end_in_the_middle_are_refused(tmp_path: Path) -> None:
         session.save(cut_off, tmp_path / "2c")
 
 
-@pytest.mark.container
-def test_who_sends_more_than_there_is_room_for_is_told_at_once(tmp_path: Path) -> None:
-    directory = images(tmp_path / "dump", pages(2000))
+@contextmanager
+def little_room(tmp_path: Path) -> Iterator[Path]:
+    """A directory for 1 MiB."""
     into = tmp_path / "into"
     into.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(into)], check=True)
     try:
-        with Capture(into) as one:
-            with pytest.raises(BrokenPipeError):
-                send(directory, into)
-            with pytest.raises(InvalidImage, match="No space left"):
-                one.dump()
+        yield into
     finally:
         subprocess.run(["umount", str(into)], check=True)
+
+
+@pytest.mark.container
+@pytest.mark.parametrize("is_known", [False, True], ids=["", "of-known-pages"])
+def test_who_sends_more_than_there_is_room_for_is_told_at_once(
+    tmp_path: Path, is_known: bool
+) -> None:
+    session = Session()
+    if is_known:
+        session.save(images(tmp_path / "before", pages(10, 3)), tmp_path / "taken")
+    directory = images(tmp_path / "dump", pages(2000))
+    with little_room(tmp_path) as into, Capture(into, known(session.writer, session.image)) as one:
+        with pytest.raises(BrokenPipeError):
+            send(directory, into)
+        with pytest.raises(InvalidImage, match="No space left"):
+            one.dump()
+
+
+@pytest.mark.container
+def test_an_image_whose_end_has_no_room_is_not_cut_short(tmp_path: Path) -> None:
+    directory = tmp_path / "dump"
+    directory.mkdir()
+    (directory / "a.img").write_bytes(bytes(2 * PAGE))
+    (directory / "b.img").write_bytes(bytes(1 << 20))  # lacks two pages of the last piece read
+    with little_room(tmp_path) as into, Capture(into) as one:
+        send(directory, into)
+        with pytest.raises(InvalidImage, match="No space left"):
+            one.dump()
+
+
+@pytest.mark.container
+def test_room_is_given_back_where_nothing_can_begin(tmp_path: Path) -> None:
+    with little_room(tmp_path) as into:
+        (into / "room").write_bytes(bytes(PAGE))
+        (into / SOCKET).touch()  # as one that was killed leaves it
+        with pytest.raises(OSError, match="in use"), Capture(into, room=into / "room"):
+            raise AssertionError("it began")
+        assert (into / "room").exists()  # whoever made it removes it
+
+
+def test_a_descriptor_that_does_not_come_is_no_empty_image(tmp_path: Path) -> None:
+    with Capture(tmp_path) as one:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / SOCKET))
+            request = b"\x0a\x05a.img"
+            connection.sendall(len(request).to_bytes(4, "little") + request + b"\0")
+        with pytest.raises(InvalidImage, match="descriptor"):
+            one.dump()
 
 
 def test_a_path_of_any_length_does(tmp_path: Path) -> None:

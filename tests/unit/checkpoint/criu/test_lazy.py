@@ -17,6 +17,7 @@ from checkpoint.criu import (
     Materialized,
     Pager,
     encode,
+    large_stretches,
     lazy_bytes,
     materialize,
     materialize_lazily,
@@ -193,6 +194,9 @@ def test_memory_that_processes_share_after_a_fork_does_not_come_later(tmp_path: 
     session = Session(tmp_path / "dump", LARGE, LARGE)
     image = session.lazily(tmp_path / "lazy")
     assert not isinstance(image, Lazy)
+    # And who wonders why can see it.
+    large = large_stretches(image.loaded)
+    assert list(large.values()) == [STRETCH * PAGE] * 2
     apart: Rows = [(page + 10 * STRETCH, count, flags) for page, count, flags in LARGE]
     session = Session(tmp_path / "apart", LARGE, apart)
     assert isinstance(session.lazily(tmp_path / "lazy2"), Lazy)
