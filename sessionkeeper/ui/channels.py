@@ -331,18 +331,16 @@ class ResumingConnection(BaseKernelWebsocketConnection):
 
     async def _receive(self, upstream: ClientConnection, welcomed: asyncio.Event) -> None:
         async for frame in upstream:
-            kind, number, payload = frames.parse(
-                frame if isinstance(frame, bytes) else frame.encode()
-            )
-            if kind == frames.MESSAGE:
-                self._asked.heard(payload)
-                await self._deliver(number, payload)
-            elif kind == frames.ACK:
-                request = self._unacked.pop(number, None)
-                if request is not None:
-                    self._asked.acknowledged(number, request)
-            else:
-                self._notice(json.loads(payload), welcomed)
+            for kind, number, payload in frames.each(frame):
+                if kind == frames.MESSAGE:
+                    self._asked.heard(payload)
+                    await self._deliver(number, payload)
+                elif kind == frames.ACK:
+                    request = self._unacked.pop(number, None)
+                    if request is not None:
+                        self._asked.acknowledged(number, request)
+                else:
+                    self._notice(json.loads(payload), welcomed)
             if self._gone and not self._unacked:
                 return
 
