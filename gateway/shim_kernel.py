@@ -31,15 +31,19 @@ _STARTUP_ENV = re.compile(
 )
 # What ipykernel's own kernelspec says (ipykernel/kernelspec.py): the debugger wants it.
 _OPTIONS = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
+# Bytes up to which a part is copied out of ZeroMQ's memory.
+_COPIED = 1 << 16
 _PORTS = {SHELL: 1, IOPUB: 2, STDIN: 3, CONTROL: 4}
 _TYPES = {SHELL: zmq.DEALER, IOPUB: zmq.SUB, STDIN: zmq.DEALER, CONTROL: zmq.DEALER}
 
 
 class Message(NamedTuple):
-    """A message of the kernel: header, parent_header, metadata, content, buffers."""
+    """A message of the kernel: header, parent_header, metadata, content, buffers. Large parts are
+    views.
+    """
 
     channel: int
-    parts: list[bytes]
+    parts: list[Any]
 
 
 def program_at(argv: Sequence[str]) -> int:
@@ -321,7 +325,7 @@ class Kernel:
         for _ in range(most):
             if not socket.get(zmq.EVENTS) & zmq.POLLIN:  # Again, raised, would take far longer
                 return
-            frames = socket.recv_multipart()
+            frames = [_taken(frame) for frame in socket.recv_multipart(copy=False)]
             try:
                 at = frames.index(DELIMITER)
             except ValueError:
@@ -332,6 +336,11 @@ class Kernel:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
                 yield Message(channel, parts)
+
+
+def _taken(frame: Any) -> Any:
+    """What is in a frame of ZeroMQ; where it is large, as it lies there."""
+    return frame.bytes if len(frame) < _COPIED else frame.buffer
 
 
 def too_long(message: Message, size: int) -> list[bytes]:

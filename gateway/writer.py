@@ -14,8 +14,11 @@ from tornado.iostream import IOStream, StreamClosedError
 
 # Bytes that are gathered before they are written in any case.
 _AT_ONCE = 1 << 16
-# RFC 6455, section 5.2: the last frame of a message that is text, or binary; not masked.
+# RFC 6455, section 5.2: the only frame of a message that is text, or binary; not masked.
 _TEXT, _BINARY = 0x81, 0x82
+_FIN, _CONTINUATION = 0x80, 0x00
+# Bytes of a large message that go in one frame.
+_FRAGMENT = 1 << 20
 _LENGTH = struct.Struct(">I")
 
 
@@ -63,21 +66,31 @@ class FrameWriter:
         if written is None:
             return
         self._waiting, self._bytes, self._written = [], 0, None
-        kind, begin, large = waiting[-1]
-        pieces: list[bytes | memoryview] = []
-        if len(large) >= _AT_ONCE:
-            waiting.pop()
-            pieces = [*self._put(waiting), _head(kind, len(begin) + len(large)), begin]
-        else:
-            pieces, large = self._put(waiting), b""
+        last = waiting.pop() if len(waiting[-1][2]) >= _AT_ONCE else None
         try:
-            done = self._stream.write(b"".join(pieces))
-            if large:  # without a copy
-                done = self._stream.write(large)
+            done = self._stream.write(b"".join(self._put(waiting))) if waiting else None
+            if last is not None:
+                done = self._write_large(*last)
+            assert done is not None
         except StreamClosedError as error:
             _fail(written, error)
         else:
             done.add_done_callback(lambda one: _settle(written, one))
+
+    def _write_large(self, kind: int, begin: bytes, rest: bytes | memoryview) -> Any:
+        """In fragments, so that nobody has to look for a place for all of it before the end has
+        come. Of the message itself no copy is made.
+        """
+        view = memoryview(rest)
+        while True:
+            piece, view = view[:_FRAGMENT], view[_FRAGMENT:]
+            if len(view):
+                kind &= ~_FIN
+            self._stream.write(_head(kind, len(begin) + len(piece)) + begin)
+            done = self._stream.write(piece)
+            if not len(view):
+                return done
+            kind, begin = _FIN | _CONTINUATION, b""
 
     def _put(
         self, messages: list[tuple[int, bytes, bytes | memoryview]]

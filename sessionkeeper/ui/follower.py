@@ -141,7 +141,7 @@ class Follower:
         async for frame in upstream:
             for kind, number, payload in frames.each(frame):
                 if kind == frames.MESSAGE:
-                    if self.runs.take(number, payload) and self._live:
+                    if self.runs.take(number, bytes(payload)) and self._live:
                         self._changed(self)
                 elif kind == frames.NOTICE:
                     self._notice(json.loads(payload))

@@ -37,6 +37,9 @@ __all__ = [
 SUBPROTOCOL = "v1.sessionkeeper"
 MESSAGE, ACK, NOTICE, SEVERAL = 1, 2, 3, 4
 
+_LARGE = 1 << 20
+"""Bytes of a frame from which on its payload is not copied."""
+
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BQ")
 _PARTS = ("header", "parent_header", "metadata", "content")
@@ -52,10 +55,15 @@ def ack(cursor: int) -> bytes:
     return _HEAD.pack(ACK, cursor)
 
 
-def each(frame: bytes | str) -> Iterator[tuple[int, int, bytes]]:
-    """As `parse`, of all that there is in a frame which may have several. Raises ValueError."""
+def each(frame: bytes | str) -> Iterator[tuple[int, int, bytes | memoryview]]:
+    """As `parse`, of all that there is in a frame which may have several; a large payload is a
+    view. Raises ValueError.
+    """
     if isinstance(frame, str):
         frame = frame.encode()
+    if frame[:1] == b"\x01" and len(frame) > _LARGE:
+        yield *_HEAD.unpack_from(frame), memoryview(frame)[_HEAD.size :]
+        return
     if frame[:1] != b"\x04":
         yield parse(frame)
         return
@@ -81,7 +89,7 @@ def parse(frame: bytes) -> tuple[int, int, bytes]:
     return kind, number, frame[_HEAD.size :]
 
 
-def v1_to_legacy(payload: bytes) -> str | bytes:
+def v1_to_legacy(payload: bytes | memoryview) -> str | bytes:
     """One kernel message for a client that speaks no subprotocol. Raises ValueError."""
     try:
         message = payload_to_legacy(v1_to_payload(payload, any_channel=True))
