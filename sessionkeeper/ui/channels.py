@@ -342,7 +342,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                     if request is not None:
                         self._asked.acknowledged(number, request)
                 else:
-                    self._notice(json.loads(payload), welcomed)
+                    self._notice(json.loads(bytes(payload)), welcomed)
             if self._gone and not self._unacked:
                 return
 

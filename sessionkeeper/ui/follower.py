@@ -144,7 +144,7 @@ class Follower:
                     if self.runs.take(number, bytes(payload)) and self._live:
                         self._changed(self)
                 elif kind == frames.NOTICE:
-                    self._notice(json.loads(payload))
+                    self._notice(json.loads(bytes(payload)))
             if self._live and not self._stays:
                 return
 
