@@ -11,10 +11,17 @@ from typing import Any
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from gateway.auth import ErrorsInWords, check_token
-from gateway.calls import VERSION, Calls, decode_frame, knows_pieces, versions_match
+from gateway.calls import (
+    VERSION,
+    Calls,
+    decode_frame,
+    knows_pieces,
+    knows_several,
+    versions_match,
+)
 from gateway.errors import BadFrame, GatewayError, VersionRefused
 from gateway.hop import PeerWatch, prompt
-from gateway.outbox import Outbox, Pieces
+from gateway.outbox import Outbox, Pieces, frames_in
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +165,21 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
                 self._calls.received(message)
             elif self._joined:
                 kernel_id, body = decode_frame(message)
-                frame: bytes | memoryview | None = body
-                if self._agents.hears(self, kernel_id):
-                    frame = self._pieces.take(kernel_id, body)
-                else:
-                    self._pieces.forget(kernel_id)
-                if frame is not None:
-                    self._agents.frame(self, kernel_id, frame)
+                for one in frames_in(body):
+                    self._take(kernel_id, one)
         except GatewayError as error:
+            log.warning("%s: %s", self.node, error)
+
+    def _take(self, kernel_id: str, body: bytes | memoryview) -> None:
+        frame: bytes | memoryview | None = body
+        try:
+            if self._agents.hears(self, kernel_id):
+                frame = self._pieces.take(kernel_id, body)
+            else:
+                self._pieces.forget(kernel_id)
+            if frame is not None:
+                self._agents.frame(self, kernel_id, frame)
+        except GatewayError as error:  # those that came with it are as good as ever
             log.warning("%s: %s", self.node, error)
 
     def on_close(self) -> None:
@@ -193,6 +207,7 @@ class AgentConnection(ErrorsInWords, WebSocketHandler):
             self.admit(event)
             self.node = str(event.get("node") or "agent")
             self._outbox.pieces = knows_pieces(event)
+            self._outbox.several = knows_several(event)
             self._agents.joined(self, event)
             self._joined = True
             self._take_larger(MESSAGE_BYTES if self._outbox.pieces else super().max_message_size)

@@ -4,7 +4,8 @@
     {"id": n, "result": ...}  or  {"id": n, "error": {code, message, hint, retryable}}
     {"event": str, ...}                         not answered
 
-Binary frames are `kernel id (16 bytes, uuid) + link frame`, or a piece of one (`gateway.outbox`).
+Binary frames are `kernel id (16 bytes, uuid) + link frame`, or a piece of one, or several
+(`gateway.outbox`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from gateway.errors import AgentGone, AgentTimeout, BadFrame, GatewayError, Remo
 
 log = logging.getLogger(__name__)
 
-# 1.1: long link frames go in pieces.
-VERSION = (1, 1)
+# 1.1: long link frames go in pieces. 1.2: several short ones go together.
+VERSION = (1, 2)
 Write = Callable[[str], None]
 
 
@@ -32,11 +33,11 @@ def encode_frame(kernel_id: str, frame: bytes) -> bytes:
     return b"".join((uuid.UUID(kernel_id).bytes, frame))
 
 
-def decode_frame(message: bytes) -> tuple[str, bytes]:
-    """`(kernel id, link frame)`. Raises `BadFrame`."""
+def decode_frame(message: bytes) -> tuple[str, memoryview]:
+    """`(kernel id, body)`; the body is a view into `message`. Raises `BadFrame`."""
     if len(message) < 17:
         raise BadFrame(f"A frame of {len(message)} bytes has no kernel id.")
-    return _kernel_id(message[:16]), message[16:]
+    return _kernel_id(message[:16]), memoryview(message)[16:]
 
 
 @functools.lru_cache(4096)
@@ -52,8 +53,17 @@ def versions_match(hello: dict[str, Any]) -> bool:
 
 def knows_pieces(hello: dict[str, Any]) -> bool:
     """Whether the peer puts pieces of link frames together (1.1), going by its hello or welcome."""
+    return _speaks(hello, (1, 1))
+
+
+def knows_several(hello: dict[str, Any]) -> bool:
+    """Whether the peer takes several link frames in a message (1.2)."""
+    return _speaks(hello, (1, 2))
+
+
+def _speaks(hello: dict[str, Any], wanted: tuple[int, int]) -> bool:
     version = hello.get("version")
-    return isinstance(version, list | tuple) and tuple(version[:2]) >= (1, 1)
+    return isinstance(version, list | tuple) and tuple(version[:2]) >= wanted
 
 
 def error_to_wire(error: Exception) -> dict[str, Any]:

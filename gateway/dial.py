@@ -13,11 +13,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.protocol import State
 
-from gateway.calls import VERSION, Calls, decode_frame, knows_pieces
+from gateway.calls import VERSION, Calls, decode_frame, knows_pieces, knows_several
 from gateway.errors import AgentGone, GatewayError, RemoteError, Unauthorized
 from gateway.hop import PeerWatch, prompt
 from gateway.identity import SCHEME, Identity
-from gateway.outbox import Outbox, Pieces
+from gateway.outbox import Outbox, Pieces, frames_in
 
 log = logging.getLogger(__name__)
 
@@ -218,9 +218,10 @@ class AgentLink:
                 self._calls.received(message)
             elif self._on_frame is not None:
                 kernel_id, body = decode_frame(message)
-                frame = self._pieces.take(kernel_id, body)
-                if frame is not None:
-                    self._on_frame(kernel_id, bytes(frame))
+                for one in frames_in(body):
+                    frame = self._pieces.take(kernel_id, one)
+                    if frame is not None:
+                        self._on_frame(kernel_id, bytes(frame))
         except GatewayError as error:
             log.warning("from the gateway: %s", error)
 
@@ -242,6 +243,7 @@ class AgentLink:
         greeting = json.loads(message)
         if greeting.get("event") == "welcome":
             self._out.pieces = knows_pieces(greeting)
+            self._out.several = knows_several(greeting)
             self._welcome.set_result(None)
         elif greeting.get("event") == "refused":
             self._welcome.set_exception(RemoteError(greeting.get("error") or {}))

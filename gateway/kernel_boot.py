@@ -1,5 +1,5 @@
-"""Runs a kernel written in Python so that no output is dropped and who prints more than is taken
-waits, with imports done before if asked.
+"""Runs a kernel written in Python so that no output is dropped, and who prints waits for no more
+than is needed, which is that the shim takes it; with imports done before if asked.
 
 The shim copies this file beside the kernel's sockets and runs it with the kernel's own Python
 (>= 3.8):
@@ -20,6 +20,7 @@ import os
 import runpy
 import sys
 import threading
+import time
 from typing import Any, Sequence  # noqa: UP035
 
 # Messages in libzmq, on each side: they may be large.
@@ -46,7 +47,9 @@ def never_drop(prefix: str) -> None:
             self.setsockopt(zmq.XPUB_NODROP, 1)
             self.setsockopt(zmq.SNDHWM, HIGH_WATER)
             sockets.bind = original
-            wait_for_room(sys.modules.get("ipykernel.iostream"))
+            iostream = sys.modules.get("ipykernel.iostream")
+            wait_for_room(iostream)
+            print_fast(iostream)
         return original(self, address, *args, **kwargs)
 
     sockets.bind = bind
@@ -90,6 +93,9 @@ def wait_for_room(iostream: Any) -> None:
     unflushed: dict[str, int] = {}
 
     def send_multipart(self: Any, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is self.thread and not getattr(self, "_events", True):
+            self._really_send(msg, *args, **kwargs)  # its turn has come, nothing is before it
+            return
         size = sum(getattr(part, "nbytes", None) or len(part) for part in msg)
 
         def send() -> None:
@@ -114,6 +120,64 @@ def wait_for_room(iostream: Any) -> None:
     threads.send_multipart = send_multipart
     streams.write = write_and_wait
     streams.flush_timeout = 365 * 86400.0  # a print that is waited for has not failed
+
+
+def print_fast(iostream: Any) -> None:
+    """Make write and flush one step of the thread that sends. ipykernel (iostream.py) by itself
+    takes four, each with a ZeroMQ message between its threads, and sets a timer each time.
+
+    All is said in the same order, and who flushes waits until libzmq has it.
+    """
+    threads: Any = getattr(iostream, "IOPubThread", None)
+    streams: Any = getattr(iostream, "OutStream", None)
+    if not hasattr(threads, "_handle_event") or not hasattr(streams, "_schedule_flush"):
+        return
+
+    def schedule(self: Any, action: Any) -> None:
+        if self.thread.is_alive():
+            self._events.append(action)
+            self.io_loop.add_callback(self._handle_event, None)
+        else:
+            action()
+
+    def flush(self: Any) -> None:
+        thread = getattr(self.pub_thread, "thread", None)
+        if thread is None or not thread.is_alive() or thread is threading.current_thread():
+            self._flush()
+            return
+        done = threading.Lock()
+        done.acquire()
+
+        def flush_and_tell() -> None:
+            try:
+                self._flush()
+            finally:
+                done.release()
+
+        self.pub_thread.schedule(flush_and_tell)
+        done.acquire()
+
+    due: dict[str, float] = {}  # when a stream's timer has fired, at the latest
+
+    def schedule_flush(self: Any) -> None:
+        now = time.monotonic()
+        if now < due.get(self.name, 0.0):
+            return
+        # Set again after a while, as an interrupt may come between these two steps.
+        due[self.name] = now + self.flush_interval + 1.0
+
+        def fired() -> None:
+            due[self.name] = 0.0
+            self._flush()
+
+        def later() -> None:
+            self._io_loop.call_later(self.flush_interval, fired)
+
+        self.pub_thread.schedule(later)
+
+    threads.schedule = schedule
+    streams.flush = flush
+    streams._schedule_flush = schedule_flush
 
 
 def wait_for_order(modules: Sequence[str]) -> list[str]:

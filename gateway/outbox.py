@@ -10,17 +10,20 @@ from __future__ import annotations
 import struct
 import uuid
 from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import chain
 
 from gateway.errors import BadFrame
 from gateway.frames import FRAME_LIMIT
 
-# Kinds of pieces; in the place of a link frame's kind.
-FIRST, NEXT = 5, 6
-# Longer link frames go in pieces of so many bytes.
+# Kinds of pieces, and of several frames; in the place of a link frame's kind.
+FIRST, NEXT, SEVERAL = 5, 6, 7
+# Longer link frames go in pieces of so many bytes, shorter ones up to so many together.
 PIECE = 256 << 10
 
 _FIRST = struct.Struct(">BQ")
-_NEXT = bytes([NEXT])
+_NEXT, _SEVERAL = bytes([NEXT]), bytes([SEVERAL])
+_LENGTH = struct.Struct(">I")
 
 
 def first_piece(total: int, data: bytes | memoryview) -> bytes:
@@ -31,6 +34,23 @@ def first_piece(total: int, data: bytes | memoryview) -> bytes:
 def next_piece(data: bytes | memoryview) -> bytes:
     """A further piece; the frame is whole when all its bytes have come."""
     return b"".join((_NEXT, data))
+
+
+def frames_in(body: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """The frames of a message, views into it where it has several. Raises `BadFrame`."""
+    if not body or body[0] != SEVERAL:
+        yield body
+        return
+    view, at = memoryview(body), 1
+    while at < len(view):
+        if len(view) - at < _LENGTH.size:
+            raise BadFrame("A message of several link frames is cut off in a length.")
+        (size,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if not size or at + size > len(view):
+            raise BadFrame(f"A message of several link frames has none of {size} bytes.")
+        yield view[at : at + size]
+        at += size
 
 
 class Pieces:
@@ -47,7 +67,7 @@ class Pieces:
         """Nobody waits for the rest of what was begun of this kernel."""
         self._begun.pop(kernel_id, None)
 
-    def take(self, kernel_id: str, body: bytes) -> bytes | memoryview | None:
+    def take(self, kernel_id: str, body: bytes | memoryview) -> bytes | memoryview | None:
         """Take a frame or a piece; the frame that is whole now, None if none is.
 
         What was begun and is not gone on with was cut off on the way, and is forgotten. Raises
@@ -83,10 +103,13 @@ class Pieces:
 
 
 class Outbox:
-    """Messages of one connection. `pieces`: the peer knows pieces (protocol 1.1)."""
+    """Messages of one connection. `pieces`: the peer knows pieces (protocol 1.1); `several`: it
+    takes several frames in a message (1.2).
+    """
 
-    def __init__(self, pieces: bool = False) -> None:
+    def __init__(self, pieces: bool = False, several: bool = False) -> None:
         self.pieces = pieces
+        self.several = several
         self._texts: deque[str] = deque()
         self._bodies: OrderedDict[str, deque[tuple[bytes | memoryview, ...]]] = OrderedDict()
         self._waiting: dict[str, int] = {}
@@ -128,13 +151,30 @@ class Outbox:
             return None
         kernel_id, queue = self._bodies.popitem(last=False)
         body = queue.popleft()
+        sent = sum(map(len, body))
+        if self.several and queue and len(body) == 1:
+            body, sent = self._together(body, queue)
         if queue:
             self._bodies[kernel_id] = queue
-            self._waiting[kernel_id] -= sum(map(len, body))
+            self._waiting[kernel_id] -= sent
         else:
             del self._waiting[kernel_id]
         message = b"".join((uuid.UUID(kernel_id).bytes, *body))
         return message, kernel_id, max(0, self._waiting.get(kernel_id, 0))
+
+    def _together(
+        self, first: tuple[bytes | memoryview, ...], queue: deque[tuple[bytes | memoryview, ...]]
+    ) -> tuple[tuple[bytes | memoryview, ...], int]:
+        """A frame and those after it that fit into a message with it; their bytes."""
+        frames, size = [*first], len(first[0])
+        while queue and len(queue[0]) == 1 and size + len(queue[0][0]) <= PIECE:
+            (frame,) = queue.popleft()
+            frames.append(frame)
+            size += len(frame)
+        if len(frames) == 1:
+            return first, size
+        lengths = (_LENGTH.pack(len(frame)) for frame in frames)
+        return (_SEVERAL, *chain.from_iterable(zip(lengths, frames, strict=True))), size
 
     def clear(self) -> None:
         """The connection has ended."""

@@ -31,15 +31,21 @@ _STARTUP_ENV = re.compile(
 )
 # What ipykernel's own kernelspec says (ipykernel/kernelspec.py): the debugger wants it.
 _OPTIONS = ["-Xfrozen_modules=off"] if sys.version_info >= (3, 11) else []
+# As numbers: pyzmq's enumerations take longer than what is asked for with them.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+# Bytes up to which a part is copied out of ZeroMQ's memory.
+_COPIED = 1 << 16
 _PORTS = {SHELL: 1, IOPUB: 2, STDIN: 3, CONTROL: 4}
 _TYPES = {SHELL: zmq.DEALER, IOPUB: zmq.SUB, STDIN: zmq.DEALER, CONTROL: zmq.DEALER}
 
 
 class Message(NamedTuple):
-    """A message of the kernel: header, parent_header, metadata, content, buffers."""
+    """A message of the kernel: header, parent_header, metadata, content, buffers. Large parts are
+    views.
+    """
 
     channel: int
-    parts: list[bytes]
+    parts: list[Any]
 
 
 def program_at(argv: Sequence[str]) -> int:
@@ -319,9 +325,9 @@ class Kernel:
         """Up to `most` messages waiting on a channel; wrongly signed ones are left out."""
         socket = self.sockets[channel]
         for _ in range(most):
-            if not socket.get(zmq.EVENTS) & zmq.POLLIN:  # Again, raised, would take far longer
+            if not socket.get(_EVENTS) & _POLLIN:  # Again, raised, would take far longer
                 return
-            frames = socket.recv_multipart()
+            frames = _received(socket)
             try:
                 at = frames.index(DELIMITER)
             except ValueError:
@@ -332,6 +338,16 @@ class Kernel:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
                 yield Message(channel, parts)
+
+
+def _received(socket: Any) -> list[Any]:
+    """A message's frames; large ones as they lie there. Faster than `recv_multipart` is."""
+    frames, more = [], True
+    while more:
+        frame = socket.recv(0, False)
+        frames.append(frame.bytes if len(frame) < _COPIED else frame.buffer)
+        more = frame.more
+    return frames
 
 
 def too_long(message: Message, size: int) -> list[bytes]:

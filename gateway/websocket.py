@@ -41,11 +41,12 @@ log = logging.getLogger(__name__)
 
 RESUMABLE = "v1.sessionkeeper"
 V1 = "v1.kernel.websocket.jupyter.org"
-VERSION = (1, 0)
+# 1.1: several frames go together to a client that asks for it.
+VERSION = (1, 1)
 # A stock client that comes back within so many seconds goes on where it was.
 COME_BACK = 600.0
 
-MESSAGE, ACK, NOTICE = 1, 2, 3
+MESSAGE, ACK, NOTICE, SEVERAL = 1, 2, 3, 4
 
 
 class Places:
@@ -110,7 +111,8 @@ class ChannelsHandler(Access, WebSocketHandler):
         connection = self.ws_connection
         assert connection is not None
         assert connection.stream is not None
-        self._writer = FrameWriter(connection.stream)
+        together = self._protocol == RESUMABLE and self.get_query_argument("several", "")
+        self._writer = FrameWriter(connection.stream, bytes([SEVERAL]) if together else b"")
         try:
             channel = self.channel
         except GatewayError as error:

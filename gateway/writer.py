@@ -14,16 +14,25 @@ from tornado.iostream import IOStream, StreamClosedError
 
 # Bytes that are gathered before they are written in any case.
 _AT_ONCE = 1 << 16
-# RFC 6455, section 5.2: the last frame of a message that is text, or binary; not masked.
+# RFC 6455, section 5.2: the only frame of a message that is text, or binary; not masked.
 _TEXT, _BINARY = 0x81, 0x82
+_FIN, _CONTINUATION = 0x80, 0x00
+# Bytes of a large message that go in one frame.
+_FRAGMENT = 1 << 20
+_LENGTH = struct.Struct(">I")
 
 
 class FrameWriter:
-    """Of one connection, over `stream`. Control frames may go by themselves, before what waits."""
+    """Of one connection, over `stream`. Control frames may go by themselves, before what waits.
 
-    def __init__(self, stream: IOStream) -> None:
+    With `several` binary messages that are written at once are one: that byte, and each after its
+    length (u32).
+    """
+
+    def __init__(self, stream: IOStream, several: bytes = b"") -> None:
         self._stream = stream
-        self._waiting: list[bytes | memoryview] = []
+        self._several = several
+        self._waiting: list[tuple[int, bytes, bytes | memoryview]] = []
         self._bytes = 0
         self._written: asyncio.Future[None] | None = None
 
@@ -45,9 +54,8 @@ class FrameWriter:
             self._written = loop.create_future()
             loop.call_soon(self.flush)
         written = self._written
-        size = len(begin) + len(rest)
-        self._waiting += (_head(kind, size) + begin, rest)
-        self._bytes += size
+        self._waiting.append((kind, begin, rest))
+        self._bytes += len(begin) + len(rest)
         if self._bytes >= _AT_ONCE:
             self.flush()
         return written
@@ -57,16 +65,47 @@ class FrameWriter:
         waiting, written = self._waiting, self._written
         if written is None:
             return
-        large: bytes | memoryview = waiting.pop() if len(waiting[-1]) >= _AT_ONCE else b""
         self._waiting, self._bytes, self._written = [], 0, None
+        last = waiting.pop() if len(waiting[-1][2]) >= _AT_ONCE else None
         try:
-            done = self._stream.write(b"".join(waiting))
-            if large:  # without a copy
-                done = self._stream.write(large)
+            done = self._stream.write(b"".join(self._put(waiting))) if waiting else None
+            if last is not None:
+                done = self._write_large(*last)
+            assert done is not None
         except StreamClosedError as error:
             _fail(written, error)
         else:
             done.add_done_callback(lambda one: _settle(written, one))
+
+    def _write_large(self, kind: int, begin: bytes, rest: bytes | memoryview) -> Any:
+        """In fragments, so that nobody has to look for a place for all of it before the end has
+        come. Of the message itself no copy is made.
+        """
+        view = memoryview(rest)
+        while True:
+            piece, view = view[:_FRAGMENT], view[_FRAGMENT:]
+            if len(view):
+                kind &= ~_FIN
+            self._stream.write(_head(kind, len(begin) + len(piece)) + begin)
+            done = self._stream.write(piece)
+            if not len(view):
+                return done
+            kind, begin = _FIN | _CONTINUATION, b""
+
+    def _put(
+        self, messages: list[tuple[int, bytes, bytes | memoryview]]
+    ) -> list[bytes | memoryview]:
+        """Frames with these messages, as pieces."""
+        pieces: list[bytes | memoryview] = []
+        together = bool(self._several) and len(messages) > 1
+        total = len(self._several)
+        for kind, begin, rest in messages:
+            size = len(begin) + len(rest)
+            pieces += (_LENGTH.pack(size) if together else _head(kind, size), begin, rest)
+            total += _LENGTH.size + size
+        if together:
+            pieces.insert(0, _head(_BINARY, total) + self._several)
+        return pieces
 
 
 def _head(kind: int, size: int) -> bytes:

@@ -19,7 +19,7 @@ from sessionkeeper.bench.errors import RunFailed
 from sessionkeeper.bench.figures import REQUIRED, Figure, median, percentile
 from sessionkeeper.bench.load import Rig, counted, resident_mb
 from sessionkeeper.bench.stacks import PEERS, Stack, System, sessionkeeper_system
-from sessionkeeper.bench.wire import decode
+from sessionkeeper.bench.wire import SUBPROTOCOL, decode
 from sessionkeeper.nodes import processes
 from sessionkeeper.up.terminal import Terminal
 
@@ -186,6 +186,7 @@ async def _replay(terminal: Terminal, system: System) -> float:
             return connect(
                 server.websocket_url(path),
                 additional_headers=server.headers,
+                subprotocols=[SUBPROTOCOL],
                 max_size=None,
                 compression=None,
             )
@@ -203,7 +204,7 @@ async def _replay(terminal: Terminal, system: System) -> float:
         async with tab_opened() as tab:
             while expected < REPLAYED:
                 async with asyncio.timeout(_LONG_SILENT):
-                    received = decode(await tab.recv(), binary=False)
+                    received = decode(await tab.recv(), binary=True)
                 _, content = received.open()
                 if content.get("name") != "stdout":
                     continue

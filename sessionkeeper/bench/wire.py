@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from jupyter_server.services.kernels.connection.base import (
-    deserialize_msg_from_ws_v1,
-    serialize_msg_to_ws_v1,
-)
+from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 from websockets.typing import Subprotocol
 
 __all__ = ["SUBPROTOCOL", "Received", "decode", "encode"]
@@ -50,7 +48,11 @@ def encode(header: dict[str, Any], content: dict[str, Any], *, binary: bool) -> 
 def decode(frame: bytes | str, *, binary: bool) -> Received:
     """A frame that was received; `binary` as negotiated."""
     if binary:
-        channel, parts = deserialize_msg_from_ws_v1(frame)
+        assert isinstance(frame, bytes)
+        (count,) = struct.unpack_from("<Q", frame)
+        start, *ends = struct.unpack_from(f"<{count}Q", frame, 8)
+        parts = [frame[a:b] for a, b in pairwise(ends)]
+        channel = frame[start : ends[0]].decode()
         return Received(channel, json.loads(parts[1]).get("msg_id", ""), parts)
     if isinstance(frame, bytes):  # JSON with buffers behind it: count, then offsets
         (count,) = struct.unpack_from("!I", frame)

@@ -36,7 +36,7 @@ class Asked:
             while self._bytes > _MOST:
                 self._forget(next(iter(self._kept)))
 
-    def heard(self, message: bytes) -> None:
+    def heard(self, message: bytes | memoryview) -> None:
         """The kernel said something: perhaps a reply."""
         if self._kept and _channel(message) in _REPLIES:
             self._forget(json.loads(_parts(message)[1]).get("msg_id", ""))
@@ -53,11 +53,11 @@ class Asked:
         self._bytes -= len(request)
 
 
-def _channel(message: bytes) -> bytes:
+def _channel(message: bytes | memoryview) -> bytes:
     start, end = (int.from_bytes(message[at : at + 8], "little") for at in (8, 16))
-    return message[start:end]
+    return bytes(message[start:end])
 
 
-def _parts(message: bytes) -> list[bytes]:
-    parts: list[bytes] = deserialize_msg_from_ws_v1(message)[1]  # type: ignore[no-untyped-call]
+def _parts(message: bytes | memoryview) -> list[bytes]:
+    parts: list[bytes] = deserialize_msg_from_ws_v1(bytes(message))[1]  # type: ignore[no-untyped-call]
     return parts

@@ -219,20 +219,22 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             with contextlib.suppress(WebSocketClosedError):
                 self.websocket_handler.ping(b"%d" % self._pinged)
 
-    async def _deliver(self, cursor: int, payload: bytes) -> None:
+    async def _deliver(self, cursor: int, payload: bytes | memoryview) -> None:
         """Write to the browser, at its pace."""
         if self._position is None or self._gone or self._writer is None:
             return
         if trace.enabled():
             trace.websocket_frame("ui.to_browser", self.kernel_id, payload, cursor=cursor)
-        message = frames.v1_to_legacy(payload) if self._is_legacy else payload
-        if self._numbered:
-            message = (0 if self._told else cursor).to_bytes(8, "big") + payload
-        written = self._writer.write(message)
+        if self._is_legacy:
+            message = frames.v1_to_legacy(payload)
+            written, size = self._writer.write(message), len(message)
+        else:
+            number = (0 if self._told else cursor).to_bytes(8, "big") if self._numbered else b""
+            written, size = self._writer.write_pieces(number, payload), len(payload)
         # It is on its way, also if the gateway's connection ends while we wait.
         self._position = Position(self._position.journal, cursor)
         self._ping_soon()
-        self._on_its_way += len(message)
+        self._on_its_way += size
         if self._on_its_way < _ON_ITS_WAY:
             return
         self._delivering = True
@@ -331,18 +333,16 @@ class ResumingConnection(BaseKernelWebsocketConnection):
 
     async def _receive(self, upstream: ClientConnection, welcomed: asyncio.Event) -> None:
         async for frame in upstream:
-            kind, number, payload = frames.parse(
-                frame if isinstance(frame, bytes) else frame.encode()
-            )
-            if kind == frames.MESSAGE:
-                self._asked.heard(payload)
-                await self._deliver(number, payload)
-            elif kind == frames.ACK:
-                request = self._unacked.pop(number, None)
-                if request is not None:
-                    self._asked.acknowledged(number, request)
-            else:
-                self._notice(json.loads(payload), welcomed)
+            for kind, number, payload in frames.each(frame):
+                if kind == frames.MESSAGE:
+                    self._asked.heard(payload)
+                    await self._deliver(number, payload)
+                elif kind == frames.ACK:
+                    request = self._unacked.pop(number, None)
+                    if request is not None:
+                        self._asked.acknowledged(number, request)
+                else:
+                    self._notice(json.loads(bytes(payload)), welcomed)
             if self._gone and not self._unacked:
                 return
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -138,20 +139,20 @@ class Follower:
 
     async def _receive(self, upstream: ClientConnection) -> None:
         async for frame in upstream:
-            kind, number, payload = frames.parse(
-                frame if isinstance(frame, bytes) else frame.encode()
-            )
-            if kind == frames.MESSAGE:
-                if self.runs.take(number, payload) and self._live:
-                    self._changed(self)
-            elif kind == frames.NOTICE:
-                notice = json.loads(payload)
-                if notice.get("event") == "welcome":
-                    self._welcome(notice["journal"], notice["newest"], bool(notice["reset"]))
-                elif notice.get("event") == "current":
-                    self._current(notice["cursor"])
+            for kind, number, payload in frames.each(frame):
+                if kind == frames.MESSAGE:
+                    if self.runs.take(number, bytes(payload)) and self._live:
+                        self._changed(self)
+                elif kind == frames.NOTICE:
+                    self._notice(json.loads(bytes(payload)))
             if self._live and not self._stays:
                 return
+
+    def _notice(self, notice: dict[str, Any]) -> None:
+        if notice.get("event") == "welcome":
+            self._welcome(notice["journal"], notice["newest"], bool(notice["reset"]))
+        elif notice.get("event") == "current":
+            self._current(notice["cursor"])
 
     def _welcome(self, journal: str, newest: int, reset: bool) -> None:
         if reset or journal != self._journal:

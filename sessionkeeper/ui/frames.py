@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 
 from jupyter_server.services.kernels.connection.base import (
     deserialize_binary_message,
-    deserialize_msg_from_ws_v1,
-    serialize_binary_message,
     serialize_msg_to_ws_v1,
 )
+
+from gateway.errors import BadFrame
+from gateway.messages import payload_to_legacy, v1_to_payload
 
 __all__ = [
     "ACK",
@@ -25,6 +27,7 @@ __all__ = [
     "NOTICE",
     "SUBPROTOCOL",
     "ack",
+    "each",
     "legacy_to_v1",
     "message",
     "parse",
@@ -32,8 +35,12 @@ __all__ = [
 ]
 
 SUBPROTOCOL = "v1.sessionkeeper"
-MESSAGE, ACK, NOTICE = 1, 2, 3
+MESSAGE, ACK, NOTICE, SEVERAL = 1, 2, 3, 4
 
+_LARGE = 1 << 20
+"""Bytes of a frame from which on its payload is not copied."""
+
+_LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BQ")
 _PARTS = ("header", "parent_header", "metadata", "content")
 
@@ -48,6 +55,30 @@ def ack(cursor: int) -> bytes:
     return _HEAD.pack(ACK, cursor)
 
 
+def each(frame: bytes | str) -> Iterator[tuple[int, int, bytes | memoryview]]:
+    """As `parse`, of all that there is in a frame which may have several; a large payload is a
+    view. Raises ValueError.
+    """
+    if isinstance(frame, str):
+        frame = frame.encode()
+    if frame[:1] == b"\x01" and len(frame) > _LARGE:
+        yield *_HEAD.unpack_from(frame), memoryview(frame)[_HEAD.size :]
+        return
+    if frame[:1] != b"\x04":
+        yield parse(frame)
+        return
+    at = 1
+    while at < len(frame):
+        end = at + _LENGTH.size
+        if end > len(frame):
+            raise ValueError("several frames, cut off in a length")
+        at, end = end, end + _LENGTH.unpack_from(frame, at)[0]
+        if end > len(frame):
+            raise ValueError("several frames, the last one cut off")
+        yield parse(frame[at:end])
+        at = end
+
+
 def parse(frame: bytes) -> tuple[int, int, bytes]:
     """Kind, number (0 in a notice) and payload. Raises ValueError for what is no such frame."""
     if frame[:1] == b"\x03":
@@ -58,16 +89,14 @@ def parse(frame: bytes) -> tuple[int, int, bytes]:
     return kind, number, frame[_HEAD.size :]
 
 
-def v1_to_legacy(payload: bytes) -> str | bytes:
-    """One kernel message for a client that speaks no subprotocol."""
-    channel, parts = deserialize_msg_from_ws_v1(payload)
-    content = {name: json.loads(part) for name, part in zip(_PARTS, parts, strict=False)}
-    header = content["header"]
-    content.update(channel=channel, msg_id=header.get("msg_id"), msg_type=header.get("msg_type"))
-    buffers = parts[len(_PARTS) :]
-    if buffers:
-        return bytes(serialize_binary_message({**content, "buffers": buffers}))
-    return json.dumps({**content, "buffers": []})
+def v1_to_legacy(payload: bytes | memoryview) -> str | bytes:
+    """One kernel message for a client that speaks no subprotocol. Raises ValueError."""
+    try:
+        message = payload_to_legacy(v1_to_payload(payload, any_channel=True))
+    except BadFrame as error:
+        raise ValueError(str(error)) from None
+    assert message is not None  # events of the link are not sent to clients
+    return message
 
 
 def legacy_to_v1(text: str | bytes) -> bytes:

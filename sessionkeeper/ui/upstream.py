@@ -52,6 +52,7 @@ def open_channels(kernel_id: str, position: Position | None, **query: str) -> di
     An async context manager; raises what `websockets.asyncio.client.connect` does.
     """
     url, token = gateway_address()
+    query |= {"several": "1"}
     if position is not None:
         query |= {"cursor": str(position.cursor), "journal": position.journal}
     base = "ws" + url.removeprefix("http")

@@ -172,6 +172,7 @@ async def test_agent_one_minor_version_older_works(rig: Rig, version: list[int])
         on_call=rig.agent._call,
         on_frame=rig.agent._to_shim,
     )
+    rig.agent.link._out.several = False
     if version == [1, 0]:
         rig.agent.link._out.pieces = False
     kernel_id = await rig.start_kernel("counting")

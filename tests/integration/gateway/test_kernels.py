@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from gateway_rig import Client, Rig, header, pack_v1
@@ -20,6 +21,28 @@ LANGUAGES = [
         marks=pytest.mark.needs("r"),
     ),
 ]
+PRINTS = """
+import os, pathlib, threading, time
+from IPython.display import display
+for i in range(50):
+    print(f"p{{i}}")
+    display({{"text/plain": f"d{{i}} "}}, raw=True)
+    print(f"f{{i}}", flush=True)
+def prints(thread):
+    for i in range(50):
+        print(f"t{{thread}}.{{i}}\\n", end="", flush=i % 3 == 0)
+threads = [threading.Thread(target=prints, args=(n,)) for n in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+print(end="", flush=True)  # or the child says it, too
+pid = os.fork()
+if not pid:
+    print("child", flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print("unflushed")
+while not pathlib.Path({seen!r}).exists():
+    time.sleep(0.01)
+"""
 SLEEP = {
     "python3": "import time\nprint(1, flush=True)\ntime.sleep(60)",
     "bash": "echo 1; sleep 60",
@@ -177,6 +200,33 @@ async def test_shim_holds_the_kernel_back_while_the_gateway_is_away(rig: Rig) ->
     await client.until(lambda: client.is_done(msg_id))
     lines = client.text(msg_id).splitlines()
     assert [int(line) for line in lines] == list(range(12000))
+    await client.close()
+
+
+async def test_what_a_cell_prints_stays_in_order_and_is_not_held_back(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """Between displays, of threads and processes of its own, and without a flush."""
+    kernel_id = await rig.start_kernel()
+    client = await Client(rig, kernel_id).open()
+    seen = tmp_path / "seen"
+    msg_id = await client.ask(PRINTS.format(seen=str(seen)))
+    await client.until(lambda: "unflushed" in client.text(msg_id))
+    seen.touch()
+    await client.until(lambda: client.is_done(msg_id))
+    said = [
+        content["text"] if "text" in content else content["data"]["text/plain"]
+        for content in (message["content"] for message in client.of(msg_id))
+        if "text" in content or "data" in content
+    ]
+    words = "".join(said).split()
+    assert [word for word in words if word[0] in "pdf"] == [
+        f"{kind}{number}" for number in range(50) for kind in "pdf"
+    ]
+    assert sorted(word for word in words if word[0] == "t") == sorted(
+        f"t{thread}.{number}" for thread in range(4) for number in range(50)
+    )
+    assert "child" in words
     await client.close()
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_link import Memory
 
 from gateway.calls import decode_frame
+from gateway.errors import BadFrame
 from gateway.frames import (
     VERSION,
     Hello,
@@ -23,7 +26,7 @@ from gateway.frames import (
     stamp_of,
 )
 from gateway.link import GatewayLink
-from gateway.outbox import Outbox, Pieces
+from gateway.outbox import PIECE, SEVERAL, Outbox, Pieces, frames_in
 from gateway.shim_agent import AgentSocket
 from gateway.shim_kernel import Message, too_long
 from gateway.shim_link import ShimLink
@@ -98,11 +101,59 @@ def test_stream_between_agent_and_shim_in_any_pieces() -> None:
 def test_message_between_agent_and_gateway(vector: dict[str, Any]) -> None:
     pieces, got = Pieces(), []
     for message in vector["hex"]:
+        assert not got, "the frame was whole before"
         kernel_id, body = decode_frame(bytes.fromhex(message))
         assert kernel_id == vector["kernel"]
-        got.append(pieces.take(kernel_id, body))
-    assert got[:-1] == [None] * (len(got) - 1)
-    assert bytes(got[-1] or b"").hex() == vector["frame"]
+        taken = [pieces.take(kernel_id, one) for one in frames_in(body)]
+        got += [bytes(frame).hex() for frame in taken if frame is not None]
+    assert got == vector["frames"]
+
+
+def test_short_frames_go_together_as_the_document_has_it() -> None:
+    vector = VECTORS["agent_messages"][-1]
+    outbox = Outbox(pieces=True, several=True)
+    for frame in vector["frames"]:
+        outbox.frame(vector["kernel"], bytes.fromhex(frame))
+    assert outbox.next() == (bytes.fromhex(vector["hex"][0]), vector["kernel"], 0)
+    assert outbox.next() is None
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 100), st.integers(PIECE - 50, PIECE + 50)), max_size=12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_frames_come_in_order_whatever_goes_together(
+    sizes: list[int], pieces: bool, several: bool
+) -> None:
+    """Also to a peer that knows nothing of it; none of its messages is longer than a piece."""
+    kernel, outbox, whole = (
+        VECTORS["agent_messages"][0]["kernel"],
+        Outbox(pieces, several),
+        Pieces(),
+    )
+    sent = [bytes([3]) + bytes([number]) * size for number, size in enumerate(sizes)]
+    for frame in sent:
+        outbox.frame(kernel, frame)
+    got: list[bytes] = []
+    left = sum(map(len, sent))
+    while (waiting := outbox.next()) is not None:
+        message, _, waits = waiting
+        assert isinstance(message, bytes)
+        body = decode_frame(message)[1]
+        assert len(body) <= PIECE + 64 + 4 * len(sizes) or not pieces
+        assert several or body[0] != SEVERAL
+        taken = (whole.take(kernel, one) for one in frames_in(body))
+        got += [bytes(frame) for frame in taken if frame is not None]
+        assert 0 <= waits <= left
+        left = waits
+    assert got == sent
+
+
+@pytest.mark.parametrize("body", ["070000", "0700000000", "070000000503"])
+def test_message_of_several_frames_that_is_cut_off_is_refused(body: str) -> None:
+    with pytest.raises(BadFrame, match="several link frames"):
+        list(frames_in(bytes.fromhex(body)))
 
 
 def test_kernels_take_turns_and_calls_go_first() -> None:

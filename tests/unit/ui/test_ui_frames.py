@@ -36,6 +36,25 @@ def test_what_is_no_frame_is_refused(frame):
         frames.parse(frame)
 
 
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.binary()), min_size=2))
+def test_frames_that_came_together_are_taken_one_by_one(messages):
+    sent = [frames.message(number, payload) for number, payload in messages]
+    together = b"\x04" + b"".join(len(one).to_bytes(4, "big") + one for one in sent)
+    assert list(frames.each(together)) == [(frames.MESSAGE, *one) for one in messages]
+
+
+def test_payload_of_a_large_message_is_not_copied():
+    [(kind, number, payload)] = frames.each(frames.message(7, bytes(2_000_000)))
+    assert (kind, number, payload) == (frames.MESSAGE, 7, bytes(2_000_000))
+    assert isinstance(payload, memoryview)
+
+
+@pytest.mark.parametrize("frame", [b"\x04\x00", b"\x04" + bytes(8), b"\x04\x00\x00\x00\x01"])
+def test_frames_together_that_are_cut_off_are_refused(frame):
+    with pytest.raises(ValueError, match=r"cut off|v1\.sessionkeeper"):
+        list(frames.each(frame))
+
+
 @given(st.lists(st.binary(), max_size=3))
 def test_legacy_message_survives_both_translations(buffers):
     v1 = frames.legacy_to_v1(json.dumps(MESSAGE))
