@@ -8,13 +8,14 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketClosedError
 
 from gateway.auth import ErrorsInWords, check_token
 from gateway.calls import VERSION, Calls, decode_frame, knows_pieces, versions_match
 from gateway.errors import BadFrame, GatewayError, VersionRefused
 from gateway.hop import PeerWatch, prompt
 from gateway.outbox import Outbox, Pieces
+from gateway.reader import ReadsAhead
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Agents:
         """The connection has ended. Only after `joined`."""
 
 
-class AgentConnection(ErrorsInWords, WebSocketHandler):
+class AgentConnection(ErrorsInWords, ReadsAhead):
     """One agent. `node`: its name, from its hello."""
 
     node = "agent"
