@@ -8,7 +8,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketClosedError
 
 from gateway.auth import ErrorsInWords, check_token
 from gateway.calls import (
@@ -22,6 +22,7 @@ from gateway.calls import (
 from gateway.errors import BadFrame, GatewayError, VersionRefused
 from gateway.hop import PeerWatch, prompt
 from gateway.outbox import Outbox, Pieces, frames_in
+from gateway.reader import ReadsAhead
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Agents:
         """The connection has ended. Only after `joined`."""
 
 
-class AgentConnection(ErrorsInWords, WebSocketHandler):
+class AgentConnection(ErrorsInWords, ReadsAhead):
     """One agent. `node`: its name, from its hello."""
 
     node = "agent"

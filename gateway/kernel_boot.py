@@ -48,8 +48,9 @@ def never_drop(prefix: str) -> None:
             self.setsockopt(zmq.SNDHWM, HIGH_WATER)
             sockets.bind = original
             iostream = sys.modules.get("ipykernel.iostream")
-            wait_for_room(iostream)
+            room = wait_for_room(iostream)
             print_fast(iostream)
+            flush_what_there_is(iostream, room)
         return original(self, address, *args, **kwargs)
 
     sockets.bind = bind
@@ -73,6 +74,9 @@ class _Room:
             self._waiting += size
             self._changed.notify_all()
 
+    def __bool__(self) -> bool:
+        return self._waiting != 0
+
     def wait(self, thread: Any) -> None:
         if threading.current_thread() is thread:
             return
@@ -81,12 +85,13 @@ class _Room:
                 self._changed.wait(1.0)
 
 
-def wait_for_room(iostream: Any) -> None:
+def wait_for_room(iostream: Any) -> _Room | None:
     """Make whoever prints wait while the shim takes nothing. ipykernel (iostream.py) by itself
-    keeps what it cannot send in memory, without bound.
+    keeps what it cannot send in memory, without bound. Returns what is true while anything is on
+    its way; None where that cannot be told.
     """
     if not all(hasattr(iostream, name) for name in ("IOPubThread", "OutStream")):
-        return
+        return None
     threads: Any = iostream.IOPubThread
     streams: Any = iostream.OutStream
     room, write = _Room(), streams.write
@@ -120,6 +125,32 @@ def wait_for_room(iostream: Any) -> None:
     threads.send_multipart = send_multipart
     streams.write = write_and_wait
     streams.flush_timeout = 365 * 86400.0  # a print that is waited for has not failed
+    return room
+
+
+def flush_what_there_is(iostream: Any, room: _Room | None) -> None:
+    """Make who flushes when all is sent go on at once. ipykernel flushes six times for a cell that
+    shows something, and each time wakes the thread that sends and waits for it.
+    """
+    streams: Any = getattr(iostream, "OutStream", None)
+    if room is None or not hasattr(streams, "_flush"):
+        return
+    flush, send = streams.flush, streams._flush
+
+    def send_noted(self: Any) -> None:
+        room.add(1)  # what is taken out of the buffer is not in libzmq yet
+        try:
+            send(self)
+        finally:
+            room.add(-1)
+
+    def flush_something(self: Any) -> None:
+        # In this order: who empties the buffer has noted it before.
+        if getattr(self, "_buffers", True) or room or getattr(self, "echo", None) is not None:
+            flush(self)
+
+    streams._flush = send_noted
+    streams.flush = flush_something
 
 
 def print_fast(iostream: Any) -> None:

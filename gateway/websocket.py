@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tornado.websocket import WebSocketHandler
-
 from gateway import trace
 from gateway.access import Access
 from gateway.auth import TOKEN_SUBPROTOCOL, subprotocols
@@ -34,6 +32,7 @@ from gateway.messages import (
     v1_to_payload,
     v1_to_pieces,
 )
+from gateway.reader import ReadsAhead
 from gateway.repaint import repaint
 from gateway.writer import FrameWriter
 
@@ -67,7 +66,7 @@ class Places:
         return cursor if when and time.monotonic() - when < COME_BACK else None
 
 
-class ChannelsHandler(Access, WebSocketHandler):
+class ChannelsHandler(Access, ReadsAhead):
     """One client of one kernel."""
 
     _feed: Feed | None = None

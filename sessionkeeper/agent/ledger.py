@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+_LEASE = 32
+"""Bytes of the lease's file, more than a number has."""
+
 
 def clock() -> float:
     """Seconds on this machine's monotonic clock, those included in which it was asleep."""
@@ -27,6 +30,7 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._lease = -1  # its file, open
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def instance(self) -> str:
@@ -58,8 +62,13 @@ class Ledger:
         return until if until < clock() + 3600 else 0.0
 
     def granted(self, until: float) -> None:
-        """The lease ends at ``until``."""
-        self._write("lease", repr(until))
+        """The lease ends at ``until``. In place, as that is written several times a second between
+        messages; who reads it does when this process has ended.
+        """
+        if self._lease < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            self._lease = os.open(self._directory / "lease", flags, 0o600)
+        os.pwrite(self._lease, f"{until!r:<{_LEASE}}".encode(), 0)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self._directory / f"{name}.new"

@@ -11,6 +11,7 @@ Source: Linux Documentation/filesystems/overlayfs.rst (opaque directories, white
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ STICKY = ("tmp", "var/tmp")
 # Mount points that only exist so that something can be mounted there; they are made anew on
 # each node.
 NOT_SAVED = (CONTROL_DIR, IPC_DIR)
+
+VOLATILE = "volatile"
+"""Nothing waits for the disk in there, whatever it syncs: what a machine that is gone had on it is
+of no use, checkpoints are what outlives it. IPython syncs its history four times per cell."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,16 @@ def mount(layers: Layers, lower: Sequence[str] = ("/",), within: Path = Path("/"
     options = f"lowerdir={below},upperdir={layers.upper},workdir={layers.work},xino=off"
     # What is only copied up in part would be saved with holes.
     options += ",metacopy=off"
+    # The mark of an earlier mount, which says that its machine may have gone meanwhile. If it had,
+    # the session would have gone on from a checkpoint, in another upper layer.
+    shutil.rmtree(layers.work / "work" / "incompat", ignore_errors=True)
+    # Linux before 5.10 does not know it.
+    said = _mounted(layers, f"{options},{VOLATILE}", within) and _mounted(layers, options, within)
+    if said:
+        raise NodeSetupFailed(f"the session's root file system could not be mounted: {said}")
+
+
+def _mounted(layers: Layers, options: str, within: Path) -> str:
     done = subprocess.run(
         ["mount", "-t", "overlay", "overlay", "-o", options, str(layers.root)],
         capture_output=True,
@@ -120,10 +135,7 @@ def mount(layers: Layers, lower: Sequence[str] = ("/",), within: Path = Path("/"
         # One call with all options: as single ones they may have 256 bytes (util-linux 2.39).
         env={**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"},
     )
-    if done.returncode:
-        raise NodeSetupFailed(
-            f"the session's root file system could not be mounted: {done.stderr.strip()}"
-        )
+    return done.stderr.strip() or "mount failed" if done.returncode else ""
 
 
 def unmount(layers: Layers) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from gateway.hop import next_turn
 from sessionkeeper.bench import stacks
 from sessionkeeper.bench.client import Server
 from sessionkeeper.bench.errors import RunFailed
@@ -84,10 +85,14 @@ class Reader:
                     additional_headers=self._server.headers,
                     max_size=None,
                     compression=None,
-                    ping_interval=_PING,
+                    ping_interval=None,
                     proxy=None,
                 ) as socket:
-                    await self._read(socket)
+                    pings = asyncio.create_task(_ping(socket))
+                    try:
+                        await self._read(socket)
+                    finally:
+                        pings.cancel()
             await asyncio.sleep(0.02)
 
     async def _read(self, socket: ClientConnection) -> None:
@@ -115,6 +120,14 @@ class Reader:
             self.lost += found - self.number - 1
             self.number = found
         self.news.set()
+
+
+async def _ping(socket: ClientConnection) -> None:
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionClosed):
+        while True:
+            await socket.ping()
+            await asyncio.sleep(next_turn(loop.time(), _PING) - loop.time())
 
 
 class Rig:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+SOON = 0.05
+"""Seconds; nothing that follows from a cell's beginning or end is due sooner than some times that
+(``sessionkeeper.policy``)."""
+
 
 class Changes:
     """One that works, and is woken by :meth:`note`; many that watch, and are woken by
@@ -13,7 +17,15 @@ class Changes:
 
     def __init__(self) -> None:
         self._noted = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None
         self._watchers: set[asyncio.Future[None]] = set()
+
+    def note_soon(self) -> None:
+        """As :meth:`note`, of what may happen hundreds of times a second, in the middle of what a
+        user waits for: all of it within ``SOON`` seconds is noted once.
+        """
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(SOON, self.note)
 
     def note(self) -> None:
         """Something that may matter to the one that works has changed."""
@@ -22,6 +34,9 @@ class Changes:
     def look(self) -> None:
         """The one that works looks at everything now: what was noted before is seen."""
         self._noted.clear()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
 
     async def idle(self, seconds: float | None = None) -> bool:
         """Wait until something was noted since the last :meth:`look`, or for ``seconds``."""

@@ -280,11 +280,11 @@ class SessionCompute(Observer):
         self._nodes.stand_still(seconds)
 
     def busy(self, kernel_id: str) -> None:
-        self._keeper.changed()  # from now on the time that a cell takes counts
+        self._keeper.changed(soon=True)  # from now on the time that a cell takes counts
 
     def request_done(self, kernel_id: str, msg_type: str) -> None:
         self._channels.done(msg_type)
-        self._keeper.changed()
+        self._keeper.changed(soon=True)
 
 
 def joined(node: Node) -> bool:

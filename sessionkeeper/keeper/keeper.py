@@ -106,9 +106,9 @@ class SessionKeeper:
 
     # -- what others ask -----------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something that may matter is different: nodes, kernels, activity."""
-        self._changes.note()
+    def changed(self, *, soon: bool = False) -> None:
+        """Something that may matter is different: nodes, kernels; activity, which is seen soon."""
+        (self._changes.note_soon if soon else self._changes.note)()
 
     @property
     def node(self) -> Node | None:

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
 from websockets.typing import Subprotocol
 
+from gateway.hop import next_turn
 from sessionkeeper.ui import frames
 from sessionkeeper.ui.address import gateway_address
 from sessionkeeper.ui.positions import Position
@@ -86,7 +87,7 @@ async def watch(
     waiting, moved = 0, loop.time()
     while True:
         await upstream.ping()
-        await asyncio.sleep(_PING_SECONDS)
+        await asyncio.sleep(next_turn(loop.time(), _PING_SECONDS) - loop.time())
         queued = upstream.transport.get_write_buffer_size()
         if upstream.heard > moved or queued < waiting or delivering():
             moved = max(upstream.heard, loop.time() - _PING_SECONDS)
