@@ -68,6 +68,8 @@ def list_sessions(arguments: Namespace) -> int:
             f"{one['name']:<24} {one['owner'] or '-':<12} {one['state']:<11}"
             f" {one.get('node') or '-':<12} {one.get('kernels', '-'):>7} {ago}"
         )
+        if one.get("expires"):
+            print(f"  ! {one['expires']['text']}")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from checkpoint.files import TreeView
 from checkpoint.reader import Reader
@@ -18,6 +19,7 @@ from gateway.kernels import Kernels
 from gateway.rollback import Mode
 from gateway.tenants import Tenant
 from sessionkeeper.keeper.blobs import Grants
+from sessionkeeper.keeper.channels import Activity
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.image import SessionImage
@@ -99,6 +101,8 @@ class KeptSession:
     ) -> None:
         self.registration = registration
         self.home = home
+        self.expires: dict[str, Any] | None = None
+        """What of it will be deleted, when and why: see :mod:`sessionkeeper.keeper.expiring`."""
         new = not (home / "incarnation.json").exists()
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = WriteJournal(home / "writes")
@@ -153,6 +157,11 @@ class KeptSession:
         if self._hibernate_after is not None:
             keeping.append(self._hibernate_when_idle(self._hibernate_after))
         self._tasks += [asyncio.create_task(one) for one in keeping]
+
+    @property
+    def activity(self) -> Activity:
+        """What has happened in its kernels."""
+        return self._channels.activity()
 
     async def _hibernate_when_idle(self, limit: float) -> None:
         since = time.monotonic()

@@ -268,4 +268,5 @@ def report(kept: KeptSession) -> dict[str, Any]:
         "checkpoint": checkpoint.number if checkpoint else None,
         "saved_at": checkpoint.at if checkpoint else None,
         "kernels": sum(one.state != "ended" for one in kept.kernels.records.values()),
+        "expires": kept.expires,
     }
