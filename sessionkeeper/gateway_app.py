@@ -35,6 +35,7 @@ from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.epochs import has_run
 from sessionkeeper.keeper.expiring import Expiry
+from sessionkeeper.keeper.export_api import export_routes
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
@@ -133,6 +134,7 @@ class Gateway:
                 *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *export_routes(shared),
                 *report_routes(shared),
                 *image_routes(self.images, settings.agent_token),
                 *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),

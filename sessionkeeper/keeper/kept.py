@@ -23,6 +23,7 @@ from sessionkeeper.keeper.channels import Activity
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.image import SessionImage
+from sessionkeeper.keeper.inventory import Inventory
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.node import Node
@@ -134,6 +135,7 @@ class KeptSession:
         self.kernels.observer = self.compute
         self.tenant = Tenant(registration.name, self.kernels, self.compute)
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
+        self.inventory = Inventory(home, self.keeper, self.kernels)
         self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, around.keep)
         self._ledger = around.ledger
         if self._ledger is not None:
@@ -163,6 +165,13 @@ class KeptSession:
         """What has happened in its kernels."""
         return self._channels.activity()
 
+    async def hibernate(self) -> None:
+        """Have it hibernate; returns when its compute is released. Raises :class:`NotHibernated`;
+        it goes on then.
+        """
+        await self.inventory.note()
+        await self.keeper.sleep.fall()
+
     async def _hibernate_when_idle(self, limit: float) -> None:
         since = time.monotonic()
         while True:
@@ -175,7 +184,7 @@ class KeptSession:
                 continue
             self.keeper.status.say(f"nothing has run for {limit:.0f} s")
             with contextlib.suppress(NotHibernated):  # it has said why
-                await self.keeper.sleep.fall()
+                await self.hibernate()
             since = time.monotonic()
 
     async def end(self, *, save: bool = True) -> None:

@@ -211,6 +211,11 @@ class Sessions:
             "why": None,
         }
 
+    async def stored(self, name: str) -> Repository:
+        """Return where the store has a session, which stays there. Raises as :meth:`told`."""
+        _, repository = await asyncio.to_thread(self._register.open, name)
+        return repository
+
     async def listed(self) -> list[dict[str, Any]]:
         """Return what is known of every session, those that only the store has too."""
         try:
