@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from checkpoint.stores.protocol import BlobStore, Buffer
 
-WHOLE = 256 << 10
+WHOLE = 1 << 20
 """A part that ends within so many bytes is fetched with all that is before it: the request costs
 more than they do, and the next one is for them as a rule (a small pack's index, then its chunks).
 """
