@@ -236,7 +236,7 @@ class Savepoints:
         kernels that are better restored lazily. Raises ``CheckpointError``.
         """
         lazy_above = self._place.lazy_above
-        if staged is not None and staged.number == manifest.number and lazy_above is None:
+        if staged is not None and staged.has_all_of(manifest, lazy_above):
             return staged
         self._packs = manifest.packs
         with Reader(self._opening, self._keys, manifest.packs) as reader:
