@@ -35,6 +35,9 @@ AT_ONCE = 4
 """Exports that are made at the same time; others wait. Each has a thread, for as long as who asked
 takes to read."""
 
+PATIENCE = 120.0
+"""Seconds in which who asked takes a piece (256 KiB), or is given up."""
+
 _threads = ThreadPoolExecutor(AT_ONCE, "export")
 
 
@@ -83,7 +86,7 @@ class _Exporting(Handler):
         }
 
         def take(data: bytes) -> None:
-            asyncio.run_coroutine_threadsafe(self._pass_on(data), loop).result()
+            asyncio.run_coroutine_threadsafe(self._pass_on(data), loop).result(PATIENCE)
 
         def make() -> None:
             with ExitStack() as stack:
