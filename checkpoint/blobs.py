@@ -6,9 +6,10 @@ Keys are `/`-separated segments of `A-Z a-z 0-9 . _ -`, none of them starting wi
     LocalDirectory, Memory              keep objects; so does `checkpoint.stores.s3.S3` (boto3)
     Prefixed                            a part of another store
     Retrying                            tries again what may pass; goes on where a transfer broke
+    Remembering                         asks once for packs' small parts, for a while
     BandwidthLimited, ConcurrencyLimited, Metered, Pausable
 
-The last five are put around any store. `Retrying` belongs next to the store, limits around that.
+The last six are put around any store. `Retrying` belongs next to the store, limits around that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from checkpoint.stores.opening import check_answers, open_store, probe
 from checkpoint.stores.pausable import Pausable
 from checkpoint.stores.prefixed import Prefixed
 from checkpoint.stores.protocol import BlobStore, Buffer, check_key
+from checkpoint.stores.remembering import Remembering
 from checkpoint.stores.retrying import Backoff, Retrying
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Metered",
     "Pausable",
     "Prefixed",
+    "Remembering",
     "Retrying",
     "check_answers",
     "check_key",

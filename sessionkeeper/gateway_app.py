@@ -34,6 +34,8 @@ from sessionkeeper.keeper.api import Shared, routes
 from sessionkeeper.keeper.blobs import BlobHandler, Grants
 from sessionkeeper.keeper.checkpoint_api import checkpoint_routes
 from sessionkeeper.keeper.epochs import has_run
+from sessionkeeper.keeper.expiring import Expiry
+from sessionkeeper.keeper.export_api import export_routes
 from sessionkeeper.keeper.kept import Around
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.metrics import SessionsCollector
@@ -109,6 +111,9 @@ class Gateway:
         up = StateDirectory(settings.up) if settings.up is not None else None
         servers = UpServers(up) if up else GatewayAlone()
         self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
+        self._expiry = Expiry(
+            self.sessions, settings.session_limits, settings.session, servers.close
+        )
         self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
         shared = Shared(
@@ -129,6 +134,7 @@ class Gateway:
                 *node_routes(shared),
                 *checkpoint_routes(shared),
                 *session_routes(shared),
+                *export_routes(shared),
                 *report_routes(shared),
                 *image_routes(self.images, settings.agent_token),
                 *(binder_routes(self._binder(access)) if settings.binder != "off" else ()),
@@ -177,6 +183,7 @@ class Gateway:
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
         adding_up = asyncio.create_task(self.ledger.run())
+        expiring = asyncio.create_task(self._expiry.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -190,7 +197,7 @@ class Gateway:
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        for task in filter(None, (spawning, provisioning)):
+        for task in filter(None, (spawning, provisioning, expiring)):
             task.cancel()
         await self.launches.end()
         await self.sessions.end()

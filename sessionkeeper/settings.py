@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from sessionkeeper.errors import UsageError
+from sessionkeeper.expiry import NEVER
 from sessionkeeper.leases import AWAY, NEAR
 from sessionkeeper.notices.policy import Policy
 from sessionkeeper.quotas import Quotas
@@ -56,6 +57,7 @@ from sessionkeeper.values import (
     Seconds,
     Secret,
     SessionId,
+    SessionLimits,
     Size,
     Text,
     Tier,
@@ -121,6 +123,9 @@ class UpSettings(LogSettings):
     hibernate_after: OptionalSeconds = None
     """A session in which nothing has run for so long is saved and its compute released; None: it
     keeps it."""
+    session_limits: SessionLimits = NEVER
+    """How old a session may get and how much of the store it may take before it is deleted, after
+    a warning: see `sessionkeeper.expiry`."""
     guarantee: Bytes = 0
     """Memory (bytes) that a node must have left for a session that says nothing else."""
     limit: Size = None
@@ -162,6 +167,7 @@ class GatewaySettings(LogSettings):
     on_rollback: OnRollback = "replay"
     keep: Keep = DEFAULT
     hibernate_after: OptionalSeconds = None
+    session_limits: SessionLimits = NEVER
     guarantee: Bytes = 0
     limit: Size = None
     quotas: QuotaWords = NO_QUOTAS

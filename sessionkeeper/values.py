@@ -14,28 +14,21 @@ from checkpoint.retention import Retention
 from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.duration import parse_duration as parse_duration
 from sessionkeeper.duration import positive_duration
+from sessionkeeper.expiry import Limits, parse_limits
 from sessionkeeper.leases import Leases, parse_leases
 from sessionkeeper.notices.names import parse_names
 from sessionkeeper.notices.policy import Policy, parse_policy
 from sessionkeeper.placement import TIER_ORDER
 from sessionkeeper.quotas import Quotas, parse_quotas
 from sessionkeeper.retention import parse_retention
+from sessionkeeper.sizes import parse_size as parse_size
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
 LEAST_MEMORY = 128 << 20
 """Bytes: an idle Python kernel with its shim takes about half of it."""
-
-
-def parse_size(text: object) -> int:
-    """Bytes of `2G`, `512MiB`, `1.5g` (powers of 1024) or a plain number; else ValueError."""
-    match = _SIZE.fullmatch(str(text).strip())
-    if not match:
-        raise ValueError("is not a size such as 512M or 2G")
-    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
 
 
 def _whole(low: int, high: int) -> Callable[[object], int]:
@@ -197,5 +190,6 @@ OnRollback = Annotated[str, Parser(_one_of("replay", "stop"))]
 LogFormat = Annotated[str, Parser(_one_of("text", "json"))]
 LogLevel = Annotated[str, Parser(_one_of("debug", "info", "warning", "error"))]
 Keep = Annotated[Retention, Parser(parse_retention)]
+SessionLimits = Annotated[Limits, Parser(parse_limits)]
 NoticeNames = Annotated[tuple[str, ...], Parser(lambda value: parse_names(str(value)))]
 OnlyWhen = Annotated[Policy, Parser(lambda value: parse_policy(str(value)))]

@@ -86,6 +86,10 @@ class Materialized:
         with path.open("r+b") as file:
             os.pwrite(file.fileno(), struct.pack("<Q", value), at)
 
+    def size(self) -> int:
+        """Bytes of all its pages, those of the parent included."""
+        return sum(len(table.pages) for table in self.loaded.tables.values()) * PAGE
+
     def in_parent(self, name: str) -> Mask:
         """Which pages of a table are those of the parent."""
         return ~self.own[name]

@@ -13,6 +13,8 @@ from checkpoint.reader import Reader
 
 _CACHED = 20_000  # entries of all directories that are remembered
 _MAX_LINKS = 40
+_AT_ONCE = 8  # chunks of a file that is streamed
+_PIECE = 1 << 20
 
 
 class TreeView:
@@ -62,6 +64,23 @@ class TreeView:
             at = segment.offset + begin - start
             content[at : at + len(piece)] = piece
         return bytes(content)
+
+    def stream(self, path: bytes | str) -> Iterator[bytes]:
+        """All of a file, in pieces of at most `_PIECE` bytes; a few chunks are in memory at a time.
+        Links are followed.
+        """
+        entry = self._find(path, follow=True)
+        if entry.kind is not Kind.FILE:
+            raise FileTreeError(f"{_shown(path)} is not a file.")
+        segments, position = segments_of(self._reader, entry), 0
+        while batch := list(islice(segments, _AT_ONCE)):
+            contents = self._reader.read([segment.chunk for segment in batch])
+            for segment, data in zip(batch, contents, strict=True):
+                yield from _zeros(segment.offset - position)
+                for start in range(0, segment.length, _PIECE):
+                    yield bytes(data[start : min(start + _PIECE, segment.length)])
+                position = segment.offset + segment.length
+        yield from _zeros(entry.size - position)
 
     def _find(self, path: bytes | str, *, follow: bool) -> Entry:
         rest = [part for part in reversed(os.fsencode(path).split(b"/")) if part not in (b"", b".")]
@@ -129,6 +148,11 @@ def segments_of(chunks: Chunks, entry: Entry) -> Iterator[Segment]:
         return
     for pieces in stream_objects(chunks, [entry.content]):
         yield from segments_in(pieces, entry.size)
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    for start in range(0, size, _PIECE):
+        yield bytes(min(_PIECE, size - start))
 
 
 def _shown(path: bytes | str) -> str:

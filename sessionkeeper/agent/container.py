@@ -311,6 +311,8 @@ class ContainerPlace:
         subprocess.run(["ip", "netns", "delete", self._network], capture_output=True)
         if (self._base / _LINE).exists():
             link = f"sk{self._node.lines.of(self._base)}"
+            # With its namespace it goes some time later: who has this number next needs the name.
+            subprocess.run(["ip", "link", "delete", link], capture_output=True)
             subprocess.run(["nft", "delete", "table", "ip", link], capture_output=True)
         shutil.rmtree(self._base, ignore_errors=True)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu, files
-from checkpoint.blobs import BlobStore
+from checkpoint.blobs import BlobStore, Remembering
 from checkpoint.keys import SessionKeys
 from checkpoint.manifest import Body, Manifest, Part, decode_manifest
 from checkpoint.packs import PackRef
@@ -41,6 +41,7 @@ class Savepoints:
     def __init__(self, store: BlobStore, keys: SessionKeys, images: Path) -> None:
         self._place: Place
         self._store = store
+        self._opening = Remembering(store)  # for all that reads while the session is brought here
         self._keys = keys
         self._images = images
         self._ahead = Ahead(images)
@@ -60,7 +61,7 @@ class Savepoints:
     def settle(self, place: Place, store: BlobStore) -> None:
         """From now on the session is in ``place`` and its objects are reached through ``store``."""
         self._place = place
-        self._store = store
+        self._store = self._opening.store = store
 
     def load(self, session: str, number: int) -> Manifest:
         """Read a manifest. Raises ``CheckpointError``."""
@@ -207,7 +208,7 @@ class Savepoints:
         """
         manifest = self.load(session, number)
         where = self._images / f"staged-{number}"
-        return stage(self._store, self._keys, manifest, where, lazy_above, self._hurried)
+        return stage(self._opening, self._keys, manifest, where, lazy_above, self._hurried)
 
     def hurry(self) -> None:
         """The images that are being staged are wanted now."""
@@ -219,7 +220,7 @@ class Savepoints:
         """
         if manifest.tree is None:
             return []
-        with Reader(self._store, self._keys, manifest.packs) as reader:
+        with Reader(self._opening, self._keys, manifest.packs) as reader:
             if manifest.meta.get("engine", self._place.engine) == self._place.engine:
                 restored = files.materialize(reader, manifest.tree, self._place.tree)
                 self._tree = restored.tree
@@ -230,7 +231,7 @@ class Savepoints:
         """Put the variables of a kernel into ``directory``, which is emptied. Raises
         ``CheckpointError``.
         """
-        with Reader(self._store, self._keys, manifest.packs) as reader:
+        with Reader(self._opening, self._keys, manifest.packs) as reader:
             carried.variables(reader, manifest, kernel_id, directory, self._place.user)
 
     def restore_images(self, manifest: Manifest, staged: Staged | None) -> Staged:
@@ -238,10 +239,10 @@ class Savepoints:
         kernels that are better restored lazily. Raises ``CheckpointError``.
         """
         lazy_above = self._place.lazy_above
-        if staged is not None and staged.number == manifest.number and lazy_above is None:
+        if staged is not None and staged.has_all_of(manifest, lazy_above):
             return staged
         self._packs = manifest.packs
-        with Reader(self._store, self._keys, manifest.packs) as reader:
+        with Reader(self._opening, self._keys, manifest.packs) as reader:
             name = f"opened-{manifest.number}"
             return self._materialize(reader, manifest, name, staged, lazy_above)
 
@@ -255,7 +256,7 @@ class Savepoints:
             if self.arrivals.restore(self._place, slot, image, epoch):
                 return
             root, directory = image.loaded.root, image.directory
-            with Reader(self._store, self._keys, self._packs) as reader:
+            with Reader(self._opening, self._keys, self._packs) as reader:
                 image = criu.materialize(reader, root, directory.with_name(f"{slot.name}.whole"))
             image.refer_to(self._place.root)
         self._place.restore(slot, image.directory, epoch)
@@ -322,7 +323,7 @@ class Savepoints:
             directory = self._images / name / kernel_id
             before = parent.kernels.get(kernel_id) if parent is not None else None
             if lazy_above is not None:
-                own = Reader(self._store, self._keys, manifest.packs, index=reader.index)
+                own = Reader(self._opening, self._keys, manifest.packs, index=reader.index)
                 image = self.arrivals.bring(own, root, directory, before, lazy_above)
             elif before is not None:
                 image = criu.materialize_delta(reader, root, directory, before)
@@ -332,7 +333,8 @@ class Savepoints:
         return Staged(manifest.number, kernels)
 
     def _begin_writer(self) -> Future[Writer]:
-        begun = self._pool.submit(Writer, self._store, self._keys, self._begins_with)
+        begun = self._pool.submit(Writer, self._opening, self._keys, self._begins_with)
+        begun.add_done_callback(lambda _: self._opening.forget())
         self._writer = begun
         return begun
 

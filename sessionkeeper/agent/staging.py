@@ -22,6 +22,14 @@ class Staged:
     number: int
     kernels: dict[str, criu.Materialized]
 
+    def has_all_of(self, manifest: Manifest, lazy_above: int | None) -> bool:
+        """Whether nothing is to be completed: all images of ``manifest`` are here, and none has
+        more than ``lazy_above`` bytes, so that its kernel had better not wait for them.
+        """
+        if self.number != manifest.number or not images_of(manifest).keys() <= self.kernels.keys():
+            return False
+        return lazy_above is None or all(k.size() <= lazy_above for k in self.kernels.values())
+
 
 def images_of(manifest: Manifest) -> dict[str, bytes]:
     """Return the roots of the process images in a checkpoint, by kernel."""

@@ -16,6 +16,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.addresses import Addresses, address_of
+from sessionkeeper.agent import inventory
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
@@ -76,6 +77,7 @@ class Tenancies:
             "kernel.start": self._start_kernel,
             "kernel.stop": self._stop_kernel,
             "kernel.interrupt": self._interrupt,
+            "kernel.variables": self._variables,
             "files.stat": self._file_stat,
             "files.list": self._file_list,
             "files.read": self._file_read,
@@ -295,6 +297,10 @@ class Tenancies:
 
     async def _interrupt(self, session: str, kernel_id: str) -> None:
         await self._tenancy(session).hosted.interrupt(kernel_id)
+
+    async def _variables(self, session: str, kernel_id: str) -> dict[str, Any]:
+        kernel = self._tenancy(session).hosted.kernels.get(kernel_id)
+        return {"why": "it is not here"} if kernel is None else await inventory.variables(kernel)
 
     async def _file_stat(self, session: str, path: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._tenancy(session).in_workspace("stat", path)

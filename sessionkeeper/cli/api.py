@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -31,6 +33,7 @@ __all__ = [
     "session",
     "sessions",
     "status",
+    "streamed",
     "tag",
     "uncordon",
     "untag",
@@ -174,6 +177,28 @@ def prune(state: StateDirectory, session: str | None = None) -> dict[str, Any]:
     return _call(state, "POST", "/checkpoints/prune", {}, _LONG, session)
 
 
+@contextlib.contextmanager
+def streamed(
+    state: StateDirectory, path: str, seconds: float
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer to a GET, to be read as it comes; `seconds` may pass without any of it. Raises
+    what the gateway says, and Unavailable.
+    """
+    connection, headers = _connected(state, seconds)
+    try:
+        try:
+            connection.request("GET", f"/api/sessionkeeper{path}", None, headers)
+            answer = connection.getresponse()
+            refused = answer.read() if answer.status >= 400 else None
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_answer(error) from None
+        if refused is not None:
+            raise _error(answer.status, _understood(refused))
+        yield answer
+    finally:
+        connection.close()
+
+
 def _session(name: str) -> str:
     return f"/sessions/{quote(name, safe='')}"
 
@@ -190,29 +215,47 @@ def _call(
     seconds: float = _SECONDS,
     session: str | None = None,
 ) -> dict[str, Any]:
-    where = urlsplit(state.running()["gateway"])
-    headers = {"Authorization": f"token {state.token('gateway')}"}
+    connection, headers = _connected(state, seconds)
     if session is not None:
         headers[SESSION_HEADER] = session
-    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=seconds)
     try:
         sent = json.dumps(body) if body is not None else None
         connection.request(method, f"/api/sessionkeeper{path}", sent, headers)
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"the gateway does not answer: {error or type(error).__name__}") from None
+        raise _no_answer(error) from None
     finally:
         connection.close()
+    if answer.status >= 400:
+        raise _error(answer.status, _understood(content))
     try:
         found = json.loads(content or b"{}")
     except ValueError:
         found = {}
-    if answer.status >= 400:
-        raise _error(answer.status, found if isinstance(found, dict) else {})
     if not isinstance(found, dict):
         raise Unavailable(f"the gateway's answer to {path} was not understood")
     return found
+
+
+def _connected(
+    state: StateDirectory, seconds: float
+) -> tuple[http.client.HTTPConnection, dict[str, str]]:
+    where = urlsplit(state.running()["gateway"])
+    headers = {"Authorization": f"token {state.token('gateway')}"}
+    return http.client.HTTPConnection(where.hostname or "", where.port, timeout=seconds), headers
+
+
+def _no_answer(error: Exception) -> Unavailable:
+    return Unavailable(f"the gateway does not answer: {error or type(error).__name__}")
+
+
+def _understood(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _error(status: int, said: dict[str, Any]) -> SessionkeeperError:

@@ -199,6 +199,11 @@ _UP_FLAGS = {
         " (all=1h,hourly=24h,daily=30d)",
     ),
     "--hibernate-after": ("TIME", "a session idle for so long is saved and releases its compute"),
+    "--session-limits": (
+        "WHAT",
+        "sessions beyond are deleted, after a warning for so long: age=365d,unused=90d,stored=20G,"
+        "grace=7d (never)",
+    ),
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--price": ("P", "what each node costs per hour, in any one currency (not known)"),
     **_RULES,
@@ -223,6 +228,11 @@ _GATEWAY_FLAGS = {
     "--on-rollback": ("WHAT", "replay or stop (replay)"),
     "--keep": ("WHAT", "checkpoints that are kept (all=1h,hourly=24h,daily=30d)"),
     "--hibernate-after": ("TIME", "a session idle for so long releases its compute (never)"),
+    "--session-limits": (
+        "WHAT",
+        "sessions beyond are deleted, after a warning for so long: age=365d,unused=90d,stored=20G,"
+        "grace=7d (never)",
+    ),
     **_RULES,
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),

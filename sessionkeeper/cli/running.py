@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sessionkeeper.settings import UpSettings, default_state, load
+from sessionkeeper.sizes import spelled_size
 from sessionkeeper.up.state import StateDirectory
 
 __all__ = ["doctor", "down", "setup", "state_of", "status", "up", "url"]
@@ -80,6 +81,9 @@ def described(found: dict[str, Any], now: float) -> list[str]:
         lines.append(f"checkpoint   number {checkpoint['number']}, {age:.0f} s old, {size:.0f} MB")
     else:
         lines.append("checkpoint   none yet")
+    if saving := found.get("saving"):
+        sent, seconds = spelled_size(int(saving["bytes"])), saving["seconds"]
+        lines.append(f"being saved  {sent} came from the node in {seconds:.0f} s")
     last = found.get("upkeep", {}).get("last")
     if last:
         ago = max(0.0, now - last["at"]) / 60

@@ -1,4 +1,4 @@
-"""`sessionkeeper session create|list|open|token|hibernate|resume|why|delete`."""
+"""`sessionkeeper session create|list|open|token|hibernate|resume|why|export|delete`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import json
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
-from sessionkeeper.cli import api
+from sessionkeeper.cli import api, download
 from sessionkeeper.cli.running import state_of
 from sessionkeeper.errors import UsageError
+from sessionkeeper.sizes import parse_size, spelled_size
 from sessionkeeper.up import control
 from sessionkeeper.up.state import StateDirectory
 from sessionkeeper.up.terminal import Terminal
-from sessionkeeper.values import parse_size
 
 _TERMS = ("price", "interruptions", "waiting", "crowd")
 
 __all__ = [
     "create",
     "delete",
+    "export",
     "have_token",
     "hibernate",
     "list_sessions",
@@ -68,6 +70,8 @@ def list_sessions(arguments: Namespace) -> int:
             f"{one['name']:<24} {one['owner'] or '-':<12} {one['state']:<11}"
             f" {one.get('node') or '-':<12} {one.get('kernels', '-'):>7} {ago}"
         )
+        if one.get("expires"):
+            print(f"  ! {one['expires']['text']}")
     return 0
 
 
@@ -135,6 +139,27 @@ def _nodes(why: dict[str, Any], here: str | None) -> list[str]:
         place = "is there" if one["node"] == here else reason or "would be taken"
         lines.append(f"  {one['node']}: {place} ({said})")
     return lines
+
+
+def export(arguments: Namespace) -> int:
+    """Its files and a report of its variables, as an archive."""
+    state, name = state_of(arguments), arguments.name
+    kind = download.kind_of(arguments.output, arguments.format)
+    if arguments.output == "-":
+        size = download.to_stream(state, name, kind, arguments.saved, sys.stdout.buffer)
+        target = "standard output"
+    else:
+        path = Path(arguments.output or f"{name}.{kind}")
+        with download.Progress(name) as progress:
+            size = download.to_file(
+                state, name, kind, arguments.saved, path, arguments.force, progress.show
+            )
+        target = str(path)
+    if arguments.json:
+        print(json.dumps({"session": name, "file": target, "bytes": size}, indent=1))
+    elif arguments.output != "-":
+        print(f"{target}: {spelled_size(size)}")
+    return 0
 
 
 def delete(arguments: Namespace) -> int:

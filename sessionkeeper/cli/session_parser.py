@@ -14,12 +14,14 @@ examples:
   sessionkeeper session open course          a JupyterLab for it; prints the URL
   sessionkeeper session why course           where it runs, or what it waits for
   sessionkeeper session hibernate course     saved, and its compute released
+  sessionkeeper session export course        its files and a report of its variables
 
 A stock Jupyter server works with a session too: `sessionkeeper session token course` says how.
 
 exit codes:
-  1 not done, the words say why   2 that cannot be asked   8 no such session
-  9 nothing runs here   69 the gateway does not answer
+  1 not done, the words say why   2 that cannot be asked, or the file exists
+  8 no such session   9 nothing runs here   11 the disk is full
+  69 the gateway does not answer, or stopped in the middle
 """
 
 _CREATE = """\
@@ -33,13 +35,21 @@ that is run, kernel that is started, page that is opened or `session resume` bri
 """
 
 
+_EXPORT = """\
+A session that runs is saved first. One that hibernates, or that only the store has, needs no
+compute for it, and stays as it is; of its variables the report has what was noted when it went to
+sleep. A tar.gz keeps links and permissions; a zip has no hard links. FILE is there when all of it
+is: what was interrupted leaves nothing.
+"""
+
+
 def add_session(
     commands: Any,
     add: Callable[..., argparse.ArgumentParser],
     add_state: Callable[[argparse.ArgumentParser], None],
 ) -> None:
     """Add `session` and its actions to the commands; `add` and `add_state` are the parser's."""
-    text = "begin, list, open, hibernate, resume, explain or delete sessions"
+    text = "begin, list, open, hibernate, resume, explain, export or delete sessions"
     group = add(commands, "session", text, epilog=_EPILOG)
     group.set_defaults(shown=group)
     actions = group.add_subparsers(title="actions", metavar="ACTION")
@@ -78,5 +88,15 @@ def add_session(
     action("hibernate", "save it and release its compute", "hibernate", _HIBERNATE)
     action("resume", "have it run again, or have it here if only the store has it", "resume")
     action("why", "where it runs and why there, or what it waits for", "why")
+    text = "its files, and a report of its variables, as one archive"
+    parser = action("export", text, "export", _EXPORT)
+    help_ = "where to; `-` is standard output (NAME.tar.gz)"
+    parser.add_argument("--output", metavar="FILE", help=help_)
+    help_ = "tar.gz or zip (as FILE ends, else tar.gz)"
+    parser.add_argument("--format", choices=["tar.gz", "zip"], help=help_)
+    help_ = "as the newest checkpoint has it: none is made for this"
+    parser.add_argument("--saved", action="store_true", help=help_)
+    help_ = "replace FILE if there is one"
+    parser.add_argument("--force", action="store_true", help=help_)
     parser = action("delete", "delete it with all of its checkpoints, for good", "delete")
     parser.add_argument("--yes", action="store_true", help="do not ask")

@@ -51,6 +51,8 @@ class Grant:
     store: BlobStore
     may_write: Callable[[str, bool], bool]
     """Whether it may write this key; the flag says that only a new object will do."""
+    received: Callable[[int], None] = lambda size: None
+    """Told of bytes that come, when they do."""
 
 
 def packs_only(key: str, only_new: bool) -> bool:
@@ -119,6 +121,7 @@ class BlobHandler(RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         self._grants.coming[id(self._grant)] += len(chunk)
+        self._grant.received(len(chunk))
         self._body += chunk
         if self._grants.coming[id(self._grant)] > MOST_COMING:
             raise HTTPError(503, reason="This node sends more at a time than is taken")

@@ -18,6 +18,7 @@ from sessionkeeper.keeper.chain import Chain, waits_for_variables
 from sessionkeeper.keeper.channels import Channels, Position
 from sessionkeeper.keeper.journals import Journals
 from sessionkeeper.keeper.node import Node
+from sessionkeeper.keeper.sending import Sending
 from sessionkeeper.keeper.status import CheckpointFacts, Status
 from sessionkeeper.keeper.writes import WriteJournal
 from sessionkeeper.policy import Situation, due
@@ -74,6 +75,7 @@ class Checkpoints:
         self._channels = channels
         self._journal = journal
         self._status = status
+        self.sending = Sending(status)
         self._covered = 0
         self._last = 0.0
         self._changed: float | None = None
@@ -176,8 +178,9 @@ class Checkpoints:
         positions = {
             k["kernel_id"]: self._channels.position(k["kernel_id"]) for k in self._channels.wanted()
         }
-        began = time.monotonic()
+        manifest, began = None, time.monotonic()
         self._status.update(checkpointing=True)
+        self.sending.begin(first=self.chain.manifest is None)
         # While the node is at its part; what is said until then follows when it has done that.
         ahead = asyncio.create_task(
             self.journals.ahead(self._channels.snapshots(), self.chain.manifest)
@@ -221,6 +224,7 @@ class Checkpoints:
         finally:
             ahead.cancel()
             await asyncio.wait({ahead})
+            self.sending.end(committed=manifest is not None)
             self._status.update(checkpointing=False)
         self._last, self._covered, self._changed = began, ended, None
         self._positions = positions

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,8 @@ class Incarnations:
         self._grants = grants
         self._limit = limit
         self._image = image
+        self.received: Callable[[int], None] = lambda size: None
+        """Told of bytes that nodes send, when they come."""
         self.interrupt: set[str] = set()
         """Kernels that are not to go on with what the checkpoint has them in the middle of."""
 
@@ -241,7 +244,7 @@ class Incarnations:
 
     def _grant(self) -> str:
         store = StoreWithWrites(self._chain.repository.blobs, self._journal)
-        return self._grants.issue(Grant(store, packs_only))
+        return self._grants.issue(Grant(store, packs_only, self.received))
 
     def _access(self, token: str) -> dict[str, Any]:
         key = base64.b64encode(self._chain.repository.keys.session_key).decode()

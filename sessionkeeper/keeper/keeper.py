@@ -80,6 +80,7 @@ class SessionKeeper:
         registration, line = registration or Registration(self.session), line or Line(nodes)
         limit = registration.limit
         self._incarnations = Incarnations(self.chain, channels, journal, grants, limit, image)
+        self._incarnations.received = self._checkpoints.sending.received
         self._presence = Presence(self.status)
         self._changes = self._presence.changes
         self._opening = Opening(self.chain, self._incarnations, self._checkpoints, self._presence)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from checkpoint.files import TreeView
 from checkpoint.reader import Reader
@@ -18,9 +19,11 @@ from gateway.kernels import Kernels
 from gateway.rollback import Mode
 from gateway.tenants import Tenant
 from sessionkeeper.keeper.blobs import Grants
+from sessionkeeper.keeper.channels import Activity
 from sessionkeeper.keeper.compute import KernelChannels, SessionCompute
 from sessionkeeper.keeper.holding import hold, let_go, take_hold
 from sessionkeeper.keeper.image import SessionImage
+from sessionkeeper.keeper.inventory import Inventory
 from sessionkeeper.keeper.keeper import SessionKeeper
 from sessionkeeper.keeper.ledger import Ledger
 from sessionkeeper.keeper.node import Node
@@ -99,6 +102,8 @@ class KeptSession:
     ) -> None:
         self.registration = registration
         self.home = home
+        self.expires: dict[str, Any] | None = None
+        """What of it will be deleted, when and why: see :mod:`sessionkeeper.keeper.expiring`."""
         new = not (home / "incarnation.json").exists()
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.journal = WriteJournal(home / "writes")
@@ -130,6 +135,7 @@ class KeptSession:
         self.kernels.observer = self.compute
         self.tenant = Tenant(registration.name, self.kernels, self.compute)
         self.workspace = Workspace(Whereabouts(self.keeper), self.journal)
+        self.inventory = Inventory(home, self.keeper, self.kernels)
         self.upkeep = Upkeep(self.keeper.chain, self.keeper.status, around.keep)
         self._ledger = around.ledger
         if self._ledger is not None:
@@ -154,6 +160,18 @@ class KeptSession:
             keeping.append(self._hibernate_when_idle(self._hibernate_after))
         self._tasks += [asyncio.create_task(one) for one in keeping]
 
+    @property
+    def activity(self) -> Activity:
+        """What has happened in its kernels."""
+        return self._channels.activity()
+
+    async def hibernate(self) -> None:
+        """Have it hibernate; returns when its compute is released. Raises :class:`NotHibernated`;
+        it goes on then.
+        """
+        await self.inventory.note()
+        await self.keeper.sleep.fall()
+
     async def _hibernate_when_idle(self, limit: float) -> None:
         since = time.monotonic()
         while True:
@@ -166,7 +184,7 @@ class KeptSession:
                 continue
             self.keeper.status.say(f"nothing has run for {limit:.0f} s")
             with contextlib.suppress(NotHibernated):  # it has said why
-                await self.keeper.sleep.fall()
+                await self.hibernate()
             since = time.monotonic()
 
     async def end(self, *, save: bool = True) -> None:

@@ -52,7 +52,7 @@ class HibernateHandler(OperatorHandler):
 
     async def post(self, name: str) -> None:
         kept = await self.shared.sessions.have(name)
-        await kept.keeper.sleep.fall()
+        await kept.hibernate()
         self.finish({"session": report(kept)})
 
 

@@ -211,6 +211,11 @@ class Sessions:
             "why": None,
         }
 
+    async def stored(self, name: str) -> Repository:
+        """Return where the store has a session, which stays there. Raises as :meth:`told`."""
+        _, repository = await asyncio.to_thread(self._register.open, name)
+        return repository
+
     async def listed(self) -> list[dict[str, Any]]:
         """Return what is known of every session, those that only the store has too."""
         try:
@@ -268,4 +273,5 @@ def report(kept: KeptSession) -> dict[str, Any]:
         "checkpoint": checkpoint.number if checkpoint else None,
         "saved_at": checkpoint.at if checkpoint else None,
         "kernels": sum(one.state != "ended" for one in kept.kernels.records.values()),
+        "expires": kept.expires,
     }

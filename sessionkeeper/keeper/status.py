@@ -53,6 +53,8 @@ class Status:
     engine: str | None = None
     checkpoint: CheckpointFacts | None = None
     checkpointing: bool = False
+    saving: dict[str, float] = field(default_factory=dict)
+    """Of a checkpoint that takes longer: ``bytes`` that have come from the node, in ``seconds``."""
     message: str = ""
     warnings: dict[str, str] = field(default_factory=dict)
     kernels: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class Status:
             "engine": self.engine,
             "checkpoint": asdict(self.checkpoint) if self.checkpoint else None,
             "checkpointing": self.checkpointing,
+            "saving": self.saving,
             "message": self.message,
             "warnings": list(self.warnings.values()),
             "events": list(self._events),

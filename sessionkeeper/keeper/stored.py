@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,6 +53,8 @@ Read = Callable[[int, int], bytes]
 class _File:
     stat: Stat
     pieces: list[tuple[int, Read]]  # (size, how to read it), one after the other
+    origin: str | None = None  # the file of the base that it is, or was before it was written to
+    changed: bool = False
 
 
 @dataclass
@@ -60,9 +62,23 @@ class _Directory:
     stat: Stat
     source: str | None  # in the base, as long as its entries were not looked at
     entries: dict[str, _Node] = field(default_factory=dict)
+    origin: str | None = None  # in the base, wherever it is by now
 
 
 _Node = _File | _Directory
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry of the workspace at ``path``. What the base has of it, as to its mode and where a
+    link leads, is at ``origin`` there (None: nothing). ``pieces``: what it holds, with the size of
+    each piece, if that is not all of ``origin`` as it is.
+    """
+
+    path: str
+    stat: Stat
+    origin: str | None
+    pieces: tuple[tuple[int, Read], ...] | None = None
 
 
 class StoredWorkspace:
@@ -105,6 +121,18 @@ class StoredWorkspace:
                 found.append(read(begin, end - begin))
             offset += size
         return b"".join(found)
+
+    def walk(self) -> Iterator[Found]:
+        """Yield everything there is, a directory before what is in it. Links are not followed."""
+        waiting: list[tuple[str, _Node]] = [("", self._root)]
+        while waiting:
+            path, node = waiting.pop()
+            if path:
+                pieces = tuple(node.pieces) if isinstance(node, _File) and node.changed else None
+                yield Found(path, node.stat, node.origin, pieces)
+            if isinstance(node, _Directory) and not node.stat.link:
+                entries = sorted(self._load(node).items(), reverse=True)
+                waiting += ((f"{path}/{name}" if path else name, one) for name, one in entries)
 
     def apply(self, write: Write) -> None:
         """Do what ``write`` says, in this view. Raises :class:`FileRefused` and changes nothing if
@@ -159,7 +187,8 @@ class StoredWorkspace:
         if append and isinstance(before, _File):
             pieces = before.pieces + pieces
         total = sum(size for size, _ in pieces)
-        parent[name] = _File(Stat(name, "file", total, write.at), pieces)
+        origin = before.origin if isinstance(before, _File) else None
+        parent[name] = _File(Stat(name, "file", total, write.at), pieces, origin, changed=True)
 
     def _load(self, directory: _Directory) -> dict[str, _Node]:
         if directory.source is not None and self._base is not None:
@@ -171,10 +200,10 @@ class StoredWorkspace:
     def _from_base(self, stat: Stat, parent: str) -> _Node:
         path = f"{parent}/{stat.name}" if parent else stat.name
         if stat.kind == "directory":
-            return _Directory(stat, path)
+            return _Directory(stat, path, origin=path)
         base = self._base
         assert base is not None
-        return _File(stat, [(stat.size, lambda start, n: base.read(path, start, n))])
+        return _File(stat, [(stat.size, lambda start, n: base.read(path, start, n))], path)
 
     def _find(self, path: str) -> _Node:
         node: _Node = self._root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from checkpoint.errors import FileTreeError
 from checkpoint.files import Entry, Kind, TreeView
@@ -31,6 +32,14 @@ class StoredFiles:
             return self._view.read(self._inside(path), start, length)
         except FileTreeError as error:
             raise FileRefused(str(error), "not_found") from error
+
+    def entry(self, path: str) -> Entry:
+        """What the tree has at `path` itself, links included. Raises `FileTreeError`."""
+        return self._view.stat(self._inside(path))
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """All of a file, in pieces. Raises as `TreeView.stream`."""
+        return self._view.stream(self._inside(path))
 
     def _stat(self, path: str, name: bytes, entry: Entry) -> Stat:
         kind = _KINDS.get(entry.kind, "other")

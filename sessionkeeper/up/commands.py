@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sessionkeeper import leases
+from sessionkeeper.expiry import spelled_limits
 from sessionkeeper.nodes.local import cgroup_of
 from sessionkeeper.quotas import spelled_quotas
 from sessionkeeper.retention import spelled
@@ -68,6 +69,7 @@ class Commands:
             *("--on-rollback", settings.on_rollback),
             *("--keep", spelled(settings.keep)),
             *_given("--hibernate-after", settings.hibernate_after),
+            *("--session-limits", spelled_limits(settings.session_limits)),
             *_given("--guarantee", settings.guarantee or None),
             *_given("--limit", settings.limit),
             *_given("--quotas", spelled_quotas(settings.quotas) or None),

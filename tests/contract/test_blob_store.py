@@ -25,6 +25,7 @@ from checkpoint.blobs import (
     Metered,
     Pausable,
     Prefixed,
+    Remembering,
     Retrying,
     open_store,
     probe,
@@ -83,6 +84,7 @@ STORES: dict[str, Callable[[Path], BlobStore]] = {
     "concurrency-limited": lambda _: ConcurrencyLimited(Memory(), 2),
     "metered": lambda _: Metered(Memory()),
     "pausable": lambda _: Pausable(Memory()),
+    "remembering": lambda _: Remembering(Memory()),
     "proxied": lambda path: proxied(Prefixed(LocalDirectory(path), "sessions/one/")),
 }
 

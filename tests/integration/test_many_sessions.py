@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import tarfile
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +242,53 @@ async def test_a_session_is_begun_opened_explained_and_deleted_by_command(system
     await system.command("session", "delete", "course", "--yes")
     code, _, said = await system.attempt("session", "why", "course")
     assert (code, "no session 'course'" in said) == (8, True)
+
+
+async def test_a_session_is_exported_while_it_runs_and_while_it_sleeps(
+    system: System, tmp_path: Path
+):
+    def unpacked(file: Path) -> Path:
+        into = Path(f"{file}.d")
+        with tarfile.open(file) as archive:
+            archive.extractall(into, filter="data")
+        return into
+
+    async with sessions(system, "paper") as (paper,):
+        kernel = await paper.kernel()
+        await kernel.ask("open('run.sh', 'w').write('#!'); import os; os.chmod('run.sh', 0o755)")
+        await kernel.ask("numbers = list(range(7)); title = 'draft'")
+        file = tmp_path / "paper.tar.gz"
+        said = await system.command("session", "export", "paper", "--output", str(file), "--json")
+        assert json.loads(said)["bytes"] == file.stat().st_size
+        code, _, said = await system.attempt("session", "export", "paper", "--output", str(file))
+        assert (code, "exists" in said) == (2, True)
+        code, _, _ = await system.attempt(
+            "session", "export", "nobody", "--output", str(tmp_path / "x")
+        )
+        assert code == 8
+        out = unpacked(file) / "paper"
+        assert (out / "files" / "run.sh").stat().st_mode & 0o777 == 0o755
+        (of_kernel,) = json.loads((out / "variables.json").read_text())["kernels"]
+        found = {one["name"]: one for one in of_kernel["variables"]}
+        assert found["title"] == {
+            "name": "title", "type": "builtins.str", "value": "'draft'", "length": 5,
+        }  # fmt: skip
+        assert found["numbers"]["length"] == 7
+        await kernel.ask("late = 1")
+        await kernel.close()
+        await system.command("session", "hibernate", "paper")
+        body = "saved while it slept"
+        status, _ = system.request(
+            "PUT", "/api/sessionkeeper/files/note", body, server="gateway", token=paper.token
+        )
+        assert status == 200
+        await system.command("session", "export", "paper", "--output", str(file), "--force")
+        assert (await _told(paper))["state"] == "hibernated"
+        out = unpacked(file) / "paper"
+        assert json.loads((out / "files" / "note").read_text()) == body
+        (of_kernel,) = json.loads((out / "variables.json").read_text())["kernels"]
+        assert "late" in {one["name"] for one in of_kernel["variables"]}
+        assert [one.name for one in tmp_path.glob(".*")] == []
 
 
 async def test_an_idle_session_releases_its_compute_by_itself(fresh):

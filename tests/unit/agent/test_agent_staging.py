@@ -87,3 +87,20 @@ def test_image_that_was_brought_and_is_not_restored_is_waited_for_by_nobody(tmp_
     assert image.image().root == root
     assert arrivals.over(0.0)
     arrivals.close()
+
+
+def test_what_is_here_whole_is_restored_as_it_is_unless_it_is_large(tmp_path: Path) -> None:
+    store, keys = Memory(), SessionKeys.generate()
+    with Writer(store, keys) as writer:
+        root = encode(writer, _dumped(tmp_path / "dump"), None).root
+        packs = writer.finish()
+    manifest = Manifest(1, 1, None, 0.0, Body(packs, None, {"k": Part("criu", root, {})}, {}))
+    staged = stage(store, keys, manifest, tmp_path / "staged", None, threading.Event())
+    assert staged.kernels["k"].size() == LARGE
+    assert staged.has_all_of(manifest, None)
+    assert staged.has_all_of(manifest, LARGE)
+    assert not staged.has_all_of(manifest, LARGE - 1)
+    later = Manifest(2, 1, 1, 0.0, manifest.body)
+    assert not staged.has_all_of(later, None)
+    del staged.kernels["k"]
+    assert not staged.has_all_of(manifest, None)

@@ -70,6 +70,15 @@ function events(status) {
   return list;
 }
 
+/** How much of a checkpoint that takes long has come from the node. */
+function saving(status) {
+  const { bytes, seconds } = status.saving ?? {};
+  if (bytes === undefined) {
+    return [];
+  }
+  return [['Being saved', `${(bytes / 1e6).toFixed(1)} MB in ${seconds.toFixed(0)} s`]];
+}
+
 function warnings(status) {
   const list = make('ul', 'sk-Details-list');
   for (const text of status.warnings ?? []) {
@@ -91,7 +100,8 @@ export function fillDetails(node, status, now, notebooks) {
       ['Incarnation', status.epoch],
       ['Runtime', status.runtime],
       ['Saved by', status.engine],
-      ['Checkpoint', checkpoint(status, now)]
+      ['Checkpoint', checkpoint(status, now)],
+      ...saving(status)
     ])
   ];
   if ((status.warnings ?? []).length) {
