@@ -25,6 +25,7 @@ from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.clearing import Clearing, Limits
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
 from sessionkeeper.images.tickets import ticket_for
@@ -108,6 +109,8 @@ class Gateway:
         self.images = ImageStore(settings.images or state / "images")
         up = StateDirectory(settings.up) if settings.up is not None else None
         servers = UpServers(up) if up else GatewayAlone()
+        limits = Limits(settings.images_unused, settings.images_size)
+        self._clearing = Clearing(self.images, limits, self.sessions.images)
         self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
         self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
@@ -177,6 +180,7 @@ class Gateway:
         hosts = [settings.host, *([settings.agent_host] if settings.agent_host else [])]
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
         adding_up = asyncio.create_task(self.ledger.run())
+        clearing = asyncio.create_task(self._clearing.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -192,6 +196,7 @@ class Gateway:
         await stop.wait()
         for task in filter(None, (spawning, provisioning)):
             task.cancel()
+        clearing.cancel()
         await self.launches.end()
         await self.sessions.end()
         adding_up.cancel()

@@ -79,6 +79,9 @@ LAZY_ABOVE = 128 << 20
 s) whether its memory is there or on its way; one of 200 MB twice as early if on its way."""
 
 
+IMAGES_UNUSED = 30 * 86400.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What every program is told about its log."""
@@ -137,6 +140,8 @@ class UpSettings(LogSettings):
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
+    images_unused: OrNever = IMAGES_UNUSED
+    images_size: Size = None
     binder: Binder = "token"
     """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
@@ -171,6 +176,10 @@ class GatewaySettings(LogSettings):
     seed: OptionalDirectory = None
     images: OptionalPath = None
     """Where images are kept; None: in the state directory."""
+    images_unused: OrNever = IMAGES_UNUSED
+    """Seconds after which an image that no session has is cleared away; None: it stays."""
+    images_size: Size = None
+    """Bytes of all images above which those go that were used longest ago; None: no limit."""
     binder: Binder = "token"
     """Who may have repositories built and launched: who has the operator's token, `open`: anybody
     who reaches it, `off`: nobody."""

@@ -143,6 +143,7 @@ def pinned(image: str, kept: ImageStore | None) -> str:
     if not wanted.host:
         if kept is None:
             raise ImageUnknown(f"this gateway keeps no images, so not {image} either")
+        kept.touch(wanted)
         return str(wanted.pinned(kept.resolve(wanted)))
     return str(wanted.pinned(Registry.at(wanted.host).resolve(wanted)))
 

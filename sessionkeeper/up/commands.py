@@ -74,6 +74,8 @@ class Commands:
             *("--on-demand", spelled_seconds(settings.on_demand)),
             *("--rebalance-after", spelled_seconds(settings.rebalance_after)),
             *_given("--seed", settings.workspace),
+            *("--images-unused", spelled_seconds(settings.images_unused)),
+            *_given("--images-size", settings.images_size),
             *("--binder", settings.binder),
             *("--up", str(state.path)),
             *("--ready-fd", "{ready_fd}"),
