@@ -24,8 +24,8 @@ IMAGE = "r.io/ann/course:1"
 def nothing_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """This machine's own Pythons and kernels are none of the image's."""
     monkeypatch.setattr(probe, "PYTHONS", ("python3", "python"))
-    monkeypatch.setenv("JUPYTER_NO_CONFIG", "1")
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "elsewhere"))
+    places = [tmp_path / "elsewhere/kernels", Path(sys.prefix) / "share/jupyter/kernels"]
+    monkeypatch.setattr(probe, "directories", lambda: list(map(str, places)))
 
 
 def conda(tmp_path: Path, packages: bool) -> Path:
