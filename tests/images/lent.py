@@ -21,7 +21,7 @@ AGENT = "localhost/agent:1"
 EMPTY = "localhost/empty:1"
 ROOT = Path(__file__).parents[2]
 OURS = ("checkpoint", "gateway", "sessionkeeper")
-NOT_THE_AGENTS = {"sessionkeeper", "jupyterlab", "jupyterlab-server", "babel", "jedi"}
+NOT_THE_AGENTS = {"sessionkeeper", "babel", "boto3", "botocore", "jupyterlab", "kubernetes"}
 
 
 def make_home(home: Path) -> Path:
