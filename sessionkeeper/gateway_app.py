@@ -111,7 +111,7 @@ class Gateway:
         servers = UpServers(up) if up else GatewayAlone()
         limits = Limits(settings.images_unused, settings.images_size)
         self._clearing = Clearing(self.images, limits, self.sessions.images)
-        self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
+        self.launches = Launches(self.sessions, Builder(self.images, settings.registry), servers)
         self._provisioner = provisioner_of(settings, self.sessions)
         access = Access(self.sessions, settings.token, settings.session)
         shared = Shared(

@@ -50,6 +50,7 @@ from sessionkeeper.values import (
     OrNever,
     Parser,
     Port,
+    Prefix,
     QuotaWords,
     Runtime,
     RuntimeChoice,
@@ -142,6 +143,7 @@ class UpSettings(LogSettings):
     """For its nodes. They are all on this machine, and go with it."""
     images_unused: OrNever = IMAGES_UNUSED
     images_size: Size = None
+    registry: Prefix = ""
     binder: Binder = "token"
     """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
@@ -180,6 +182,9 @@ class GatewaySettings(LogSettings):
     """Seconds after which an image that no session has is cleared away; None: it stays."""
     images_size: Size = None
     """Bytes of all images above which those go that were used longest ago; None: no limit."""
+    registry: Prefix = ""
+    """Where built images are pushed to, before their names: `registry.example.org/binder/`. When
+    not given they are kept here."""
     binder: Binder = "token"
     """Who may have repositories built and launched: who has the operator's token, `open`: anybody
     who reaches it, `off`: nobody."""

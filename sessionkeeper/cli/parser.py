@@ -177,6 +177,7 @@ _RULES = {
 }
 
 _IMAGES = {
+    "--registry": ("PREFIX", "push built images to HOST/…, such as r.example.org/binder/ (none)"),
     "--images-unused": ("TIME", "an image no session has is cleared away then, or never (30d)"),
     "--images-size": ("SIZE", "of images; beyond, those used longest ago go (no limit)"),
 }

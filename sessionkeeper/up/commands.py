@@ -76,6 +76,7 @@ class Commands:
             *_given("--seed", settings.workspace),
             *("--images-unused", spelled_seconds(settings.images_unused)),
             *_given("--images-size", settings.images_size),
+            *_given("--registry", settings.registry or None),
             *("--binder", settings.binder),
             *("--up", str(state.path)),
             *("--ready-fd", "{ready_fd}"),
