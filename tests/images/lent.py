@@ -35,7 +35,8 @@ def make_home(home: Path) -> Path:
         for file in distribution(one).files or [] if one not in NOT_THE_AGENTS else []:
             found = Path(str(file.locate()))
             data = str(file).startswith("../../../share/jupyter/kernels")
-            if not found.is_file() or (str(file).startswith("..") and not data):
+            outside = str(file).startswith("..") or own_image.NOT_NEEDED.search(f"/{file}")
+            if not found.is_file() or (outside and not data):
                 continue
             there = home / str(file).removeprefix("../../../") if data else packages / str(file)
             there.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.own_cluster,
     pytest.mark.container,
     pytest.mark.needs("podman"),
+    pytest.mark.timeout(300),
 ]
 PATIENCE = 90.0
 NONE = "0" * 16
