@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 PATIENCE = 90.0
+BARE = "localhost/bare:1"
 NONE = "0" * 16
 OF_USERS = "localhost/course:1"
 
@@ -114,3 +116,19 @@ async def test_image_with_nothing_in_it_has_a_kernel_that_says_whose_python_it_i
         specs = (await found.ask("GET", "/api/kernelspecs"))["kernelspecs"]
         assert "the image has no Python" in specs["python3"]["spec"]["display_name"]
         await kernel.close()
+
+
+async def test_image_whose_python_has_no_kernel_says_what_it_lacks(engine: Podman) -> None:
+    code = (
+        "import glob, shutil;"
+        f"[*map(shutil.rmtree, glob.glob('{own_image.ENV}/lib/*/site-packages/ipykernel'))]"
+    )
+    run = json.dumps([f"{own_image.ENV}/bin/python", "-c", code])
+    dockerfile = f"FROM {podman.BASE}\nENV PATH={own_image.ENV}/bin:/usr/bin:/bin\nRUN {run}\n"
+    async with engine.gateway(engine.build(BARE, dockerfile)) as (found, token):
+        asking = asyncio.create_task(found.kernel(token))
+        async with asyncio.timeout(PATIENCE):
+            while "has no ipykernel" not in json.dumps(status := await found.status()):
+                await asyncio.sleep(0.1)
+        assert status["state"] != "running"
+        asking.cancel()
