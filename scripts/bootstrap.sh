@@ -210,10 +210,25 @@ criu_part() {
   fi
 }
 
+# The program alone: the package starts a registry for everybody on port 5000.
+registry_part() {
+  [ "$profile" = test ] && has_apt && ! [ -x "$venv/bin/docker-registry" ] || return 0
+  step "fetching a registry for the tests" fetch_registry
+}
+
+fetch_registry() {
+  rm -rf "$work/registry"
+  mkdir -p "$work/registry"
+  ( cd "$work/registry" && { apt-get -q download docker-registry ||
+      { is_root && apt_quietly update && apt-get -q download docker-registry; }; } &&
+    dpkg-deb -x docker-registry_*.deb . && cp usr/bin/docker-registry "$OLDPWD/$venv/bin/" )
+}
+
 mkdir -p "$work" || die "$PWD cannot be written" "run it as the user this checkout belongs to"
 exec 9>"$work/lock"
 flock -n 9 || { say "another setup of this checkout is under way, waiting for it"; flock 9; }
 : >"$log"
 system_part
 python_part
+registry_part
 criu_part

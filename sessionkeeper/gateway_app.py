@@ -25,6 +25,7 @@ from gateway.rollback import Mode
 from gateway.starting import prespawn
 from sessionkeeper.compute.choice import provisioner_of
 from sessionkeeper.errors import PortTaken, StoreUnusable
+from sessionkeeper.images.clearing import Clearing, Limits
 from sessionkeeper.images.serving import image_routes
 from sessionkeeper.images.store import ImageStore
 from sessionkeeper.images.tickets import ticket_for
@@ -110,7 +111,9 @@ class Gateway:
         self.images = ImageStore(settings.images or state / "images")
         up = StateDirectory(settings.up) if settings.up is not None else None
         servers = UpServers(up) if up else GatewayAlone()
-        self.launches = Launches(self.sessions, self.images, Builder(self.images), servers)
+        limits = Limits(settings.images_unused, settings.images_size)
+        self._clearing = Clearing(self.images, limits, self.sessions.images)
+        self.launches = Launches(self.sessions, Builder(self.images, settings.registry), servers)
         self._expiry = Expiry(
             self.sessions, settings.session_limits, settings.session, servers.close
         )
@@ -184,6 +187,7 @@ class Gateway:
         servers = [_listen(self.app, settings.port, host) for host in dict.fromkeys(hosts)]
         adding_up = asyncio.create_task(self.ledger.run())
         expiring = asyncio.create_task(self._expiry.run())
+        clearing = asyncio.create_task(self._clearing.run())
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -197,7 +201,7 @@ class Gateway:
         announce(settings.ready_fd)
         log.info("the gateway listens on port %d of %s", settings.port, ", ".join(hosts))
         await stop.wait()
-        for task in filter(None, (spawning, provisioning, expiring)):
+        for task in filter(None, (spawning, provisioning, expiring, clearing)):
             task.cancel()
         await self.launches.end()
         await self.sessions.end()

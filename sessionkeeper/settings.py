@@ -51,6 +51,7 @@ from sessionkeeper.values import (
     OrNever,
     Parser,
     Port,
+    Prefix,
     QuotaWords,
     Runtime,
     RuntimeChoice,
@@ -79,6 +80,9 @@ NO_QUOTAS = Quotas()
 LAZY_ABOVE = 128 << 20
 """Bytes. Measured on two cores with a local store: a kernel of 100 MB answers after as long (0.25
 s) whether its memory is there or on its way; one of 200 MB twice as early if on its way."""
+
+
+IMAGES_UNUSED = 30 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,9 @@ class UpSettings(LogSettings):
     ui: Boolean = True
     notices: NoticeNames = ("none",)
     """For its nodes. They are all on this machine, and go with it."""
+    images_unused: OrNever = IMAGES_UNUSED
+    images_size: Size = None
+    registry: Prefix = ""
     binder: Binder = "token"
     """Who may have repositories built and launched at the gateway: see `GatewaySettings`."""
 
@@ -177,6 +184,13 @@ class GatewaySettings(LogSettings):
     seed: OptionalDirectory = None
     images: OptionalPath = None
     """Where images are kept; None: in the state directory."""
+    images_unused: OrNever = IMAGES_UNUSED
+    """Seconds after which an image that no session has is cleared away; None: it stays."""
+    images_size: Size = None
+    """Bytes of all images above which those go that were used longest ago; None: no limit."""
+    registry: Prefix = ""
+    """Where built images are pushed to, before their names: `registry.example.org/binder/`. When
+    not given they are kept here."""
     binder: Binder = "token"
     """Who may have repositories built and launched: who has the operator's token, `open`: anybody
     who reaches it, `off`: nobody."""

@@ -15,6 +15,8 @@ from sessionkeeper.cpu_levels import LEVELS
 from sessionkeeper.duration import parse_duration as parse_duration
 from sessionkeeper.duration import positive_duration
 from sessionkeeper.expiry import Limits, parse_limits
+from sessionkeeper.images.errors import BadReference
+from sessionkeeper.images.reference import parse
 from sessionkeeper.leases import Leases, parse_leases
 from sessionkeeper.notices.names import parse_names
 from sessionkeeper.notices.policy import Policy, parse_policy
@@ -80,6 +82,16 @@ def _or_never(value: object) -> float | None:
 def spelled_seconds(seconds: float | None) -> str:
     """What is read as these seconds again, where None is `never`."""
     return "never" if seconds is None else "always" if seconds == 0 else f"{seconds}s"
+
+
+def _prefix(value: object) -> str:
+    try:
+        host = parse(f"{value}image").host
+    except BadReference:
+        host = ""
+    if not host:
+        raise ValueError("is no beginning of images' names such as registry.example.org/binder/")
+    return str(value)
 
 
 def _memory(value: object) -> int:
@@ -173,6 +185,7 @@ LeaseTimes = Annotated[Leases, Parser(parse_leases)]
 OptionalSeconds = Annotated[float | None, Parser(positive_duration)]
 Size = Annotated[int | None, Parser(_memory)]
 Bytes = Annotated[int, Parser(parse_size)]
+Prefix = Annotated[str, Parser(_prefix)]
 Boolean = Annotated[bool, Parser(_boolean)]
 OptionalPrice = Annotated[float | None, Parser(parse_price)]
 OnDemand = Annotated[float | None, Parser(_on_demand)]

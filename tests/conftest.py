@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from images.registry import docker_registry
 from jupyter_client.kernelspec import KernelSpecManager
 from s3.fixtures import s3_process, s3_service
 from s3.service import rclone
@@ -91,6 +92,7 @@ SERVICES: dict[str, Callable[[], str]] = {
     "dbus": lambda: _program("dbus-daemon"),
     "git": lambda: _program("git"),
     "podman": lambda: _program("podman"),
+    "registry": lambda: "" if docker_registry() else "no docker-registry: `make test` fetches it",
     "repo2docker": lambda: "" if find_spec("repo2docker") else "no repo2docker",
     "pandas-2": lambda: "" if PANDAS_2.exists() else "`make test` installs pandas 2 for the tests",
     "hub": lambda: "" if find_spec("jupyterhub") else "no jupyterhub: `make test` installs it",

@@ -16,7 +16,6 @@ from typing import Any
 from gateway.dial import AgentLink
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.agent.departure import Departure
-from sessionkeeper.agent.kernelspecs import Kernelspecs
 from sessionkeeper.agent.ledger import Ledger, clock
 from sessionkeeper.agent.membership import Membership, is_address
 from sessionkeeper.agent.offer import Offer, machine, memory
@@ -44,7 +43,6 @@ class Agent:
         self._settings = settings
         self._identity = settings.identity and Membership.load(settings.identity).identity
         self._offer = offer
-        self._kernelspecs = Kernelspecs()
         self._uplink = Uplink()
         self._early: list[tuple[str, bytes]] = []
         self._ledger = Ledger(settings.data / "ledger")
@@ -120,7 +118,7 @@ class Agent:
             "list_price": self._settings.list_price,
             "runtime": self._settings.runtime,
             "engines": [self._offer.engine],
-            "kernelspecs": self._kernelspecs.all(),
+            "kernelspecs": self._offer.kernelspecs.all(),
             "has_images": self._offer.images_here.here() if self._offer.images_here else [],
             **self._offer.cpu.json(),
             "cores": min(processors(), self._settings.offered_cores or processors()),

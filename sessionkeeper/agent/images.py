@@ -43,12 +43,15 @@ SYSTEM = {
 """Directories that are no workspace, whatever an image says."""
 
 _NO_PYTHON = 3
-_LOOK = """
-for python in python3 python /srv/conda/envs/notebook/bin/python /opt/conda/bin/python \
-    /usr/local/bin/python3 /usr/bin/python3; do
+_HINT = (
+    "Binder images have both: `pip install ipykernel` in it, and an entrypoint, if any, that ends"
+    ' with `exec "$@"`'
+)
+_LOOK = f"""
+for python in {" ".join(probe.PYTHONS)}; do
   path=$(command -v "$python") && "$path" -E "$0" && exit 0
 done
-exit 3
+exit {_NO_PYTHON}
 """
 
 
@@ -200,13 +203,12 @@ class NodeImages:
             with contextlib.suppress(ValueError):
                 said = json.loads(line)
                 if isinstance(said, dict) and said.keys() >= {"python", "kernelspecs"}:
-                    return said
+                    if said["kernelspecs"]:
+                        return said
+                    why = f"has no Jupyter kernel: its Python {said['python']} has no ipykernel"
+                    raise ImageUnusable(f"{root.image} {why}", hint=_HINT)
         why = "has no Python >= 3.8 with pyzmq" if code == _NO_PYTHON else "runs no command"
-        raise ImageUnusable(
-            f"{root.image} {why}",
-            hint="Binder images have both: `pip install ipykernel` in it, and an entrypoint, if"
-            ' any, that ends with `exec "$@"`',
-        )
+        raise ImageUnusable(f"{root.image} {why}", hint=_HINT)
 
     @contextlib.contextmanager
     def _scratch(self, root: ImageRoot) -> Iterator[rootfs.Layers]:

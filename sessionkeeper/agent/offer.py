@@ -14,6 +14,8 @@ from gateway.shim_archive import build_shim
 from sessionkeeper.agent.container import ContainerPlace, NodeContainers
 from sessionkeeper.agent.errors import NodeSetupFailed
 from sessionkeeper.agent.images import NodeImages
+from sessionkeeper.agent.inside import look_inside
+from sessionkeeper.agent.kernelspecs import Kernelspecs, Specs
 from sessionkeeper.agent.place import Place
 from sessionkeeper.agent.process import ProcessPlace, sweep_sockets
 from sessionkeeper.agent.runc import Runc
@@ -46,6 +48,9 @@ class Offer(Protocol):
     images_here: NodeImages | None
     """The container images on this node; None: it runs none."""
 
+    kernelspecs: Specs
+    """Of sessions without an image."""
+
     def place(
         self, session: str, epoch: int, limit: int | None = None, image: str | None = None
     ) -> Place:
@@ -64,6 +69,7 @@ class ContainerOffer:
     """Containers, on a node where this process is root."""
 
     engine = "criu"
+    kernelspecs: Specs = Kernelspecs()
 
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
@@ -114,26 +120,35 @@ class ProcessOffer:
     engine = "namespace"
     lazy_above: int | None = None
     images_here: NodeImages | None = None
+    kernelspecs: Specs = Kernelspecs()
 
     def __init__(self, settings: AgentSettings) -> None:
         self.cpu = this_node(settings.cpu_baseline, settings.cpu_most)
         settings.data.mkdir(parents=True, exist_ok=True)
         self._data, self._memory = settings.data, settings.memory_bytes
-        self._inside = settings.inside
+        self._image = settings.inside
+        self._inside = look_inside(settings.inside) if settings.inside else None
+        if self._inside is not None:
+            self.kernelspecs = self._inside.kernelspecs
         self._shim = build_shim(settings.data / "shim.pyz")
         sweep_sockets(settings.data)
 
     def place(
         self, session: str, epoch: int, limit: int | None = None, image: str | None = None
     ) -> Place:
-        if image and image != self._inside:
+        if image and image != self._image:
             raise ImageUnusable(f"a node of plain processes cannot run {image}")
+        if self._inside is not None and self._inside.unusable is not None:
+            raise self._inside.unusable
         base = self._data / "sessions" / f"{session}-{epoch}"
         for left in base.parent.glob(f"{session}-*"):
             if left.name.rpartition("-")[0] == session and left != base:
                 ProcessPlace(self._shim, session, left).close()
         memory = min(filter(None, (limit, self._memory)), default=None)
-        return ProcessPlace(self._shim, session, base, memory)
+        place = ProcessPlace(self._shim, session, base, memory)
+        if self._inside is not None:
+            place.python, place.kernelspecs = self._inside.python, self._inside.kernelspecs
+        return place
 
     def images(self, session: str, epoch: int) -> Path:
         return self._data / "images" / f"{session}-{epoch}"

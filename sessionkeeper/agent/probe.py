@@ -15,6 +15,15 @@ from typing import Any, Dict, List  # noqa: UP035
 
 FILES = ("logo-svg.svg", "logo-64x64.png", "logo-32x32.png", "kernel.js", "kernel.css")
 LARGEST = 1 << 18
+PYTHONS = (
+    "python3",
+    "python",
+    "/srv/conda/envs/notebook/bin/python",
+    "/opt/conda/bin/python",
+    "/usr/local/bin/python3",
+    "/usr/bin/python3",
+)
+"""Where an image may have the one that its kernels run with: the first that can run the shim."""
 
 
 def directories() -> List[str]:  # noqa: UP006

@@ -68,6 +68,8 @@ class ProcessPlace:
     user: int | None = None
     home = HOME
     kernelspecs: Specs = Kernelspecs()
+    python = sys.executable
+    """What runs the shim."""
     lazy_above: int | None = None
 
     def __init__(self, shim: Path, session: str, base: Path, memory: int | None = None) -> None:
@@ -120,7 +122,7 @@ class ProcessPlace:
         try:
             with (directory / "shim.log").open("ab") as words:
                 child = subprocess.Popen(
-                    [sys.executable, "-c", BOOT, str(self._shim), str(configuration)],
+                    [self.python, "-E", "-c", BOOT, str(self._shim), str(configuration)],
                     cwd=workspace,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

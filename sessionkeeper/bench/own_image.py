@@ -24,7 +24,10 @@ NOT_NEEDED = re.compile(
     r"|config-[^/]*|__phello__)(/|$)|\.(a|pyi|exe)$|\.opt-\d\.pyc$|/lib-dynload/(_tkinter|_test|_ctypes_test|_xx)"
 )
 LEFT_OUT = {"debugpy"}  # 30 MB, and only debuggers want it
-PROGRAMS = ("/bin/sh", "/bin/bash", "/bin/cat", "/bin/mkdir", "/bin/sleep", "/usr/bin/env")
+PROGRAMS = (
+    *("/bin/sh", "/bin/bash", "/bin/cat", "/bin/cp", "/bin/mkdir", "/bin/sleep"),
+    "/usr/bin/env",
+)
 CONFIG = {
     "User": "ann",
     "Env": [f"PATH={ENV}/bin:/usr/bin:/bin", "LANG=C.UTF-8", "FROM_IMAGE=yes"],

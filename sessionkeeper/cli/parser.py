@@ -176,6 +176,12 @@ _RULES = {
     "--rebalance-after": ("TIME", "an idle session moves to a cheaper node then, or never (600s)"),
 }
 
+_IMAGES = {
+    "--registry": ("PREFIX", "push built images to HOST/…, such as r.example.org/binder/ (none)"),
+    "--images-unused": ("TIME", "an image no session has is cleared away then, or never (30d)"),
+    "--images-size": ("SIZE", "of images; beyond, those used longest ago go (no limit)"),
+}
+
 _UP_FLAGS = {
     "--nodes": ("N", "nodes to begin with (2)"),
     "--store": (
@@ -207,6 +213,7 @@ _UP_FLAGS = {
     "--tier": ("TIER", "what the nodes claim to be: spot, volunteer, on-demand"),
     "--price": ("P", "what each node costs per hour, in any one currency (not known)"),
     **_RULES,
+    **_IMAGES,
     "--criu": ("FILE", "the criu to use"),
     "--cpu-baseline": ("LEVEL", "x86-64-v2, -v3 or -v4: what kernels use at most (native)"),
     "--notices": ("NAMES", "who says that its nodes will go: none, auto, aws,logind,... (none)"),
@@ -237,6 +244,7 @@ _GATEWAY_FLAGS = {
     "--session": ("ID", "session to serve (default)"),
     "--seed": ("DIR", "a new session's workspace begins with these files"),
     "--images": ("DIR", "where built images are kept (in the state directory)"),
+    **_IMAGES,
     "--binder": ("WHO", "may have repositories built: token, open or off (token)"),
     "--up": ("DIR", "state directory of the `up` that starts UI servers (none)"),
     "--compute": ("WHERE", "start each session's own: local, kubernetes or none (none)"),

@@ -47,10 +47,10 @@ class Registry:
 
     @classmethod
     def at(cls, host: str, docker_config: Path | None = None) -> Registry:
-        """The registry of that name, with the credentials that Docker's or Podman's ``config.json``
-        has for it. On this machine itself it may be without TLS.
+        """The registry of that name, with the credentials that Docker's or Podman's file has for
+        it. On this machine itself it may be without TLS.
         """
-        scheme = "http" if _LOCAL.fullmatch(host) else "https"
+        scheme = "http" if is_local(host) else "https"
         host = "registry-1.docker.io" if host == "docker.io" else host
         return cls(f"{scheme}://{host}", _credentials(host, docker_config))
 
@@ -143,13 +143,37 @@ def pinned(image: str, kept: ImageStore | None) -> str:
     if not wanted.host:
         if kept is None:
             raise ImageUnknown(f"this gateway keeps no images, so not {image} either")
+        kept.touch(wanted)
         return str(wanted.pinned(kept.resolve(wanted)))
     return str(wanted.pinned(Registry.at(wanted.host).resolve(wanted)))
 
 
+def is_local(host: str) -> bool:
+    """Whether a registry is on this machine itself, and so may be without TLS."""
+    return _LOCAL.fullmatch(host) is not None
+
+
+def logged_in(host: str) -> Path | None:
+    """Return the file that has credentials for a registry: what `docker login` or `podman login`
+    has left; None: nobody did.
+    """
+    return next((file for file in _files() if _credentials(host, file)), None)
+
+
+def _files() -> list[Path]:
+    """Source: containers-auth.json(5); `docker login`."""
+    given, docker = os.environ.get("REGISTRY_AUTH_FILE"), os.environ.get("DOCKER_CONFIG")
+    run = os.environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
+    return [
+        *([Path(given)] if given else []),
+        Path(docker or Path.home() / ".docker") / "config.json",
+        Path(run) / ("containers/auth.json" if "XDG_RUNTIME_DIR" in os.environ else "auth.json"),
+    ]
+
+
 def _credentials(host: str, file: Path | None) -> str:
-    place = os.environ.get("DOCKER_CONFIG")
-    file = file or Path(place or Path.home() / ".docker") / "config.json"
+    if file is None:
+        return next(filter(None, (_credentials(host, one) for one in _files())), "")
     try:
         known = json.loads(file.read_text())["auths"]
         said = known.get(host) or known.get(f"https://{host}") or {}

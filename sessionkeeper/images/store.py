@@ -1,25 +1,40 @@
 """The images that a gateway keeps, in a directory.
 
 blobs/sha256/<hex>      manifests, configurations and layers, each once
-names/<name>/:<tag>     the digest of the manifest that has that name and tag
+names/<name>/:<tag>     the digest of the manifest that has that name and tag; its time is when it
+                        was used last
 
 What is there under a digest never changes; a name is put in place last, in one step. So any number
-of processes can add images and read them.
+of processes can add images and read them. A lock keeps blobs from being deleted meanwhile.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sessionkeeper.images.errors import ImageDamaged, ImageUnknown
 from sessionkeeper.images.manifest import MANIFESTS, chosen, manifest
 from sessionkeeper.images.reference import Reference, is_digest
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """An image that has a name. ``parts``: bytes of each of its blobs, by digest; ``used_at`` is in
+    Unix seconds.
+    """
+
+    name: Reference
+    digest: str
+    parts: dict[str, int]
+    used_at: float
 
 
 class ImageStore:
@@ -70,7 +85,10 @@ class ImageStore:
         """
         blobs = self.directory / "blobs"
         (blobs / "sha256").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.directory) as place:
+        with (
+            self._lock(fcntl.LOCK_SH),
+            tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.directory) as place,
+        ):
             (Path(place) / "blobs").symlink_to(blobs)
             yield Path(place)
 
@@ -98,10 +116,46 @@ class ImageStore:
         """Take the name away. What of the image nothing else has stays until :meth:`sweep`."""
         self._name_file(image).unlink(missing_ok=True)
 
-    def sweep(self, used: frozenset[str] = frozenset()) -> int:
+    def touch(self, image: Reference) -> None:
+        """Note that it is used now, under this name."""
+        with suppress(FileNotFoundError):
+            os.utime(self._name_file(image))
+
+    def images(self) -> list[KeptImage]:
+        """Return all that have a name."""
+        found = []
+        for file in self._names():
+            name = str(file.parent.relative_to(self.directory / "names"))
+            with suppress(FileNotFoundError):  # forgotten meanwhile
+                digest, used_at = file.read_text(), file.stat().st_mtime
+                image = Reference("", name, file.name.removeprefix(":"))
+                found.append(KeptImage(image, digest, self._sizes(digest), used_at))
+        return found
+
+    def sweep(self, used: frozenset[str] = frozenset()) -> int | None:
         """Delete blobs of no image that has a name or whose manifest's digest is in ``used``; the
-        bytes they had. While nobody adds an image.
+        bytes they had. None: somebody is adding an image, so nothing is deleted.
         """
+        try:
+            with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._sweep(used)
+        except BlockingIOError:
+            return None
+
+    @contextmanager
+    def _lock(self, how: int) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("a") as file:
+            fcntl.flock(file, how)
+            yield
+
+    def _sizes(self, digest: str) -> dict[str, int]:
+        try:
+            return {part: self.blob(part).stat().st_size for part in self.parts(digest)}
+        except (ImageUnknown, ImageDamaged, FileNotFoundError):
+            return {}
+
+    def _sweep(self, used: frozenset[str]) -> int:
         kept: set[str] = set()
         for digest in {*used, *(file.read_text() for file in self._names())}:
             if self.blob(digest).exists():

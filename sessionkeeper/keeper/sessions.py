@@ -227,6 +227,15 @@ class Sessions:
         others = [{**one.report(), "state": "stored"} for one in self._elsewhere.values()]
         return sorted((*here, *others), key=lambda one: str(one["name"]))
 
+    async def images(self) -> set[str]:
+        """Return the images of all sessions, those that only the store has too. Raises what the
+        store raises.
+        """
+        known = await asyncio.to_thread(self._register.stored)
+        here = await asyncio.to_thread(self._register.here)
+        kept = (one.registration for one in self)
+        return {one.image for one in (*known, *here, *kept) if one.image}
+
     def stored_meta(self, name: str) -> dict[str, Any]:
         """Return what the newest checkpoint of a session that only the store has says of it. May
         block. Raises as :meth:`told`.

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import certifi
+
 from sessionkeeper.nodes import init
 from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.values import parse_duration
 
-__all__ = ["kernels_of_image", "main", "own_control_groups"]
+__all__ = ["certificates", "main", "own_control_groups"]
 
 SPARE_SECONDS = 3.0
 
@@ -32,26 +34,20 @@ def main() -> int:
         for root in hierarchies():
             own_control_groups(root)
     else:
-        os.environ.update(kernels_of_image(os.environ))
+        os.environ.update(certificates(os.environ))
     grace = parse_duration(os.environ.get("SESSIONKEEPER_GRACE", "30s")) + SPARE_SECONDS
     return init.keep_running([sys.executable, "-I", "-m", "sessionkeeper", "agent"], grace=grace)
 
 
-def kernels_of_image(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes the kernels of this image those that are offered: they are beside its
-    Python, which is not the agent's. Empty if the image has none.
+def certificates(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what lets a Python that was brought into an image know certificate authorities, which
+    the image need not have, or has elsewhere. Empty if they are where ours looks.
     """
-    python = shutil.which("python3", path=environ.get("PATH")) or shutil.which(
-        "python", path=environ.get("PATH")
-    )
-    if python is None:
+    paths = ssl.get_default_verify_paths()
+    known = environ.get("SSL_CERT_FILE") or environ.get("SSL_CERT_DIR")
+    if known or paths.cafile or (paths.capath and os.listdir(paths.capath)):
         return {}
-    asked = [python, "-I", "-c", "import sys; print(sys.prefix)"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return {}
-    places = [environ.get("JUPYTER_PATH"), str(Path(done.stdout.strip()) / "share" / "jupyter")]
-    return {"JUPYTER_PATH": os.pathsep.join(filter(None, places))}
+    return {"SSL_CERT_FILE": certifi.where()}
 
 
 def own_control_groups(root: Path) -> None:

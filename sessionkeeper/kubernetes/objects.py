@@ -174,8 +174,12 @@ def _mighty(cluster: Cluster) -> dict[str, Any]:
 def _unprivileged(
     cluster: Cluster, wanted: Compute, image: str, image_volumes: bool
 ) -> dict[str, Any]:
-    lent = {"name": "agent", "mountPath": HOME}
-    mounts = [lent, {"name": "data", "mountPath": DATA}]
+    mounts = [
+        {"name": "agent", "mountPath": HOME},
+        {"name": "data", "mountPath": DATA},
+        # Where a policy of the cluster has the image's own file system read-only.
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
     inside = {"SESSIONKEEPER_INSIDE": image}
     container = _agent(cluster, wanted, image, "process", mounts, inside)
     container["securityContext"] = _meek()
@@ -205,6 +209,7 @@ def _unprivileged(
         "volumes": [
             {"name": "agent", "emptyDir": {"sizeLimit": str(AGENT_DISK)}},
             {"name": "data", "emptyDir": {"sizeLimit": str(cluster.resources.disk)}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": str(cluster.resources.disk)}},
         ],
     }
 

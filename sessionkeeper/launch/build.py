@@ -18,8 +18,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from sessionkeeper.images.errors import ImageError
-from sessionkeeper.images.reference import parse
+from sessionkeeper.images.errors import ImageError, ImageUnknown
+from sessionkeeper.images.reference import Reference, parse
+from sessionkeeper.images.registry import is_local, logged_in, pinned
 from sessionkeeper.images.store import ImageStore
 from sessionkeeper.launch.errors import BuilderMissing, BuildFailed
 from sessionkeeper.launch.events import Event, Phase, logged
@@ -45,10 +46,29 @@ Say = Callable[[Event], None]
 
 
 class Builder:
-    """Builds into ``images``."""
+    """Builds into ``images``, or, with a ``registry`` (what comes before an image's name, such as
+    ``registry.example.org/binder/``), into that one.
+    """
 
-    def __init__(self, images: ImageStore) -> None:
+    def __init__(self, images: ImageStore, registry: str = "") -> None:
         self._images = images
+        self._registry = registry
+
+    def name(self, source: Source) -> Reference:
+        """Return what the image of a source whose commit is known is called."""
+        return parse(f"{self._registry}{source.image}")
+
+    def known(self, source: Source) -> str | None:
+        """Return the image of a source whose commit is known, by its digest; None: it must be
+        built. Blocks. Raises ``ImageUnavailable`` when the registry does not answer.
+        """
+        image = self.name(source)
+        try:
+            if not image.host and not self._images.has(image):
+                return None
+            return pinned(str(image), self._images)
+        except ImageUnknown:
+            return None
 
     async def build(self, source: Source, say: Say) -> str:
         """Build a source whose commit is known; the image's name with its digest. Ends with nothing
@@ -71,8 +91,10 @@ class Builder:
             code = await self._run(_repo2docker(source, configuration), heard, place)
         if code:
             raise BuildFailed(f"{source.url} could not be built: repo2docker ended with {code}")
-        say(Event("pushing", f"Keeping the image {source.image}\n"))
-        image = parse(source.image)
+        image = self.name(source)
+        if image.host:
+            return await self._push(program, source.image, image, say)
+        say(Event("pushing", f"Keeping the image {image}\n"))
         with self._images.incoming() as layout:
             if program == "podman":
                 put = ("--compression-format", "zstd", source.image, f"oci:{layout}:{image.tag}")
@@ -87,6 +109,23 @@ class Builder:
             except ImageError as error:
                 raise BuildFailed(f"the image could not be kept: {error}") from None
         return str(image.pinned(digest))
+
+    async def _push(self, program: str, built: str, image: Reference, say: Say) -> str:
+        say(Event("pushing", f"Pushing the image {image}\n"))
+        words = ["push", built, f"docker://{image}"]
+        file = await asyncio.to_thread(logged_in, image.host)
+        if program == "podman":
+            words += ["--authfile", str(file)] if file else []
+            words += ["--tls-verify=false"] if is_local(image.host) else []
+        else:
+            await self._run([program, "tag", built, str(image)], lambda _: None, "/")
+            words = ["push", str(image)]
+        code = await self._run([program, *words], lambda line: say(Event("pushing", line)), "/")
+        if code:
+            hint = "the log above says why"
+            hint += "" if file else f"; nobody has logged in: `{program} login {image.host}`"
+            raise BuildFailed(f"{image} was not pushed: {program} ended with {code}", hint=hint)
+        return await asyncio.to_thread(pinned, str(image), None)
 
     async def _save(self, image: str, layout: Path, say: Say) -> int:
         archive = layout / "saved.tar"

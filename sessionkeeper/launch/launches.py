@@ -18,9 +18,6 @@ from typing import Any, Protocol
 from checkpoint.errors import CheckpointError
 from gateway.errors import GatewayError
 from sessionkeeper.errors import SessionkeeperError
-from sessionkeeper.images.reference import parse
-from sessionkeeper.images.registry import pinned
-from sessionkeeper.images.store import ImageStore
 from sessionkeeper.keeper.kept import KeptSession
 from sessionkeeper.keeper.sessions import Sessions
 from sessionkeeper.launch.build import Builder
@@ -97,9 +94,8 @@ class _Build:
 class Launches:
     """See the module."""
 
-    def __init__(self, sessions: Sessions, images: ImageStore, builder: Builder, ui: Ui) -> None:
+    def __init__(self, sessions: Sessions, builder: Builder, ui: Ui) -> None:
         self._sessions = sessions
-        self._images = images
         self._builder = builder
         self._ui = ui
         self._builds: dict[str, _Build] = {}
@@ -110,11 +106,11 @@ class Launches:
         """Do it, and say what is done; the last event is `ready` or `failed`."""
         try:
             source = await resolve(source)
-            has = asyncio.to_thread(self._images.has, parse(source.image))
-            known = await has and not wish.rebuild
-            if known:
-                image = await asyncio.to_thread(pinned, source.image, self._images)
-            else:
+            image = None
+            if not wish.rebuild:
+                image = await asyncio.to_thread(self._builder.known, source)
+            known = image is not None
+            if image is None:
                 build = self._build(source)
                 async with aclosing(build.heard()) as heard:
                     async for event in heard:

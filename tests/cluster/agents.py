@@ -1,9 +1,10 @@
 """Runs what a pod describes: its `agent` container, as a process of this machine.
 
-Command and environment are the pod's. What is elsewhere in a container is found under a directory
-of the pod here: the places of its volumes, and the Python that the agent's image has. It is a
-process group with no wall around it; images, init containers, security contexts and limits are not
-looked at, and signals reach its PID 1 as a kubelet's do.
+Command and environment are the pod's, but for PATH: the Python of the tests is that of every image.
+What is elsewhere in a container is found under a directory of the pod here: the places of its
+volumes, and the Python that the agent's image has. It is a process group with no wall around it;
+images, init containers, security contexts and limits are not looked at, and signals reach its PID 1
+as a kubelet's do. `cluster.containers` looks at these.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Agents:
 
         environ = {one["name"]: here(one["value"]) for one in container["env"]}
         kept = {n: v for n, v in os.environ.items() if not n.startswith("SESSIONKEEPER_")}
+        kept["PATH"] = f"{sys.prefix}/bin:{kept['PATH']}"
         with (self._directory / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *map(here, container["command"]),

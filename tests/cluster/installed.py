@@ -23,7 +23,7 @@ from system.running import free_port
 
 from cluster.agents import Agents
 from cluster.api import ApiServer
-from cluster.machines import Machines
+from cluster.machines import Machines, Run
 
 SESSION = "on-pods"
 OURS = "app.kubernetes.io/component=compute"
@@ -153,9 +153,13 @@ class Real:
 
 
 @asynccontextmanager
-async def gateway(directory: Path) -> AsyncIterator[Gateway]:
-    """A gateway with one session's room, on the real cluster if there is one."""
-    if os.environ.get("KUBECONFIG"):
+async def gateway(
+    directory: Path, run: Run | None = None, images: tuple[str, str] = ("agent", "r.io/base:1")
+) -> AsyncIterator[Gateway]:
+    """A gateway with one session's room, on the real cluster if there is one. `run` runs pods on
+    ours, `images` are the agent's and that of sessions there.
+    """
+    if os.environ.get("KUBECONFIG") and run is None:
         namespace = os.environ.get("SESSIONKEEPER_TEST_NAMESPACE", "sessionkeeper")
         url, token = (os.environ[f"SESSIONKEEPER_TEST_{one}"] for one in ("URL", "TOKEN"))
         found = Gateway(Real(namespace), url, token)
@@ -164,13 +168,13 @@ async def gateway(directory: Path) -> AsyncIterator[Gateway]:
         return
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(ApiServer().serve())
-        machines = Machines(api, Agents(directory / "pods").run)
-        (directory / "pods").mkdir()
+        machines = Machines(api, run or Agents(directory / "pods").run)
+        (directory / "pods").mkdir(exist_ok=True)
         for name in ("one", "two"):
             await machines.add(name)
         await machines.start()
         stack.push_async_callback(machines.stop)
-        program = Program(directory, api.url)
+        program = Program(directory, api.url, *images)
         await program.start()
         stack.push_async_callback(program.stop)
         found = Gateway(StandIn(api, machines), program.url, program.token, program.agent_token)
@@ -182,7 +186,7 @@ async def gateway(directory: Path) -> AsyncIterator[Gateway]:
 class Program:
     """The gateway's process, on one port and state directory over its lives."""
 
-    def __init__(self, directory: Path, api: str) -> None:
+    def __init__(self, directory: Path, api: str, agent: str, image: str) -> None:
         self._directory = directory
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -192,8 +196,8 @@ class Program:
         (directory / "kubeconfig").write_text(json.dumps(_kubeconfig(api)))
         (directory / "cluster.toml").write_text(
             f'namespace = "binder"\ninstance = "hub"\ngateway_url = "{self.url}"\n'
-            'agent_image = "agent"\nprofile = "unprivileged"\ngrace = 20\n'
-            'default_image = "r.io/base:1"\n'
+            f'agent_image = "{agent}"\nprofile = "unprivileged"\ngrace = 20\n'
+            f'default_image = "{image}"\n'
         )
 
     async def start(self) -> None:

@@ -37,6 +37,12 @@ def environ(place: Path) -> dict[str, str]:
     }
 
 
+def unmount(place: Path) -> None:
+    """So that the directory can be deleted."""
+    command = ["umount", "--recursive", str(place / "storage" / "overlay")]
+    subprocess.run(command, capture_output=True, check=False)
+
+
 def import_base(known: dict[str, str]) -> None:
     """Have an image to build on, with a shell and this Python."""
     subprocess.run(

@@ -223,13 +223,19 @@ def test_missing_image_is_an_error_that_names_it(pool: Pool):
         pool.have(pool.node("node-1"), missing)
 
 
-def test_image_without_a_python_that_can_run_the_shim_is_refused_in_words(pool: Pool):
-    (zmq,) = (one for one in python.files() if one.path.endswith("site-packages/zmq"))
-    above, _, name = zmq.path.rpartition("/")
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("zmq", "has no Python >= 3.8 with pyzmq"), ("ipykernel", "no ipykernel")],
+)
+def test_image_that_no_kernel_can_run_in_is_refused_in_words(pool: Pool, package: str, words: str):
+    (found,) = (one for one in python.files() if one.path.endswith(f"site-packages/{package}"))
+    above, _, name = found.path.rpartition("/")
     without = layer([File(f"{above}/.wh.{name}", b"")])
-    image = put(pool.store, "bare:1", [(python.base_layer(), ""), (without, "")], python.CONFIG)
-    with pytest.raises(ImageUnusable, match="pyzmq"):
+    layers = [(python.base_layer(), ""), (without, "")]
+    image = put(pool.store, f"without-{package}:1", layers, python.CONFIG)
+    with pytest.raises(ImageUnusable, match=words) as refused:
         pool.have(pool.node("node-1"), image)
+    assert "pip install ipykernel" in str(refused.value.hint)
 
 
 def test_entrypoint_that_runs_no_command_is_found_out_before_a_session_waits_for_it(pool: Pool):

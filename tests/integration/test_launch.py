@@ -111,7 +111,7 @@ def binder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Binder]:
         )
         known = podman.environ(place / "podman")
         podman.import_base(known)
-        undo.callback(_unmount, place / "podman")
+        undo.callback(podman.unmount, place / "podman")
         system = System(
             place / "state",
             "--no-ui",
@@ -126,11 +126,6 @@ def binder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Binder]:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def _unmount(storage: Path) -> None:
-    command = ["umount", "--recursive", str(storage / "storage" / "overlay")]
-    subprocess.run(command, capture_output=True, check=False)
 
 
 def ask(ready: dict[str, Any], method: str, path: str, body: Any = None) -> Any:

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 
-from sessionkeeper.kubernetes.entry import kernels_of_image, own_control_groups
+from sessionkeeper.kubernetes.entry import certificates, own_control_groups
 
 STARTED = "started"
 
 
-def test_the_kernels_that_are_offered_are_those_of_the_image(tmp_path: Path) -> None:
-    image = tmp_path / "conda"
-    venv.create(image, with_pip=False, symlinks=True)
-    spec = image / "share/jupyter/kernels/python3/kernel.json"
-    spec.parent.mkdir(parents=True)
-    said = {"argv": ["python", "-m", "ipykernel"], "display_name": "Of the image", "language": "py"}
-    spec.write_text(json.dumps(said))
-    environ = {"PATH": f"{image / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    found = kernels_of_image(environ)
-    code = (
-        "from sessionkeeper.agent.kernelspecs import Kernelspecs;"
-        "print(Kernelspecs().all()['python3']['spec']['display_name'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**environ, **found}, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "Of the image", done.stderr
-
-
-def test_an_image_without_python_offers_what_it_has(tmp_path: Path) -> None:
-    assert kernels_of_image({"PATH": str(tmp_path)}) == {}
+def test_a_python_that_was_brought_in_knows_authorities_where_the_image_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    none = ssl.DefaultVerifyPaths(None, None, "", "", "", "")
+    assert certificates({"SSL_CERT_FILE": "/of/the/image.pem"}) == {}
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none)
+    found = certificates({})["SSL_CERT_FILE"]
+    assert ssl.create_default_context(cafile=found).cert_store_stats()["x509_ca"] > 50
 
 
 @pytest.mark.parametrize("container", [True, False])
