@@ -9,6 +9,7 @@ kernel gateway's own tests are run against this one. The WebSocket is in `gatewa
 
 from __future__ import annotations
 
+import asyncio
 import json
 import mimetypes
 from typing import Any
@@ -19,6 +20,7 @@ from tornado import web
 from gateway.access import Access
 from gateway.errors import BadRequest, Forbidden, KernelspecNotFound
 from gateway.health import HealthHandler, MetricsHandler, ReadyHandler
+from gateway.interrupts import settling
 from gateway.notebook_sessions import NotebookSessions
 from gateway.openapi import document
 from gateway.starting import default_spec, start_kernel
@@ -150,7 +152,9 @@ class KernelActionHandler(Handler):
     async def post(self, kernel_id: str, action: str) -> None:
         self.kernels.record(kernel_id)
         if action == "interrupt":
-            self.kernels.channel(kernel_id).interrupts.note()
+            channel = self.kernels.channel(kernel_id)
+            channel.interrupts.note()
+            await asyncio.sleep(settling(channel.last_activity))
             await self.compute.interrupt(kernel_id)
             self.set_status(204)
             self.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from gateway.ends import Ends
 from gateway.errors import JournalFull
@@ -17,6 +18,15 @@ log = logging.getLogger(__name__)
 # Seconds that other requests wait for what is interrupted again. A kernel refuses what waits in it
 # then, as after any error; but what goes on all the same may want to be answered.
 PATIENCE = 5.0
+
+# Seconds after which a kernel that says it is busy is in its cell. ipykernel says so before it
+# heeds interrupts (kernelbase.py, `pre_handler_hook`): one that comes in between is lost.
+SETTLED = 0.05
+
+
+def settling(last_activity: datetime) -> float:
+    """Seconds to wait before a kernel that was last heard of then is interrupted."""
+    return max(0.0, SETTLED - (datetime.now(UTC) - last_activity).total_seconds())
 
 
 class Interrupts:

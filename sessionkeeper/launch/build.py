@@ -207,7 +207,8 @@ def _program() -> str:
 def _take_layout(archive: Path, layout: Path) -> None:
     """Move what `docker save` wrote, an OCI layout since Docker 25, to where images come in."""
     with tempfile.TemporaryDirectory(dir=layout) as place, tarfile.open(archive) as saved:
-        saved.extractall(place, filter="data")
+        saved.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4
+        saved.extractall(place)  # noqa: S202
         archive.unlink()
         for blob in Path(place).glob("blobs/sha256/*"):
             blob.replace(layout / "blobs" / "sha256" / blob.name)

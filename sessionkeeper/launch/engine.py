@@ -75,7 +75,8 @@ class CommandEngine(ContainerEngine):  # type: ignore[misc]
             return
         with tempfile.TemporaryDirectory() as context:
             with tarfile.open(fileobj=fileobj) as archive:
-                archive.extractall(context, filter="tar")
+                archive.extraction_filter = getattr(tarfile, "tar_filter", None)  # Python 3.11.4
+                archive.extractall(context)  # noqa: S202
             yield from _said_by([*command, context])
 
     def inspect_image(self, image: str) -> None:

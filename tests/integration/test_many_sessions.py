@@ -250,7 +250,7 @@ async def test_a_session_is_exported_while_it_runs_and_while_it_sleeps(
     def unpacked(file: Path) -> Path:
         into = Path(f"{file}.d")
         with tarfile.open(file) as archive:
-            archive.extractall(into, filter="data")
+            archive.extractall(into)
         return into
 
     async with sessions(system, "paper") as (paper,):

@@ -132,23 +132,30 @@ async def test_vs_code_runs_a_cell_of_a_notebook_on_the_desktop(
                 await socket.send(json.dumps({**message, "channel": channel, "buffers": []}))
             return str(head["msg_id"])
 
+        heard: list[dict[str, Any]] = []
+
+        async def hear() -> None:
+            frame = await socket.recv()
+            heard.append(unpack_v1(frame) if isinstance(frame, bytes) else json.loads(frame))
+
         async def answers(*asked: str) -> dict[str, list[Any]]:
-            """What came for the requests, by type, until each has its reply and its idle."""
-            came: dict[str, list[Any]] = {}
-            ends: set[tuple[str, str]] = set()
+            """What came for the requests, by type, once each has its reply and its idle."""
             async with asyncio.timeout(60):
-                while len(ends) < 2 * len(asked):
-                    frame = await socket.recv()
-                    message = unpack_v1(frame) if isinstance(frame, bytes) else json.loads(frame)
-                    parent, kind = message["parent_header"].get("msg_id"), message["header"]
-                    if parent not in asked:
-                        continue
-                    came.setdefault(kind["msg_type"], []).append(message["content"])
-                    if message["content"].get("execution_state") == "idle":
-                        ends.add((parent, "idle"))
-                    if kind["msg_type"].endswith("_reply"):
-                        ends.add((parent, "reply"))
-            return came
+                while True:
+                    came: dict[str, list[Any]] = {}
+                    ends: set[tuple[str, str]] = set()
+                    for message in heard:
+                        parent, kind = message["parent_header"].get("msg_id"), message["header"]
+                        if parent not in asked:
+                            continue
+                        came.setdefault(kind["msg_type"], []).append(message["content"])
+                        if message["content"].get("execution_state") == "idle":
+                            ends.add((parent, "idle"))
+                        if kind["msg_type"].endswith("_reply"):
+                            ends.add((parent, "reply"))
+                    if len(ends) == 2 * len(asked):
+                        return came
+                    await hear()
 
         # It asks twice: @jupyterlab/services when the socket opens, the extension until it is idle.
         await answers(await send("kernel_info_request", {}), await send("kernel_info_request", {}))
@@ -159,11 +166,8 @@ async def test_vs_code_runs_a_cell_of_a_notebook_on_the_desktop(
         asked = await send("execute_request", {"code": code, "user_expressions": {}, **request})
         await answers(quiet)
         async with asyncio.timeout(60):
-            while True:
-                frame = await socket.recv()
-                message = unpack_v1(frame) if isinstance(frame, bytes) else json.loads(frame)
-                if message["header"]["msg_type"] == "input_request":
-                    break
+            while not any(one["header"]["msg_type"] == "input_request" for one in heard):
+                await hear()
         await send("input_reply", {"status": "ok", "value": "world"}, "stdin")
         came = await answers(asked)
         assert "".join(c["text"] for c in came["stream"]) == "hello world\n"
@@ -180,7 +184,7 @@ async def test_vs_code_runs_a_cell_of_a_notebook_on_the_desktop(
         sleeping = await send("execute_request", {"code": "import time; time.sleep(99)", **request})
         async with asyncio.timeout(30):
             while rig.kernels.channel(kernel).execution_state != "busy":
-                await socket.recv()
+                await hear()
         await client.ask("POST", f"api/kernels/{kernel}/interrupt", {})
         assert (await answers(sleeping))["execute_reply"][0]["ename"] == "KeyboardInterrupt"
     await client.ask("DELETE", f"api/sessions/{session['id']}")
