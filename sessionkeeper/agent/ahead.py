@@ -67,7 +67,7 @@ class Ahead:
                 grown = max(0, size - known.image.size)
                 size = min(size, grown + self._brought.get(kernel.kernel_id, 0))
             if size >= PRECOPY_ABOVE and not (hurried or self._in_vain):
-                precopied = criu.precopy(writer, place.processes(kernel.slot), known)
+                precopied = _stored(writer, place.processes(kernel.slot), known)
                 size = max(0, size - precopied.stored)
             whole = criu.known(writer, precopied.image) if precopied is not None else known
             self._left_out[kernel.slot.name] = _LeftOut(whole, precopied, known)
@@ -92,3 +92,11 @@ class Ahead:
         """So much memory had changed of each kernel: it may be as much the next time."""
         self._brought = {kernel_id: dump.size for kernel_id, dump in dumps.items()}
         self._in_vain = False
+
+
+def _stored(writer: Writer, pids: list[int], known: criu.Known | None) -> criu.Precopied:
+    try:
+        return criu.precopy(writer, pids, known)
+    except BaseException:
+        writer.abort()  # or the checkpoint after this one would fail as well
+        raise

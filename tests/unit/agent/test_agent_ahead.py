@@ -12,6 +12,7 @@ import pytest
 
 from checkpoint.blobs import Memory
 from checkpoint.criu import Image
+from checkpoint.errors import StoreUnavailable
 from checkpoint.keys import SessionKeys
 from checkpoint.writer import Writer
 from sessionkeeper.agent import ahead as module
@@ -63,6 +64,25 @@ def test_files_opened_since_make_all_of_it_be_brought(tmp_path: Path) -> None:
     with (tmp_path / "opened").open("w"):
         assert ahead.for_dump(place, SLOT)[0] is None
     assert len(data) == 16 << 20
+
+
+def test_store_that_fails_once_fails_one_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(random.Random(1).randbytes(40 << 20))  # more than one pack
+    place: Any = Place(PRECOPY_ABOVE)
+    store = Memory()
+
+    def away(key: str, data: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    with Writer(store, SessionKeys.generate()) as writer:
+        with monkeypatch.context() as now:
+            now.setattr(store, "create", away)
+            with pytest.raises(StoreUnavailable):
+                Ahead(tmp_path).prepare(place, writer, [KERNEL], nothing)
+        writer.add(data[:100])
+        assert writer.finish()
 
 
 def test_a_small_kernel_is_not_read_while_it_runs(
