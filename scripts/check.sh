@@ -39,8 +39,8 @@ if [ "$mode" = all ]; then
     done
   done
   status=0
-  # Most tests wait: for nodes to be lost, for kernels to start. Two more than cores keep them busy.
-  python -m pytest --numprocesses $(($(nproc) + 2)) --dist worksteal "${groups[@]}" || status=$?
+  # Most tests wait: for nodes to be lost, for kernels to start. One more than cores keeps them busy.
+  python -m pytest --numprocesses $(($(nproc) + 1)) --dist worksteal "${groups[@]}" || status=$?
   # 5: a group that has no tests yet.
   (( status == 0 || status == 5 )) || failed+=(tests)
 fi
