@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,8 @@ async def test_old_checkpoints_go_beside_a_running_session_by_itself_and_by_hand
     before = set(place.iterdir())
 
     said = await system.command("checkpoint", "prune")
-    assert "deleted 1 checkpoints and 0 packs;" in said  # a writer may be about to name them
+    # A writer may be about to name packs. One may have come by itself, between the two of ours.
+    assert re.search(r"deleted [12] checkpoints and 0 packs;", said)
     assert [one["tags"] for one in (await listed(system)).values()] == [["good"], []]
     for _ in range(2):
         await kernel.ask("n += 1")
