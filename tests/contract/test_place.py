@@ -26,6 +26,8 @@ from sessionkeeper.nodes.cgroups import hierarchies
 from sessionkeeper.settings import AgentSettings
 
 PATIENCE = 30.0
+SESSION = f"contract{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+"""Tests that run at a time are on one machine, where sessions have names."""
 
 
 @pytest.fixture(params=[pytest.param("container", marks=pytest.mark.container), "process"])
@@ -45,7 +47,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Offer]:
 
 @pytest.fixture
 def place(node: Offer) -> Iterator[Place]:
-    one = node.place("contract", 1)
+    one = node.place(SESSION, 1)
     one.create()
     one.open()
     yield one
@@ -245,7 +247,7 @@ async def test_another_process_goes_on_with_what_is_kept(node: Offer, place: Pla
     await kept.run("n = 5")
     await kept.relay.close()
     await other.relay.close()
-    second = node.place("contract", 1)
+    second = node.place(SESSION, 1)
     await asyncio.to_thread(second.resume, [kept.slot])
     assert second.alive(kept.slot)
     assert not second.alive(other.slot)
@@ -262,7 +264,7 @@ LIMIT = 300 << 20
 
 async def test_a_kernel_gets_no_more_memory_than_its_session_may_use(node: Offer):
     """In a container it is killed, as a plain process it is told: it goes on."""
-    place = node.place("contract", 1, LIMIT)
+    place = node.place(SESSION, 1, LIMIT)
     place.create()
     place.open()
     killed = asyncio.Event()
@@ -313,7 +315,7 @@ async def test_close_leaves_nothing_behind(place: Place, start: Start):
 
 
 async def test_session_that_is_closed_while_its_spare_is_started_leaves_nothing(place: Place):
-    hosted = HostedSession("contract", 1, place, lambda kernel, frame: None)
+    hosted = HostedSession(SESSION, 1, place, lambda kernel, frame: None)
     started, start = asyncio.Event(), place.start
     loop = asyncio.get_running_loop()
 
@@ -326,7 +328,7 @@ async def test_session_that_is_closed_while_its_spare_is_started_leaves_nothing(
     await started.wait()
     await hosted.close()
     assert not place.tree.exists()
-    assert not [slot for slot in hosted_slots() if slot.startswith("contract+spare")]
+    assert not [slot for slot in hosted_slots() if slot.startswith(f"{SESSION}+spare")]
 
 
 def hosted_slots() -> list[str]:
