@@ -25,8 +25,11 @@ SETTLED = 0.05
 
 
 def settling(last_activity: datetime) -> float:
-    """Seconds to wait before a kernel that was last heard of then is interrupted."""
-    return max(0.0, SETTLED - (datetime.now(UTC) - last_activity).total_seconds())
+    """Seconds to wait before a kernel that was last heard of then is interrupted; never more than
+    `SETTLED`, also where the clock was put back.
+    """
+    since = (datetime.now(UTC) - last_activity).total_seconds()
+    return min(SETTLED, max(0.0, SETTLED - since))
 
 
 class Interrupts:

@@ -181,7 +181,13 @@ async def test_vs_code_runs_a_cell_of_a_notebook_on_the_desktop(
         initialize = {"seq": 1, "type": "request", "command": "debugInfo", "arguments": {}}
         debug = await answers(await send("debug_request", initialize, "control"))
         assert debug["debug_reply"][0]["success"] is True
-        sleeping = await send("execute_request", {"code": "import time; time.sleep(99)", **request})
+        # It is busy before it heeds interrupts, here for longer than it takes to send one.
+        unready = (
+            "import time; k = get_ipython().kernel; hook = k.pre_handler_hook\n"
+            "k.pre_handler_hook = lambda: (time.sleep(0.02), hook())"
+        )
+        await answers(await send("execute_request", {"code": unready, **request}))
+        sleeping = await send("execute_request", {"code": "time.sleep(99)", **request})
         async with asyncio.timeout(30):
             while rig.kernels.channel(kernel).execution_state != "busy":
                 await hear()
