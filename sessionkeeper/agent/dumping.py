@@ -46,47 +46,39 @@ def dump(
     try:
         images.mkdir(parents=True)
         work.mkdir(exist_ok=True)
-        return _dump(criu, container, pid, images, work, known, room)
+        with Capture(images, known, room) as capture:
+            try:
+                _call(criu, container, pid, images, work)
+            except subprocess.CalledProcessError as error:
+                said = _own_words(capture.error) or reason(work / "dump.log", error.stderr)
+                if error.returncode < 0:
+                    said = f"CRIU was killed by signal {-error.returncode}"
+                raise DumpFailed(f"the kernel could not be dumped: {said}") from None
+            _note_standard_streams(images, pid)
+            return capture.dump()
+    except subprocess.TimeoutExpired:
+        raise DumpFailed(f"CRIU did not end within {LIMIT:.0f} s") from None
     except (InvalidImage, OSError) as error:
         raise DumpFailed(f"the kernel could not be dumped: {error}") from error
 
 
-def _dump(
-    criu: Sequence[str],
-    container: Container,
-    pid: int,
-    images: Path,
-    work: Path,
-    known: Known | None,
-    room: Path | None,
-) -> Dump:
-    with Capture(images, known, room) as capture:
-        # By a descriptor: CRIU has room for a short path only.
-        here = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            where = f"/proc/self/fd/{here}"
-            subprocess.run(
-                [*criu, *arguments(container, pid, where, work)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=True,
-                pass_fds=(here,),
-                timeout=LIMIT,
-                start_new_session=True,
-            )
-            _note_standard_streams(images, pid)
-            return capture.dump()
-        except subprocess.TimeoutExpired:
-            raise DumpFailed(f"CRIU did not end within {LIMIT:.0f} s") from None
-        except subprocess.CalledProcessError as error:
-            said = _own_words(capture.error) or reason(work / "dump.log", error.stderr)
-            if error.returncode < 0:
-                said = f"CRIU was killed by signal {-error.returncode}"
-            raise DumpFailed(f"the kernel could not be dumped: {said}") from None
-        finally:
-            os.close(here)
+def _call(criu: Sequence[str], container: Container, pid: int, images: Path, work: Path) -> None:
+    # By a descriptor: CRIU has room for a short path only.
+    here = os.open(images, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        subprocess.run(
+            [*criu, *arguments(container, pid, f"/proc/self/fd/{here}", work)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=True,
+            pass_fds=(here,),
+            timeout=LIMIT,
+            start_new_session=True,
+        )
+    finally:
+        os.close(here)
 
 
 def arguments(container: Container, pid: int, images: str, work: Path) -> list[str]:
