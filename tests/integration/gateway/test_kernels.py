@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ LANGUAGES = [
     ),
 ]
 PRINTS = """
-import os, pathlib, threading, time
+import os, threading
 from IPython.display import display
 for i in range(50):
     print(f"p{{i}}")
@@ -40,8 +41,7 @@ if not pid:
     os._exit(0)
 os.waitpid(pid, 0)
 print("unflushed")
-while not pathlib.Path({seen!r}).exists():
-    time.sleep(0.01)
+open({seen!r}).read()
 """
 SLEEP = {
     "python3": "import time\nprint(1, flush=True)\ntime.sleep(60)",
@@ -210,9 +210,10 @@ async def test_what_a_cell_prints_stays_in_order_and_is_not_held_back(
     kernel_id = await rig.start_kernel()
     client = await Client(rig, kernel_id).open()
     seen = tmp_path / "seen"
+    os.mkfifo(seen)
     msg_id = await client.ask(PRINTS.format(seen=str(seen)))
     await client.until(lambda: "unflushed" in client.text(msg_id))
-    seen.touch()
+    await asyncio.to_thread(seen.write_text, "yes")
     await client.until(lambda: client.is_done(msg_id))
     said = [
         content["text"] if "text" in content else content["data"]["text/plain"]

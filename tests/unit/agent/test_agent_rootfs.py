@@ -208,6 +208,24 @@ def test_what_was_written_is_in_the_upper_layer(seen: dict[str, Any], node: Path
     assert mine.stat().st_uid == USER_ID
 
 
+def test_nothing_in_the_root_waits_for_the_disk_and_it_is_mounted_again_after_a_crash(
+    tmp_path: Path,
+) -> None:
+    layers = rootfs.Layers(tmp_path / "one-1")
+    rootfs.create_upper(layers.upper)
+    for _ in range(2):  # what is left after the first is what a machine that went leaves
+        rootfs.mount(layers)
+        try:
+            mounts = Path("/proc/self/mounts").read_text().splitlines()
+            [mine] = [line for line in mounts if line.split()[1] == str(layers.root)]
+            # Newer kernels call it `fsync=volatile` there.
+            options = mine.split()[3].split(",")
+            assert {rootfs.VOLATILE, f"fsync={rootfs.VOLATILE}"} & set(options)
+            assert (layers.work / "work" / "incompat" / "volatile").exists()
+        finally:
+            subprocess.run(["umount", str(layers.root)], check=True)
+
+
 def test_every_refused_call_has_a_name_the_filter_knows() -> None:
     assert len(oci.REFUSED_SYSCALLS) == len(set(oci.REFUSED_SYSCALLS))
     assert {"mount", "unshare", "setns", "bpf", "keyctl"} <= set(oci.REFUSED_SYSCALLS)
