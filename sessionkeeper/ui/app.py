@@ -9,6 +9,7 @@ there would look for a workspace on this machine, and there is none.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -25,15 +26,19 @@ from sessionkeeper import logs
 from sessionkeeper.errors import PortTaken, UsageError
 from sessionkeeper.ui.lean import leave_out
 
-__all__ = ["MAX_MESSAGE", "UiSettings", "make", "run"]
+__all__ = ["MAX_MESSAGE", "UiSettings", "make", "run", "serve"]
 
 MAX_MESSAGE = 2**30
 """Largest kernel message or request body in bytes, in both directions."""
 
+_END_SECONDS = 5.0
+
 LABEXTENSIONS = Path(__file__).parent / "labextensions"
 
-# Their server halves run processes of the user on the UI server, or need the internet.
+# Their server halves run processes of the user on the UI server, or need the internet; the first one's
+# place is taken by ours.
 _DISABLED_LAB_PLUGINS = (
+    "@jupyterlab/hub-extension:connectionlost",
     "@jupyterlab/lsp-extension",
     "@jupyterlab/fileeditor-extension:language-server",
     "@jupyterlab/notebook-extension:language-server",
@@ -67,7 +72,18 @@ def run(settings: UiSettings) -> None:
 
     Raises `UsageError` for settings that cannot work, `PortTaken` when the port is in use.
     """
-    make(settings).start()
+    serve(make(settings))
+
+
+def serve(server: Any) -> None:
+    """What `make` made, until SIGTERM or SIGINT."""
+    server.start()
+    # Threads that were lent to a task (anyio's) end with it; else the process waits for them.
+    tasks = asyncio.all_tasks(loop := server.io_loop.asyncio_loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_END_SECONDS))
 
 
 def make(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ __all__ = ["FEED", "EventsHandler", "SessionExtension", "StatusHandler"]
 FEED = "sessionkeeper_status_feed"
 """The server's setting that has the `StatusFeed`."""
 
+_BEAT_SECONDS = 1.5
+
 
 class StatusHandler(APIHandler):
     """GET: the session's status as JSON."""
@@ -43,10 +47,14 @@ class StatusHandler(APIHandler):
 
 
 class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
-    """WebSocket: the status as one JSON text message, at once and at each change."""
+    """WebSocket: the status as one JSON text message, at once and at each change.
+
+    With `beat=` in the URL an empty message comes each `_BEAT_SECONDS`: a page is told of no pings,
+    and could not tell that nothing gets through any more.
+    """
 
     auth_resource = "kernels"
-    _sender: asyncio.Task[None] | None = None
+    _tasks: Sequence[asyncio.Task[None]] = ()
 
     def set_default_headers(self) -> None:
         """JupyterHandler's make no sense for a WebSocket."""
@@ -57,21 +65,28 @@ class EventsHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     async def open(self, *args: str, **kwargs: str) -> None:
         super().open(*args, **kwargs)
-        self._sender = asyncio.create_task(self._send())
+        jobs = [self._send()]
+        if self.get_query_argument("beat", None) is not None:
+            jobs.append(self._beat())
+        self._tasks = [asyncio.create_task(job) for job in jobs]
 
     async def _send(self) -> None:
-        try:
+        with suppress(WebSocketClosedError):
             async for text in self.settings[FEED].subscribe():
                 await self.write_message(text)
-        except WebSocketClosedError:
-            pass
+
+    async def _beat(self) -> None:
+        with suppress(WebSocketClosedError):
+            while True:
+                await asyncio.sleep(_BEAT_SECONDS)
+                await self.write_message("")
 
     def on_message(self, message: str | bytes) -> None:
         """Nothing is expected from the browser."""
 
     def on_close(self) -> None:
-        if self._sender is not None:
-            self._sender.cancel()
+        for task in self._tasks:
+            task.cancel()
 
 
 class SessionExtension(ExtensionApp):

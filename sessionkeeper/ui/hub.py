@@ -67,7 +67,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    server.start()
+    app.serve(server)
     return _SIGNALLED if signalled else 0
 
 

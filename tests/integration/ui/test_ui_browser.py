@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -190,6 +191,47 @@ async def test_notebook_runs_and_goes_on_after_the_gateway_came_back(page, item,
     await gateway.start()
     await expect(outputs).to_have_text(["first words", "asked while it was away"])
     await expect(page.locator(".jp-Dialog")).to_have_count(0)
+
+
+async def test_server_that_lets_nothing_through_is_noticed_and_what_was_asked_runs(
+    page, item, ui, gateway
+):
+    outputs = page.locator(".jp-Notebook:visible .jp-OutputArea-output")
+    asked = await outputs.count()
+    await page.locator(".jp-Notebook:visible .cm-content").last.click()
+    ui.process.send_signal(signal.SIGSTOP)
+    try:
+        await page.keyboard.type("said into a dead socket")
+        await page.keyboard.press("Shift+Enter")
+        await expect(item).to_have_attribute("data-state", "server-away", timeout=10 * SECOND)
+    finally:
+        ui.process.send_signal(signal.SIGCONT)
+    await expect(item).to_have_attribute("data-state", "running")
+    await expect(outputs).to_have_count(asked + 1)
+    await expect(outputs.last).to_have_text("said into a dead socket")
+
+
+async def test_jupyterlab_does_not_notice_that_its_server_was_away(page, item, ui, gateway):
+    outputs = page.locator(".jp-Notebook:visible .jp-OutputArea-output")
+    asked = await outputs.count()
+    await ui.stop()
+    await expect(item).to_have_attribute("data-state", "server-away")
+    await page.locator(".jp-Notebook:visible .cm-content").last.click()
+    await page.keyboard.type("asked of nobody")
+    await page.keyboard.press("Shift+Enter")
+    await page.wait_for_event("requestfailed", lambda one: "/api/kernels/" in one.url)
+    # Else it waits up to half a minute, and after some tries for ever.
+    await expect(page.get_by_text("Python 3 | Connecting")).to_have_count(0)
+    await ui.start()
+    await expect(outputs).to_have_count(asked + 1)
+    await expect(outputs.last).to_have_text("asked of nobody")
+    await expect(page.locator(".jp-Dialog")).to_have_count(0)
+
+
+async def test_kernel_that_was_ended_elsewhere_is_shown_as_ended(page, ui):
+    (kernel,) = await ui.api("GET", "kernels")
+    await ui.api("DELETE", f"kernels/{kernel['id']}", expect=204)
+    await page.get_by_text("No Kernel").first.wait_for()
 
 
 DESCRIPTIONS = [

@@ -172,7 +172,7 @@ class Mirror {
   }
 }
 
-export function createPlugin({ notebook, numberedSocket }) {
+export function createPlugin({ notebook, kernelSocket }) {
   return {
     id: 'sessionkeeper:outputs',
     description: 'Outputs of cells come once, and also if another page has started them.',
@@ -183,7 +183,7 @@ export function createPlugin({ notebook, numberedSocket }) {
       if (!(await hasSession(settings))) {
         return;
       }
-      settings.WebSocket = numberedSocket(settings.WebSocket);
+      settings.WebSocket = kernelSocket(settings);
       tracker.widgetAdded.connect((_, panel) => new Mirror(panel));
       tracker.forEach(panel => new Mirror(panel));
     }

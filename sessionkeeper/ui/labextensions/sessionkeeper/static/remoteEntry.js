@@ -19,7 +19,17 @@
   };
 
   const extension = async () => {
-    const [apputils, notebook, statusbar, widgets, status, outputs, socket] = await Promise.all([
+    const [
+      application,
+      apputils,
+      notebook,
+      statusbar,
+      widgets,
+      status,
+      outputs,
+      socket
+    ] = await Promise.all([
+      shared('@jupyterlab/application'),
       shared('@jupyterlab/apputils'),
       shared('@jupyterlab/notebook'),
       shared('@jupyterlab/statusbar'),
@@ -30,7 +40,8 @@
     ]);
     const plugins = [
       status.createPlugin({ apputils, statusbar, widgets, base }),
-      outputs.createPlugin({ notebook, numberedSocket: socket.numberedSocket })
+      status.createSilence({ application }),
+      outputs.createPlugin({ notebook, kernelSocket: socket.kernelSocket })
     ];
     return () => ({ __esModule: true, default: plugins });
   };

@@ -1,5 +1,6 @@
-// The WebSocket of a kernel, which loses nothing when it breaks. To JupyterLab it is a WebSocket as
-// any other.
+// The WebSocket of a kernel, which outlives its server and loses nothing. To JupyterLab it is a
+// WebSocket as any other that never breaks: JupyterLab's own way to connect again waits up to half a
+// minute, gives up after a few tries, and takes an error of a proxy for the kernel's death.
 //
 // What the kernel says is numbered: with `numbered=` in the URL each binary frame of the server
 // begins with a number (8 bytes, big endian; 0: has none), and a text frame {"journal", "cursor"}
@@ -10,80 +11,157 @@
 // of this socket are in the gateway's journal. After a break what is left is sent again; the gateway
 // knows messages by their ids. A socket takes messages for some time after its server has died.
 
+import { server } from './feed.js';
+
 const HEAD = 8;
+const RETRY_MS = [50, 200, 500, 1000, 2000];
 
-/** By connection: `place` {journal, cursor}, `kept` messages, and the `socket` that it has now. */
+/** Answers to which another try will be no different: the kernel is gone, or not for this page. */
+const FINAL = [401, 403, 404];
+
+/** By kernel and session: `place` {journal, cursor} and `kept` messages. They outlive a socket that
+ * JupyterLab closes, as on "Reconnect to Kernel". */
 const connections = new Map();
-
-const isChannels = url => /\/api\/kernels\/[^/]+\/channels$/.test(url.pathname);
 
 function connectionOf(url) {
   const key = url.pathname + url.searchParams.get('session_id');
   if (!connections.has(key)) {
-    connections.set(key, { place: null, kept: [], socket: null });
+    connections.set(key, { place: null, kept: [] });
   }
   return connections.get(key);
 }
 
-export function numberedSocket(Socket) {
-  return class NumberedSocket extends Socket {
-    constructor(address, protocols) {
-      const url = new URL(address, window.location.href);
-      const isNumbered = isChannels(url) && [protocols].flat().some(Boolean);
-      const connection = isNumbered ? connectionOf(url) : null;
-      if (isNumbered) {
-        const { place } = connection;
-        url.searchParams.set('numbered', place ? `${place.journal}:${place.cursor}` : '');
-        url.searchParams.set('keeps', '');
+class KernelSocket {
+  constructor(url, protocols, settings) {
+    this.binaryType = 'arraybuffer';
+    this.protocol = '';
+    this.readyState = WebSocket.CONNECTING;
+    this.url = url.href;
+    this.onopen = this.onmessage = this.onclose = this.onerror = null;
+    this._protocols = protocols;
+    this._settings = settings;
+    this._connection = connectionOf(url);
+    this._failures = 0;
+    this._onReturned = ({ detail }) => {
+      if (detail.silent || this._socket?.readyState !== WebSocket.OPEN) {
+        this._dial();
       }
-      super(isNumbered ? url.href : address, protocols);
-      this._connection = connection;
-      this._safe = 0;
-      if (isNumbered) {
-        connection.socket = this;
-        // Before JupyterLab, which has not set `onopen` yet.
-        this.addEventListener('open', () => connection.kept.forEach(data => super.send(data)));
-      }
-    }
+    };
+    server.addEventListener('returned', this._onReturned);
+    this._dial();
+  }
 
-    send(data) {
-      super.send(data);
-      this._connection?.kept.push(data);
-    }
-
-    get onmessage() {
-      return this._listener ?? null;
-    }
-
-    set onmessage(listener) {
-      this._listener = listener;
-      super.onmessage =
-        this._connection && listener ? event => this._take(event, listener) : listener;
-    }
-
-    _take({ data }, listener) {
-      const connection = this._connection;
-      if (connection.socket !== this) {
-        return; // one that JupyterLab gave up; the next one gets all that
-      }
-      if (typeof data === 'string') {
-        this._heed(JSON.parse(data));
-        return;
-      }
-      const cursor = Number(new DataView(data).getBigUint64(0));
-      if (cursor) {
-        connection.place.cursor = cursor;
-      }
-      listener.call(this, new MessageEvent('message', { data: data.slice(HEAD) }));
-    }
-
-    _heed(notice) {
-      if (notice.safe === undefined) {
-        this._connection.place = notice;
-      } else {
-        this._connection.kept.splice(0, notice.safe - this._safe);
-        this._safe = notice.safe;
+  send(data) {
+    if (this.readyState === WebSocket.OPEN) {
+      this._connection.kept.push(data);
+      if (this._socket?.readyState === WebSocket.OPEN) {
+        this._socket.send(data);
       }
     }
+  }
+
+  close() {
+    this._end(new CloseEvent('close', { code: 1000, wasClean: true }));
+  }
+
+  _dial() {
+    window.clearTimeout(this._timer);
+    this._drop();
+    const { place, kept } = this._connection;
+    const url = new URL(this.url);
+    url.searchParams.set('numbered', place ? `${place.journal}:${place.cursor}` : '');
+    url.searchParams.set('keeps', '');
+    const socket = new this._settings.WebSocket(url.href, this._protocols);
+    socket.binaryType = 'arraybuffer';
+    socket.onopen = event => {
+      this._failures = this._safe = 0;
+      kept.forEach(data => socket.send(data));
+      if (this.readyState === WebSocket.CONNECTING) {
+        this.protocol = socket.protocol;
+        this.readyState = WebSocket.OPEN;
+        this.onopen?.(event);
+      }
+    };
+    socket.onmessage = ({ data }) =>
+      typeof data === 'string' ? this._heed(JSON.parse(data)) : this._take(data);
+    socket.onclose = () => this._redial(socket);
+    this._socket = socket;
+  }
+
+  /** What a socket that was given up still says comes again by the next one. */
+  _drop() {
+    if (this._socket) {
+      this._socket.onopen = this._socket.onmessage = this._socket.onclose = null;
+      this._socket.close();
+      this._socket = null;
+    }
+  }
+
+  async _redial(socket) {
+    const pause = RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)];
+    this._failures += 1;
+    // Why a socket could not be opened is not told, so it is asked for.
+    const isFinal = FINAL.includes(await this._answer());
+    if (socket !== this._socket) {
+      return; // connected again in the meantime, or closed
+    }
+    if (isFinal) {
+      this.onerror?.(new Event('error'));
+      this._end(new CloseEvent('close', { code: 1006 }));
+    } else {
+      this._timer = window.setTimeout(() => this._dial(), pause);
+    }
+  }
+
+  /** The status of what the server says of the kernel; null if it does not answer. */
+  async _answer() {
+    const { token, wsUrl, baseUrl } = this._settings;
+    const url = this.url.replace(/\/channels\?.*/, '').replace(wsUrl, baseUrl);
+    const headers = token ? { Authorization: `token ${token}` } : {};
+    try {
+      return (await fetch(url, { headers, signal: AbortSignal.timeout(5000) })).status;
+    } catch {
+      return null;
+    }
+  }
+
+  _take(data) {
+    const cursor = Number(new DataView(data).getBigUint64(0));
+    if (cursor) {
+      this._connection.place.cursor = cursor;
+    }
+    this.onmessage?.(new MessageEvent('message', { data: data.slice(HEAD) }));
+  }
+
+  _heed(notice) {
+    if (notice.safe === undefined) {
+      this._connection.place = notice;
+    } else {
+      this._connection.kept.splice(0, notice.safe - this._safe);
+      this._safe = notice.safe;
+    }
+  }
+
+  _end(event) {
+    window.clearTimeout(this._timer);
+    server.removeEventListener('returned', this._onReturned);
+    this._drop();
+    if (this.readyState !== WebSocket.CLOSED) {
+      this.readyState = WebSocket.CLOSED;
+      queueMicrotask(() => this.onclose?.(event));
+    }
+  }
+}
+
+const isChannels = url => /\/api\/kernels\/[^/]+\/channels$/.test(url.pathname);
+
+/** What `settings.WebSocket` is to be; `settings` as they were. */
+export function kernelSocket(settings) {
+  const stock = { ...settings };
+  return function KernelOrStockSocket(address, protocols) {
+    const url = new URL(address, window.location.href);
+    return isChannels(url) && [protocols].flat().some(Boolean)
+      ? new KernelSocket(url, protocols, stock)
+      : new stock.WebSocket(address, protocols);
   };
 }
