@@ -35,8 +35,8 @@ _END_SECONDS = 5.0
 
 LABEXTENSIONS = Path(__file__).parent / "labextensions"
 
-# Their server halves run processes of the user on the UI server, or need the internet; the first one's
-# place is taken by ours.
+# Their server halves run processes of the user on the UI server, or need the internet. The first
+# one's place is taken by ours.
 _DISABLED_LAB_PLUGINS = (
     "@jupyterlab/hub-extension:connectionlost",
     "@jupyterlab/lsp-extension",

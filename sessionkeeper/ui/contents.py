@@ -112,7 +112,7 @@ class WorkspaceContents(AsyncContentsManager):
                     await self._add_notebook(model, raw)
                 elif content:
                     await self._add_bytes(model, raw, format)
-            self._hide_own(model, stat)
+            await self._hide_own(model, stat)
         self.emit(data={"action": "get", "path": path})
         return model
 
@@ -136,9 +136,10 @@ class WorkspaceContents(AsyncContentsManager):
             "type": kind,
         }
 
-    def _hide_own(self, model: Model, stat: Stat) -> None:
+    async def _hide_own(self, model: Model, stat: Stat) -> None:
         """Outputs that this server wrote are no change that a tab must ask its user about."""
-        before = self.recorder and self.recorder.looks_like(model["path"], stat["mtime"])
+        recorder = self.recorder
+        before = recorder and await recorder.looks_like(model["path"], stat["mtime"])
         if before:
             model["last_modified"] = datetime.fromtimestamp(before[0], UTC)
             if model["hash"] is not None and model["hash_algorithm"] == "sha256":

@@ -17,13 +17,11 @@ later is not in conflict with it, as only outputs were changed, which the tab ge
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +31,7 @@ from tornado import web
 
 from sessionkeeper.ui.files import WorkspaceFiles
 from sessionkeeper.ui.follower import Follower
+from sessionkeeper.ui.own_files import OwnFiles
 from sessionkeeper.ui.placing import judge, place
 from sessionkeeper.ui.positions import Position, Positions
 from sessionkeeper.ui.rest import ask
@@ -58,15 +57,6 @@ class Tab(Protocol):
         """What it was sent."""
 
 
-@dataclass(frozen=True)
-class _Own:
-    """A file as we left it at `mtime`, and how it looked before."""
-
-    mtime: float
-    before: float
-    hash: str
-
-
 class Recorder:
     """For one UI server. `directory` is where it remembers; `notary` signs notebooks."""
 
@@ -75,8 +65,7 @@ class Recorder:
         self._notary = notary
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._positions = Positions(directory / "positions")
-        self._memory = directory / "files.json"
-        self._own = _read(self._memory)
+        self._own = OwnFiles(directory / "files.json", files)
         self._followers: dict[str, Follower] = {}
         self._tabs: dict[str, set[Tab]] = defaultdict(set)
         self._paths: dict[str, list[str]] = {}
@@ -169,10 +158,9 @@ class Recorder:
                     run.filed(last)
                 self._settled(follower)
 
-    def looks_like(self, path: str, mtime: float) -> tuple[float, str] | None:
+    async def looks_like(self, path: str, mtime: float) -> tuple[float, str] | None:
         """Time and SHA-256 that tabs are to take the file for, if it is as we left it."""
-        own = self._own.get(path)
-        return (own.before, own.hash) if own is not None and own.mtime == mtime else None
+        return await self._own.looked(path, mtime)
 
     async def _of(self, path: str) -> list[Follower]:
         await self._learn()
@@ -273,13 +261,7 @@ class Recorder:
             if trusted:
                 self._notary.sign(notebook)
             text = await asyncio.to_thread(_format, notebook)
-            if self.looks_like(path, stat["mtime"]) is None:
-                seen = hashlib.sha256(raw).hexdigest()
-                self._own[path] = _Own(0.0, stat["mtime"], seen)
-            written = await self._files.write(path, text)
-            own = self._own[path]
-            self._own[path] = _Own(written["mtime"], own.before, own.hash)
-            self._memory.write_text(json.dumps({p: asdict(o) for p, o in self._own.items()}))
+            await self._own.write(path, stat["mtime"], raw, text)
 
     async def _sweep(self) -> None:
         """Now and then look after what nothing else calls for."""
@@ -315,10 +297,3 @@ def _parse(raw: bytes) -> Any:
 def _format(notebook: Any) -> bytes:
     text: str = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
     return (text if text.endswith("\n") else text + "\n").encode()
-
-
-def _read(file: Path) -> dict[str, _Own]:
-    try:
-        return {path: _Own(**own) for path, own in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, TypeError):
-        return {}

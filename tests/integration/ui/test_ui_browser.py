@@ -220,11 +220,13 @@ async def test_jupyterlab_does_not_notice_that_its_server_was_away(page, item, u
     await page.keyboard.type("asked of nobody")
     await page.keyboard.press("Shift+Enter")
     await page.wait_for_event("requestfailed", lambda one: "/api/kernels/" in one.url)
+    await page.keyboard.press("Control+s")
     # Else it waits up to half a minute, and after some tries for ever.
     await expect(page.get_by_text("Python 3 | Connecting")).to_have_count(0)
     await ui.start()
     await expect(outputs).to_have_count(asked + 1)
     await expect(outputs.last).to_have_text("asked of nobody")
+    await until(lambda: "asked of nobody" in (gateway.root / "run.ipynb").read_text())
     await expect(page.locator(".jp-Dialog")).to_have_count(0)
 
 

@@ -23,8 +23,8 @@ function withSlash(url) {
   return url.endsWith('/') ? url : `${url}/`;
 }
 
-/** Says `returned` when the server is there again; `detail.silent`: it had not said so before. */
-export const server = new EventTarget();
+/** Says `lost` and `returned`; `detail.silent`: it said nothing, though its socket was open. */
+export const server = Object.assign(new EventTarget(), { isAway: false });
 
 /** Calls `listener(status)` with each status; `state` is `server-away` while there is no server. */
 export class Feed {
@@ -66,13 +66,13 @@ export class Feed {
   }
 
   _take(status) {
-    const detail = { silent: this._wasSilent };
-    const wasAway = this._failures > 0;
     this._failures = 0;
-    this._wasSilent = false;
     this._last = status;
     this._listener(status);
-    if (wasAway) {
+    if (server.isAway) {
+      server.isAway = false;
+      const detail = { silent: this._wasSilent };
+      this._wasSilent = false;
       server.dispatchEvent(new CustomEvent('returned', { detail }));
     }
   }
@@ -91,6 +91,10 @@ export class Feed {
       return;
     }
     this._socket = null;
+    if (!server.isAway) {
+      server.isAway = true;
+      server.dispatchEvent(new Event('lost'));
+    }
     this._listener({ ...this._last, state: 'server-away', message: '' });
     this._again(RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)]);
     this._failures += 1;

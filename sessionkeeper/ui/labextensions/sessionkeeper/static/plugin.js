@@ -187,14 +187,3 @@ export function createPlugin({ apputils, statusbar, widgets, base }) {
     }
   };
 }
-
-/** No dialog says that the server is away: the status bar does, and nothing has to be done. */
-export function createSilence({ application }) {
-  return {
-    id: 'sessionkeeper:connection-lost',
-    description: 'A server that is away is told in the status bar.',
-    autoStart: true,
-    provides: application.IConnectionLost,
-    activate: () => () => Promise.resolve()
-  };
-}

@@ -22,26 +22,31 @@
     const [
       application,
       apputils,
+      docmanager,
       notebook,
       statusbar,
       widgets,
       status,
       outputs,
+      patience,
       socket
     ] = await Promise.all([
       shared('@jupyterlab/application'),
       shared('@jupyterlab/apputils'),
+      shared('@jupyterlab/docmanager'),
       shared('@jupyterlab/notebook'),
       shared('@jupyterlab/statusbar'),
       shared('@lumino/widgets'),
       import(new URL('plugin.js', base)),
       import(new URL('outputs.js', base)),
+      import(new URL('patience.js', base)),
       import(new URL('socket.js', base))
     ]);
     const plugins = [
       status.createPlugin({ apputils, statusbar, widgets, base }),
-      status.createSilence({ application }),
-      outputs.createPlugin({ notebook, kernelSocket: socket.kernelSocket })
+      outputs.createPlugin({ notebook, kernelSocket: socket.kernelSocket }),
+      patience.createPlugin({ docmanager }),
+      patience.createSilence({ application })
     ];
     return () => ({ __esModule: true, default: plugins });
   };
