@@ -39,8 +39,9 @@ if [ "$mode" != all ]; then
 else
   # Most of it is a minute of mypy, on one core: it has what the tests leave, and is shown after them.
   linted=$(mktemp)
-  trap 'rm -f "$linted"' EXIT
   (renice -n 10 "$BASHPID" >/dev/null; lint) >"$linted" 2>&1 &
+  linting=$!
+  trap 'kill "$linting" 2>/dev/null; rm -f "$linted"' EXIT
   groups=()
   for group in "${@:-unit contract integration e2e chaos}"; do
     for name in $group; do
@@ -54,7 +55,7 @@ else
     "${groups[@]}" || status=$?
   # 5: a group that has no tests yet.
   (( status == 0 || status == 5 )) || failed+=(tests)
-  wait $! || failed+=(lint)
+  wait "$linting" || failed+=(lint)
   cat "$linted"
 fi
 
