@@ -171,6 +171,7 @@ installed() { # profile, lock file
 
 python_part() {
   "$venv/bin/python" -c '' 2>/dev/null || make_venv
+  compile_sources
   # What the tests need includes what `make up` needs.
   if installed test requirements-dev.lock || installed "$profile" "$lock"; then return 0; fi
   step "installing the locked Python packages" "$venv/bin/python" -m pip install \
@@ -186,6 +187,11 @@ python_part() {
       -r tests/jupyterhub-5.txt
   fi
   key_of "$lock" >"$venv/.ready-$profile"
+}
+
+# As pip does with packages: each part and each node starts a Python of its own, in half the time so.
+compile_sources() {
+  "$venv/bin/python" -m compileall -q sessionkeeper gateway checkpoint >>"$log" 2>&1 || true
 }
 
 system_part() {

@@ -124,10 +124,10 @@ def group_of(path: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap groups first, whatever the order on the command line; before them what takes so long
-    that the others should not wait for it in the end.
+    """Long groups first, whatever the order on the command line, and what is longest before them:
+    files are handed out one by one, and at the end all workers should have some left.
     """
-    order = {name: number for number, name in enumerate((*GROUPS, "other"))}
+    order = {name: number for number, name in enumerate(("other", *reversed(GROUPS)))}
     items.sort(key=lambda item: (not is_long(item), order[group_of(item.path)]))
 
 

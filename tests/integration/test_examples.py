@@ -27,15 +27,23 @@ class Reading:
     """A notebook on its way through its cells, in a kernel of the session."""
 
     name: str
-    kernel: KernelClient
     cells: list[str]
+    kernel: KernelClient
+    ending: AsyncExitStack
     outputs: Outputs = field(default_factory=list)
 
+    @property
+    def at_its_end(self) -> bool:
+        return len(self.outputs) == len(self.cells)
+
     async def next(self) -> None:
-        """Run the next cell, if there is one."""
-        if len(self.outputs) < len(self.cells):
-            cell = await self.kernel.run(self.cells[len(self.outputs)], LONGEST_CELL)
-            self.outputs.append(cell.outputs)
+        """Run the next cell, if there is one. Nobody would look at the kernel after the last."""
+        if self.at_its_end:
+            return
+        cell = await self.kernel.run(self.cells[len(self.outputs)], LONGEST_CELL)
+        self.outputs.append(cell.outputs)
+        if self.at_its_end:
+            await self.ending.aclose()
 
 
 def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -73,19 +81,21 @@ async def killed_after_every_cell(system: System, names: list[str]) -> dict[str,
             notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
             folder = await Folder(system, name).create()
             language = notebook.metadata.kernelspec.name
-            kernel = await stack.enter_async_context(system.kernel(language, path=folder.name))
-            readings.append(Reading(name, kernel, [cell.source for cell in code(notebook)]))
+            ending = await stack.enter_async_context(AsyncExitStack())
+            kernel = await ending.enter_async_context(system.kernel(language, path=folder.name))
+            cells = [cell.source for cell in code(notebook)]
+            readings.append(Reading(name, cells, kernel, ending))
         coming_back: asyncio.Task[str] | None = None
-        for _ in range(max(len(one.cells) for one in readings)):
+        while True:
             before = await system.number()
             await asyncio.gather(*(one.next() for one in readings))
-            await system.saved(before)
             if coming_back is not None:
                 await coming_back
+            if all(one.at_its_end for one in readings):
+                break
+            await system.saved(before)
             lost = await system.lose()
             coming_back = asyncio.create_task(system.start_node(lost))
-        assert coming_back is not None
-        await coming_back
         return {one.name: one.outputs for one in readings}
 
 

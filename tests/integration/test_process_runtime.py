@@ -204,25 +204,6 @@ async def test_drain_between_cells_moves_every_kernel(system: System, folder: Fo
         assert "went back" not in since(after, before)
 
 
-async def test_an_object_whose_saving_hangs_stops_neither_other_kernels_nor_a_drain(
-    system: System, folder: Folder
-):
-    second = await Folder(system, f"{folder.name}-2").create()
-    async with system.kernel(path=folder.name) as one, system.kernel(path=second.name) as two:
-        await two.ask("q = 1")
-        await one.ask(
-            "import threading\nclass Hangs:\n    def __reduce__(self):\n"
-            "        threading.Event().wait()\nh, z = Hangs(), 6"
-        )
-        assert await two.ask("q = 2; q") == "2"
-        before = await system.running()
-        await system.drain(before["node"])
-        after = await system.running()
-        assert "variables lost: h (Hangs)" in since(after, before)
-        assert await one.ask("z") == "6"
-        assert await two.ask("q") == "2"
-
-
 async def test_a_kernel_that_can_no_longer_be_saved_comes_back_as_it_was_then_and_the_user_knows(
     system: System, folder: Folder
 ):
@@ -325,6 +306,26 @@ async def test_user_restarts_the_kernel_and_old_variables_do_not_come_back(
         await system.lose()
         await system.recovered(before["epoch"])
         assert "NameError" in (await kernel.run("n")).shown
+
+
+# The last on that system: after a pause of ten seconds no checkpoint is due for fifty.
+async def test_an_object_whose_saving_hangs_stops_neither_other_kernels_nor_a_drain(
+    system: System, folder: Folder
+):
+    second = await Folder(system, f"{folder.name}-2").create()
+    async with system.kernel(path=folder.name) as one, system.kernel(path=second.name) as two:
+        await two.ask("q = 1")
+        await one.ask(
+            "import threading\nclass Hangs:\n    def __reduce__(self):\n"
+            "        threading.Event().wait()\nh, z = Hangs(), 6"
+        )
+        assert await two.ask("q = 2; q") == "2"
+        before = await system.running()
+        await system.drain(before["node"])
+        after = await system.running()
+        assert "variables lost: h (Hangs)" in since(after, before)
+        assert await one.ask("z") == "6"
+        assert await two.ask("q") == "2"
 
 
 @pytest.mark.needs("root", "ip", "nft")

@@ -432,9 +432,12 @@ class Client:
             self.changed.set()
 
     async def until(self, predicate: Any, seconds: float = 30.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not predicate():
-                self.changed.clear()
+        """Wait for it as long as something is heard: how long a hundred megabytes take is the
+        machine's affair. TimeoutError after ``seconds`` of silence.
+        """
+        while not predicate():
+            self.changed.clear()
+            async with asyncio.timeout(seconds):
                 await self.changed.wait()
 
     async def send(self, msg_type: str, content: dict[str, Any], channel: str = "shell") -> str:

@@ -101,6 +101,9 @@ async def test_kernel_is_in_the_users_python_as_nobody_in_particular_and_outlive
                 await asyncio.sleep(0.05)
         [pod] = await found.cluster.pods()
         await found.cluster.delete(pod)
+        async with asyncio.timeout(PATIENCE):
+            while (await found.status())["node"] == pod:  # else it may answer as it goes
+                await asyncio.sleep(0.05)
         assert await shown(kernel, "x[1] is x and x[0] + 1") == "42"
         assert pod not in await found.cluster.pods()
         await kernel.close()

@@ -12,12 +12,14 @@ import pytest
 import pytest_asyncio
 from conftest import TOKEN, UiServer
 from playwright.async_api import Locator, Page, async_playwright, expect
+from system.client import PATIENCE
 from ui_gateway import Gateway, status, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.browser]
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SECOND = 1000.0
+expect.set_options(timeout=PATIENCE * SECOND)  # it may have to load all of JupyterLab
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -107,9 +109,11 @@ async def test_rollback_is_notified_once(page, item, gateway):
 
 async def test_gateway_that_is_away_is_said(item, gateway):
     await gateway.stop()
-    await expect(item).to_have_attribute("data-state", "gateway-away")
-    await expect(item).to_contain_text("gateway does not answer")
-    await gateway.start()
+    try:
+        await expect(item).to_have_attribute("data-state", "gateway-away")
+        await expect(item).to_contain_text("gateway does not answer")
+    finally:
+        await gateway.start()  # the others need it
     await expect(item).to_have_attribute("data-state", "running")
 
 
