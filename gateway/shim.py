@@ -19,7 +19,6 @@ import hmac
 import json
 import os
 import signal
-import sys
 import time
 from collections import deque
 from contextlib import suppress
@@ -43,6 +42,7 @@ from gateway.frames import (
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_calls import ShimCalls, answer_error
 from gateway.shim_ends import Ends
+from gateway.shim_haste import Haste, can_wait
 from gateway.shim_kernel import Kernel, Message, too_long
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 from gateway.shim_starved import Starved, waited
@@ -66,12 +66,11 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self.ends, self._starved = Ends(), Starved()
+        self.ends, self._starved, self._haste = Ends(), Starved(), Haste()
         self.pid: int | None = None
         self.quiet_at: float | None = None
-        self._probe_at = 0.0
+        self._probe_at, self._connecting = 0.0, 0
         self._probed = self._heard = False
-        self._connecting = 0
         self._kill_at: float | None = None
         self._moves_until: float | None = None
         self.stops: list[tuple[AgentSocket, Any]] = []
@@ -114,8 +113,8 @@ class Shim:
                 what()
             self._reap()
             self._deadlines(time.monotonic())
-            self._flush()
-        self._flush()
+            self._flush(time.monotonic())
+        self._flush(float("inf"))
         return 0
 
     def _wait(self) -> list[Callable[[], None]]:
@@ -151,7 +150,7 @@ class Shim:
 
     def _timeout(self) -> int | None:
         now = time.monotonic()
-        ends = (self.quiet_at, self._kill_at, self._moves_until, self.ends.next)
+        ends = (self.quiet_at, self._kill_at, self._moves_until, self.ends.next, self._haste.until)
         at = [t for t in ends if t is not None]
         at += [deadline for _, _, deadline in self.executes.values()]
         if self.pid is not None and not self.ready:
@@ -181,9 +180,9 @@ class Shim:
         with suppress(BlockingIOError):
             os.read(self._wake, 4096)
 
-    def _flush(self) -> None:
+    def _flush(self, now: float) -> None:
         agent = self._agent
-        if agent is None:
+        if agent is None or not (agent.pending or agent.said or self._haste.due(now)):
             return
         try:
             agent.flush(lambda: self.link.next_frame(self.epoch))
@@ -280,9 +279,14 @@ class Shim:
         size = sum(map(len, message.parts))
         parts = message.parts if size <= MESSAGE_LIMIT else too_long(message, size)
         self.link.produce(self.epoch, message.channel, parts)
+        if can_wait(message.channel, parts):
+            self._haste.wait(time.monotonic())
+        else:
+            self._haste.hurry()
 
     def _emit(self, event: dict[str, Any]) -> None:
         self.link.produce(self.epoch, EVENT, [json.dumps(event).encode()])
+        self._haste.hurry()
         if self._agent is not None:
             self._agent.send(encode_local(event))
 
@@ -299,15 +303,10 @@ class Shim:
 
     def _exited(self) -> None:
         self.quiet_at = self._kill_at = self.pid = None
-        process = self.kernel.process
-        code = process.returncode if process is not None else None
         self.ends.clear()
         if self.kernel.errors is not None:
             self.kernel.read_errors()
-        ended = {
-            "code": code if code is not None and code >= 0 else None,
-            "signal": -code if code is not None and code < 0 else None,
-        }
+        ended = self.kernel.how_it_ended()
         words = self.kernel.last_words.decode(errors="replace")
         self.kernel.close()
         self.link.resume(self.epoch, STARTING)
@@ -355,6 +354,7 @@ class Shim:
                         self._drop(self._agent)
                     self._agent = agent
                     self.link.connected(self.epoch)
+                    self._haste.hurry()
                 else:
                     raise Closed("wrong token")
         except (Closed, LinkError):
@@ -381,7 +381,9 @@ class Shim:
             agent.send(encode_local({"event": "refused", "message": str(error)}))
             return
         if payload is None or not payload:
+            self._haste.hurry()
             return
+        self._haste.wait(time.monotonic())  # the kernel has something to say to it, most likely
         channel, parts = decode_payload(payload)
         # A kernel that has ended applies nothing; the gateway answers for it.
         if channel in self.kernel.sockets and channel != IOPUB and len(parts) >= 4:
@@ -393,7 +395,3 @@ def main(argv: list[str]) -> int:
     with open(argv[1]) as file:
         config = json.load(file)
     return Shim(config).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -45,6 +45,11 @@ class AgentSocket:
     def pending(self) -> bool:
         return bool(self._out)
 
+    @property
+    def said(self) -> bool:
+        """Something waits for the next `flush`, besides what the link has."""
+        return bool(self._first)
+
     def send(self, frame: bytes) -> None:
         """Write a frame ahead of those of the link, with the next `flush`. Nothing if closed."""
         if not self._closed:

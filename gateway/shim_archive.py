@@ -31,6 +31,7 @@ SHIPPED = (
     "shim_agent.py",
     "shim_calls.py",
     "shim_ends.py",
+    "shim_haste.py",
     "shim_kernel.py",
     "shim_link.py",
     "shim_starved.py",
