@@ -32,7 +32,6 @@ from gateway.frames import (
     EVENT,
     IOPUB,
     LOCAL,
-    MESSAGE_LIMIT,
     SHELL,
     LinkError,
     decode_local,
@@ -43,9 +42,10 @@ from gateway.frames import (
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_calls import ShimCalls, answer_error
 from gateway.shim_ends import Ends
-from gateway.shim_kernel import Kernel, Message, too_long
+from gateway.shim_kernel import Kernel, Message
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 from gateway.shim_starved import Starved, waited
+from gateway.shim_streams import Streams
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
@@ -66,7 +66,7 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self.ends, self._starved = Ends(), Starved()
+        self.ends, self._starved, self._streams = Ends(), Starved(), Streams()
         self.pid: int | None = None
         self.quiet_at: float | None = None
         self._probe_at = 0.0
@@ -86,9 +86,7 @@ class Shim:
         self._poller: Any = None
         self._todo: dict[Any, Callable[[], None]] = {}
         self._listener = listen(config["listen"])
-        self._wake, wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(wake, False)
+        self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._terminate())
@@ -101,9 +99,8 @@ class Shim:
     @property
     def epoch(self) -> int:
         """Read for every message: after a restore another file is at its place."""
-        if self._epoch_fd < 0:
-            return int(self.config["epoch"])
-        return int(os.pread(self._epoch_fd, 10, 0))
+        said = os.pread(self._epoch_fd, 10, 0) if self._epoch_fd >= 0 else self.config["epoch"]
+        return int(said)
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -231,6 +228,7 @@ class Shim:
                 self._produce(message)
             if channel == IOPUB and self.link.full:
                 break
+        self._say_rest()
         if not self.ready and self._probed and self._heard:
             self.ready = True
             self._emit({"event": "started"})
@@ -277,11 +275,16 @@ class Shim:
                 self._emit({"event": "output_doubtful", "msg_id": msg_id, "seconds": seconds})
 
     def _produce(self, message: Message) -> None:
-        size = sum(map(len, message.parts))
-        parts = message.parts if size <= MESSAGE_LIMIT else too_long(message, size)
-        self.link.produce(self.epoch, message.channel, parts)
+        parts = message.parts
+        for said in self._streams.take(parts) if message.channel == IOPUB else (parts,):
+            self.link.produce(self.epoch, message.channel, said)
+
+    def _say_rest(self) -> None:
+        for parts in self._streams.rest():
+            self.link.produce(self.epoch, IOPUB, parts)
 
     def _emit(self, event: dict[str, Any]) -> None:
+        self._say_rest()
         self.link.produce(self.epoch, EVENT, [json.dumps(event).encode()])
         if self._agent is not None:
             self._agent.send(encode_local(event))
@@ -336,11 +339,8 @@ class Shim:
     # -- the agent ----------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        self._strangers.append(AgentSocket(connection))
+        with suppress(OSError):
+            self._strangers.append(AgentSocket(self._listener.accept()[0]))
         if len(self._strangers) > 8:
             self._strangers.popleft().close()
 

@@ -34,6 +34,7 @@ SHIPPED = (
     "shim_kernel.py",
     "shim_link.py",
     "shim_starved.py",
+    "shim_streams.py",
 )
 _MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
 
