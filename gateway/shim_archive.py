@@ -30,6 +30,7 @@ SHIPPED = (
     "shim.py",
     "shim_agent.py",
     "shim_calls.py",
+    "shim_dropped.py",
     "shim_ends.py",
     "shim_kernel.py",
     "shim_link.py",

@@ -14,6 +14,8 @@ from typing import Any, Iterator, Sequence  # noqa: UP035
 
 # Bytes of text that go together, at most.
 TOGETHER = 128 << 10
+# So many texts within so many seconds, and they are worth gathering.
+MANY, WITHIN = 10, 0.01
 
 _STREAM = re.compile(rb'"msg_type": ?"stream"')
 _BEGIN = re.compile(rb'\{"name": ?"std(?:out|err)", ?"text": ?"')
@@ -29,7 +31,9 @@ class Streams:
         self._first: Sequence[Any] = ()
         self._begin = b""
         self._texts: list[bytes] = []
-        self._size = 0
+        self._size = self._count = 0
+        self._since = 0.0
+        self._many = False
 
     def take(self, parts: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """A message of iopub; those that are to be said now, which may not be this one yet."""
@@ -43,6 +47,7 @@ class Streams:
                 return
             self._first, self._begin, self._size = parts, begin, 0
             text = parts[3][: -len(_END)]
+        self._count += 1
         self._texts.append(text)
         self._size += len(text)
 
@@ -53,6 +58,15 @@ class Streams:
         elif self._texts:
             yield [*self._first[:3], b"".join((*self._texts, _END))]
         self._first, self._texts = (), []
+
+    def many(self, now: float) -> bool:
+        """Whether texts come so fast that it is worth to let some gather before more is read, as of
+        `now` (seconds of one clock).
+        """
+        if now - self._since >= WITHIN:
+            self._many = self._count >= MANY and now - self._since < 2 * WITHIN
+            self._since, self._count = now, 0
+        return self._many
 
     def _goes_on(self, parts: Sequence[Any], begin: bytes) -> bool:
         return (
@@ -73,9 +87,10 @@ def _begins(parts: Sequence[Any]) -> bytes:
         return b""
     content = parts[3]
     found = _BEGIN.match(content)
-    if found is None or not content.endswith(_END) or b"\\\\" in content:
+    if found is None or not content.endswith(_END):
         return b""
-    at = found.end()
-    if content.count(b'"', at) - content.count(b'\\"', at) != 1:
-        return b""
-    return found.group()
+    at, end = found.end(), len(content) - len(_END)
+    if content.find(b'"', at) == end and content[end - 1 : end] != b"\\":
+        return found.group()
+    quotes, escaped = content.count(b'"', at), content.count(b'\\"', at)
+    return found.group() if b"\\\\" not in content and quotes - escaped == 1 else b""
