@@ -194,7 +194,7 @@ class Shim:
         if agent is None:
             return
         try:
-            agent.flush(lambda: self.link.next_frame(self.epoch))
+            agent.flush(lambda: self.link.next_pieces(self.epoch))
         except Closed:
             self._drop(agent)
 
