@@ -345,7 +345,9 @@ class Kernel:
             for part in parts[:4]:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
-                yield Message(channel, parts)
+                size, message = sum(map(len, parts)), Message(channel, parts)
+                long = size > MESSAGE_LIMIT
+                yield Message(channel, too_long(message, size)) if long else message
 
 
 def _received(socket: Any) -> list[Any]:
