@@ -41,7 +41,7 @@ from gateway.frames import (
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_calls import ShimCalls, answer_error
 from gateway.shim_dropped import Dropped
-from gateway.shim_haste import Haste, can_wait
+from gateway.shim_haste import BEGINS, Haste, patience
 from gateway.shim_kernel import Kernel, Message
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
 from gateway.shim_streams import Streams
@@ -266,8 +266,10 @@ class Shim:
 
     def _say(self, channel: int, parts: Sequence[Any]) -> None:
         self.link.produce(self.epoch, channel, parts)
-        if can_wait(channel, parts):
-            self._haste.wait(time.monotonic())
+        busy = channel == SHELL and json.loads(parts[1]).get("msg_id") in self.dropped.ends.busy
+        seconds = patience(channel, parts, busy)
+        if seconds:
+            self._haste.wait(time.monotonic(), seconds)
         else:
             self._haste.hurry()
 
@@ -368,7 +370,8 @@ class Shim:
         if payload is None or not payload:
             self._haste.hurry()
             return
-        self._haste.wait(time.monotonic())  # the kernel has something to say to it, most likely
+        # That it was applied goes with what the kernel says to it.
+        self._haste.wait(time.monotonic(), BEGINS)
         channel, parts = decode_payload(payload)
         # A kernel that has ended applies nothing; the gateway answers for it.
         if channel in self.kernel.sockets and channel != IOPUB and len(parts) >= 4:

@@ -1,26 +1,33 @@
 """When a shim writes to its agent. Pure, standard library only, Python >= 3.8.
 
-Each write costs all hops up to the page a turn. What nobody waits for, that a cell begins, goes
-with what comes next: most cells have something to say within `PATIENCE`.
+Each write costs every process up to the page a turn, which is most of what a small cell costs
+there. So what a kernel says may wait a moment for what comes next, which often is the end of the
+cell; the end itself, and what somebody is to answer, does not.
 """
 
 from __future__ import annotations
 
 from typing import Any, Sequence  # noqa: UP035
 
-from gateway.frames import IOPUB
+from gateway.frames import IOPUB, SHELL
 
-# Seconds that something may wait for company.
-PATIENCE = 0.005
+# Seconds that something may wait for company: that a cell begins, and what it then says.
+BEGINS, SAYS = 0.02, 0.003
+# Bytes of a content that is not worth to wait with.
+LONG = 4096
 
 
-def can_wait(channel: int, parts: Sequence[Any]) -> bool:
-    """Whether a message of the kernel only says that it begins with something."""
-    if channel != IOPUB:
-        return False
+def patience(channel: int, parts: Sequence[Any], busy: bool) -> float:
+    """Seconds that a message of the kernel may wait, 0 if it must not. `busy`: the kernel has not
+    said yet that the request it belongs to has ended.
+    """
+    if channel == SHELL:
+        return SAYS if busy else 0.0
+    if channel != IOPUB or len(parts) > 4 or len(parts[3]) > LONG:
+        return 0.0
     if b'"status"' in parts[0]:
-        return b'"busy"' in parts[3]
-    return b'"execute_input"' in parts[0]
+        return BEGINS if b'"busy"' in parts[3] else 0.0
+    return BEGINS if b'"execute_input"' in parts[0] else SAYS
 
 
 class Haste:
@@ -31,13 +38,13 @@ class Haste:
         self._now = False
 
     def hurry(self) -> None:
-        """There is something that somebody waits for."""
+        """There is something that must not wait."""
         self._now = True
 
-    def wait(self, now: float) -> None:
-        """There is something that can wait."""
-        if self.until is None:
-            self.until = now + PATIENCE
+    def wait(self, now: float, seconds: float) -> None:
+        """There is something that may wait for so long."""
+        if self.until is None or now + seconds < self.until:
+            self.until = now + seconds
 
     def due(self, now: float) -> bool:
         """Whether to write all there is, now."""

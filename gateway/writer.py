@@ -18,7 +18,7 @@ _AT_ONCE = 1 << 16
 _TEXT, _BINARY = 0x81, 0x82
 _FIN, _CONTINUATION = 0x80, 0x00
 # Seconds that a message may wait for company where nobody waits for it.
-PATIENCE = 0.005
+PATIENCE = 0.02
 # Bytes of a large message that go in one frame.
 _FRAGMENT = 1 << 20
 _LENGTH = struct.Struct(">I")

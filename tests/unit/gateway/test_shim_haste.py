@@ -1,11 +1,11 @@
-"""What nobody waits for is written with what comes next, and never late."""
+"""What a kernel says waits a moment for what comes next; the end of a cell, and questions, do not."""
 
 from __future__ import annotations
 
 import pytest
 
-from gateway.frames import IOPUB, SHELL, STDIN
-from gateway.shim_haste import PATIENCE, Haste, can_wait
+from gateway.frames import CONTROL, IOPUB, SHELL, STDIN
+from gateway.shim_haste import BEGINS, LONG, SAYS, Haste, patience
 
 
 def said(kind: str, content: str = "{}") -> list[bytes]:
@@ -16,28 +16,40 @@ BUSY = said("status", '{"execution_state": "busy"}')
 IDLE = said("status", '{"execution_state": "idle"}')
 
 
-@pytest.mark.parametrize("parts", [BUSY, said("execute_input", '{"code": "\\"status\\""}')])
-def test_that_a_cell_begins_can_wait(parts: list[bytes]) -> None:
-    assert can_wait(IOPUB, parts)
+@pytest.mark.parametrize(
+    ("parts", "seconds"),
+    [
+        (BUSY, BEGINS),
+        (said("execute_input", '{"code": "\\"status\\""}'), BEGINS),
+        (said("execute_result"), SAYS),
+        (said("stream", '{"text": "idle"}'), SAYS),
+        (said("stream", '{"text": "' + "x" * LONG + '"}'), 0.0),
+        ([*said("display_data"), b"buffer"], 0.0),
+        (IDLE, 0.0),
+    ],
+)
+def test_what_a_cell_says_waits_a_moment_and_its_end_does_not(
+    parts: list[bytes], seconds: float
+) -> None:
+    assert patience(IOPUB, parts, busy=False) == seconds
+
+
+def test_a_reply_waits_for_its_idle_and_not_after_it() -> None:
+    reply = said("execute_reply", '{"status": "ok"}')
+    assert patience(SHELL, reply, busy=True) == SAYS
+    assert patience(SHELL, reply, busy=False) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("channel", "parts"),
-    [
-        (IOPUB, IDLE),
-        (IOPUB, said("stream", '{"text": "busy"}')),
-        (IOPUB, said("execute_result")),
-        (SHELL, said("execute_reply", '{"status": "ok"}')),
-        (STDIN, said("input_request")),
-    ],
+    ("channel", "kind"), [(STDIN, "input_request"), (CONTROL, "interrupt_reply")]
 )
-def test_what_somebody_waits_for_cannot(channel: int, parts: list[bytes]) -> None:
-    assert not can_wait(channel, parts)
+def test_what_somebody_is_to_answer_does_not_wait(channel: int, kind: str) -> None:
+    assert patience(channel, said(kind), busy=True) == 0.0
 
 
 def test_what_waits_goes_with_what_comes_next() -> None:
     haste = Haste()
-    haste.wait(1.0)
+    haste.wait(1.0, BEGINS)
     assert not haste.due(1.001)
     haste.hurry()
     assert haste.due(1.001)
@@ -45,12 +57,13 @@ def test_what_waits_goes_with_what_comes_next() -> None:
     assert not haste.due(1.001)
 
 
-def test_what_waits_alone_goes_in_time_however_much_follows() -> None:
+def test_what_waits_goes_in_time_however_much_follows() -> None:
     haste = Haste()
-    haste.wait(1.0)
-    haste.wait(1.004)
-    assert haste.until == 1.0 + PATIENCE
-    assert haste.due(1.0 + PATIENCE)
+    haste.wait(1.0, BEGINS)
+    haste.wait(1.001, SAYS)
+    haste.wait(1.003, SAYS)
+    assert haste.until == 1.001 + SAYS
+    assert haste.due(1.001 + SAYS)
     assert haste.until is None
 
 
