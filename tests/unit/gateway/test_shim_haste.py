@@ -1,4 +1,4 @@
-"""What a kernel says waits a moment for what comes next; the end of a cell, and questions, do not."""
+"""What a kernel says waits a moment for what comes next; the end of a cell does not."""
 
 from __future__ import annotations
 
