@@ -8,6 +8,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
 from gateway.auth import ErrorsInWords, check_token
@@ -23,6 +24,7 @@ from gateway.errors import BadFrame, GatewayError, VersionRefused
 from gateway.hop import PeerWatch, prompt
 from gateway.outbox import Outbox, Pieces, frames_in
 from gateway.reader import ReadsAhead
+from gateway.writer import write_now
 
 log = logging.getLogger(__name__)
 
@@ -233,13 +235,16 @@ class AgentConnection(ErrorsInWords, ReadsAhead):
 
     def _flush(self) -> None:
         """Write until the socket takes no more: what waits is in the outbox, where it has turns."""
+        connection = self.ws_connection
         try:
             while not self._blocked and (waiting := self._outbox.next()) is not None:
-                message = waiting[0]
-                written = self.write_message(message, binary=isinstance(message, bytes))
-                self._blocked = self._writing()
-                written.add_done_callback(self._written)
-        except WebSocketClosedError:
+                if connection is None or connection.is_closing():
+                    raise StreamClosedError
+                written = write_now(self._stream, waiting[0])
+                if self._writing():
+                    self._blocked = True
+                    written.add_done_callback(self._written)
+        except StreamClosedError:
             self._outbox.clear()
 
     def _written(self, written: asyncio.Future[None]) -> None:

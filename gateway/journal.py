@@ -24,6 +24,8 @@ from gateway.records import RecordLog, Segment
 MB = 1_000_000
 # Of a message (bytes): what takes so long to write that everything else must not wait for it.
 LARGE = 16 * MB
+# Of a request (bytes): what is kept in memory until it is sent for the first time.
+SMALL = 1 << 16
 # cursor, epoch, seq, applied, request, flags
 _OUTPUT = struct.Struct(">QIQQQB")
 # number, flags
@@ -168,6 +170,7 @@ class InputLog:
         self._log = RecordLog(directory, "inputs", segment)
         self._at: dict[int, tuple[Segment, int]] = {}
         self._void: set[int] = set()
+        self._newest: tuple[int, bytes | memoryview] = (0, b"")  # it is sent next, most likely
         self._last = 0
         self.withdrawn = 0  # all inputs up to this number are void
         self.interrupted: set[int] = set()
@@ -206,6 +209,8 @@ class InputLog:
         number = self._last + 1
         self._at[number] = self._log.append(number, [_INPUT.pack(number, 0), payload])
         self._last = number
+        if len(payload) <= SMALL:
+            self._newest = (number, payload)
         return number
 
     def prepare(self, number: int, *pieces: bytes | memoryview) -> PreparedInput:
@@ -232,6 +237,9 @@ class InputLog:
         """The payload after `ahead`; a large one is not copied."""
         if not self.held(number):
             return ahead
+        if number == self._newest[0]:
+            payload, self._newest = self._newest[1], (0, b"")
+            return b"".join((ahead, payload))
         segment, at = self._at[number]
         if segment.size > LARGE:
             return self._log.view(segment, at, _INPUT.size, ahead)

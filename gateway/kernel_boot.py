@@ -17,16 +17,26 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import runpy
 import sys
 import threading
 import time
-from typing import Any, Sequence  # noqa: UP035
+import traceback
+from typing import Any, Callable, Sequence  # noqa: UP035
 
 # Messages in libzmq, on each side: they may be large.
 HIGH_WATER = 10
-# Bytes, or characters, that a kernel has printed and that are not in libzmq yet.
+# Characters that a kernel has printed and that are not in libzmq yet.
 ROOM = 2 << 20
+# Characters from which on a text is worth being packed by itself.
+TEXT = 1 << 12
+# What JSON has no short word for, and escapes: all control characters but these.
+_SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\u001b"}
+_ESCAPED = [(char.encode(), word.encode()) for char, word in _SHORT.items()]
+_OTHERS = bytes(code for code in range(32) if chr(code) not in _SHORT)
+# Seconds that a cell waits for being written into the history: less than a checkpoint waits.
+HISTORY = 0.1
 
 
 def never_drop(prefix: str) -> None:
@@ -48,70 +58,118 @@ def never_drop(prefix: str) -> None:
             self.setsockopt(zmq.SNDHWM, HIGH_WATER)
             sockets.bind = original
             iostream = sys.modules.get("ipykernel.iostream")
-            room = wait_for_room(iostream)
-            print_fast(iostream)
-            flush_what_there_is(iostream, room)
+            if hasattr(iostream, "OutStream") and send_in_own_thread(iostream):
+                print_fast(iostream)
+            pack_text_fast(sys.modules.get("jupyter_client.session"))
+            save_history_later(sys.modules.get("IPython.core.history"))
         return original(self, address, *args, **kwargs)
 
     sockets.bind = bind
 
 
-class _Room:
-    """Bytes on their way to the thread that sends. Whoever adds some waits while there are too
-    many; that thread itself never does.
+class _Sender(threading.Thread):
+    """Sends what a kernel says, in order. It is woken by a lock: ipykernel (iostream.py) wakes its
+    own thread by a system call, in which Python lets that one go first, so that whoever says
+    something waits for it, several times in each cell.
     """
+
+    pydev_do_not_trace = is_pydev_daemon_thread = True  # a debugger leaves it alone
 
     def __init__(self) -> None:
-        self._anew()
-        os.register_at_fork(after_in_child=self._anew)
+        super().__init__(name="IOPub sender", daemon=True)
+        self._actions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.flushes = False  # what was printed is taken out of its buffer, and not in libzmq yet
 
-    def _anew(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting = 0
+    def do(self, action: Callable[[], None]) -> None:
+        """After all that came before; here and now where the thread has ended: after a fork."""
+        if self.is_alive():
+            self._actions.put(action)
+        else:
+            action()
 
-    def add(self, size: int) -> None:
-        with self._changed:
-            self._waiting += size
-            self._changed.notify_all()
+    def do_and_wait(self, action: Callable[[], None]) -> None:
+        """As `do`; returns when it is done."""
+        done = threading.Lock()
+        done.acquire()
 
-    def __bool__(self) -> bool:
-        return self._waiting != 0
+        def do_and_tell() -> None:
+            try:
+                action()
+            finally:
+                done.release()
 
-    def wait(self, thread: Any) -> None:
-        if threading.current_thread() is thread:
-            return
-        with self._changed:
-            while self._waiting > ROOM and thread.is_alive():
-                self._changed.wait(1.0)
+        self.do(do_and_tell)
+        done.acquire()
+
+    def stop(self) -> None:
+        """When all is sent."""
+        if self.is_alive():
+            self._actions.put(None)
+            self.join(30)
+
+    def run(self) -> None:
+        for action in iter(self._actions.get, None):
+            try:
+                action()
+            except Exception:
+                traceback.print_exc(file=sys.__stderr__)
 
 
-def wait_for_room(iostream: Any) -> _Room | None:
-    """Make whoever prints wait while the shim takes nothing. ipykernel (iostream.py) by itself
-    keeps what it cannot send in memory, without bound. Returns what is true while anything is on
-    its way; None where that cannot be told.
+def send_in_own_thread(iostream: Any) -> bool:
+    """Have a `_Sender` do what ipykernel's thread for iopub does, but for its timers and for what
+    forked processes say. False where that cannot be.
+
+    Who says something waits until libzmq has it, and libzmq waits for the shim; ipykernel by itself
+    keeps in memory, without bound, what it cannot send. It also must not wait for Python to let the
+    sender go: that may be long, if what follows is a long computation in C. A status is sent before
+    what comes next, or when there is nothing to do.
     """
-    if not all(hasattr(iostream, name) for name in ("IOPubThread", "OutStream")):
-        return None
-    threads: Any = iostream.IOPubThread
-    streams: Any = iostream.OutStream
-    room, write = _Room(), streams.write
-    unflushed: dict[str, int] = {}
+    threads: Any = getattr(iostream, "IOPubThread", None)
+    if not all(hasattr(threads, name) for name in ("schedule", "_really_send", "stop")):
+        return False
+    start, stop = threads.start, threads.stop
+
+    def start_both(self: Any) -> None:
+        start(self)
+        self.sender = _Sender()
+        self.sender.start()
+
+    def stop_both(self: Any) -> None:
+        self.sender.stop()
+        stop(self)
 
     def send_multipart(self: Any, msg: Any, *args: Any, **kwargs: Any) -> None:
-        if threading.current_thread() is self.thread and not getattr(self, "_events", True):
-            self._really_send(msg, *args, **kwargs)  # its turn has come, nothing is before it
-            return
-        size = sum(getattr(part, "nbytes", None) or len(part) for part in msg)
-
         def send() -> None:
-            try:
-                self._really_send(msg, *args, **kwargs)
-            finally:
-                room.add(-size)
+            self._really_send(msg, *args, **kwargs)
 
-        self.schedule(send)
-        room.add(size)
-        room.wait(self.thread)
+        if threading.current_thread() is self.sender:
+            send()  # its turn has come, nothing is before it
+        elif bytes(msg[0]).endswith(b".status"):
+            self.sender.do(send)
+        else:
+            self.sender.do_and_wait(send)
+
+    threads.start, threads.stop, threads.send_multipart = start_both, stop_both, send_multipart
+    threads.schedule = lambda self, action: self.sender.do(action)
+    # It would read from the socket, which is the sender's, to welcome who subscribes. The shim does
+    # without.
+    threads._setup_xpub_listener = lambda self: None
+    return True
+
+
+def print_fast(iostream: Any) -> None:
+    """Make write and flush one step of the thread that sends, or none: ipykernel (iostream.py)
+    takes three, and sets a timer each time, and it flushes six times for a cell that shows
+    something, mostly for nothing.
+
+    All is said in the same order, and who flushes waits until libzmq has it. So does who prints
+    much without a flush.
+    """
+    streams: Any = iostream.OutStream
+    if not hasattr(streams, "_schedule_flush"):
+        return
+    write, send = streams.write, streams._flush
+    unflushed: dict[str, int] = {}
 
     def write_and_wait(self: Any, string: str) -> Any:
         written = write(self, string)
@@ -119,74 +177,27 @@ def wait_for_room(iostream: Any) -> _Room | None:
         if unflushed[self.name] > ROOM:
             unflushed[self.name] = 0
             self.flush()
-            room.wait(self.pub_thread.thread)
         return written
 
-    threads.send_multipart = send_multipart
-    streams.write = write_and_wait
-    streams.flush_timeout = 365 * 86400.0  # a print that is waited for has not failed
-    return room
-
-
-def flush_what_there_is(iostream: Any, room: _Room | None) -> None:
-    """Make who flushes when all is sent go on at once. ipykernel flushes six times for a cell that
-    shows something, and each time wakes the thread that sends and waits for it.
-    """
-    streams: Any = getattr(iostream, "OutStream", None)
-    if room is None or not hasattr(streams, "_flush"):
-        return
-    flush, send = streams.flush, streams._flush
-
     def send_noted(self: Any) -> None:
-        room.add(1)  # what is taken out of the buffer is not in libzmq yet
+        sender = threading.current_thread()
+        if not isinstance(sender, _Sender):
+            send(self)
+            return
+        sender.flushes = True
         try:
             send(self)
         finally:
-            room.add(-1)
-
-    def flush_something(self: Any) -> None:
-        # In this order: who empties the buffer has noted it before.
-        if getattr(self, "_buffers", True) or room or getattr(self, "echo", None) is not None:
-            flush(self)
-
-    streams._flush = send_noted
-    streams.flush = flush_something
-
-
-def print_fast(iostream: Any) -> None:
-    """Make write and flush one step of the thread that sends. ipykernel (iostream.py) by itself
-    takes four, each with a ZeroMQ message between its threads, and sets a timer each time.
-
-    All is said in the same order, and who flushes waits until libzmq has it.
-    """
-    threads: Any = getattr(iostream, "IOPubThread", None)
-    streams: Any = getattr(iostream, "OutStream", None)
-    if not hasattr(threads, "_handle_event") or not hasattr(streams, "_schedule_flush"):
-        return
-
-    def schedule(self: Any, action: Any) -> None:
-        if self.thread.is_alive():
-            self._events.append(action)
-            self.io_loop.add_callback(self._handle_event, None)
-        else:
-            action()
+            sender.flushes = False
 
     def flush(self: Any) -> None:
-        thread = getattr(self.pub_thread, "thread", None)
-        if thread is None or not thread.is_alive() or thread is threading.current_thread():
+        sender = getattr(self.pub_thread, "sender", None)
+        if sender is None or not sender.is_alive() or sender is threading.current_thread():
             self._flush()
             return
-        done = threading.Lock()
-        done.acquire()
-
-        def flush_and_tell() -> None:
-            try:
-                self._flush()
-            finally:
-                done.release()
-
-        self.pub_thread.schedule(flush_and_tell)
-        done.acquire()
+        # In this order: who empties the buffer has noted it before.
+        if getattr(self, "_buffers", True) or sender.flushes or getattr(self, "echo", None):
+            sender.do_and_wait(self._flush)
 
     due: dict[str, float] = {}  # when a stream's timer has fired, at the latest
 
@@ -202,13 +213,111 @@ def print_fast(iostream: Any) -> None:
             self._flush()
 
         def later() -> None:
-            self._io_loop.call_later(self.flush_interval, fired)
+            self._io_loop.call_later(self.flush_interval, self.pub_thread.schedule, fired)
 
-        self.pub_thread.schedule(later)
+        self._io_loop.add_callback(later)
 
-    threads.schedule = schedule
-    streams.flush = flush
-    streams._schedule_flush = schedule_flush
+    streams.write, streams._flush = write_and_wait, send_noted
+    streams.flush, streams._schedule_flush = flush, schedule_flush
+
+
+def save_history_later(history: Any) -> None:
+    """Let IPython's thread that writes down what was run (history.py) wait for a moment: whatever
+    came until then is one transaction. By itself it makes one of each cell, which costs a fifth of
+    what the cell does, and the next cell waits for the lock that is held meanwhile.
+    """
+    managers: Any = getattr(history, "HistoryManager", None)
+    threads: Any = getattr(history, "HistorySavingThread", None)
+    if not hasattr(managers, "writeout_cache") or not hasattr(threads, "stop"):
+        return
+    write, stop = managers.writeout_cache, threads.stop
+
+    def stopping(thread: Any) -> threading.Event:
+        event: threading.Event = thread.__dict__.setdefault("_stopping", threading.Event())
+        return event
+
+    def write_later(self: Any, *args: Any, **kwargs: Any) -> None:
+        thread = threading.current_thread()
+        if isinstance(thread, threads):
+            stopping(thread).wait(HISTORY)
+        write(self, *args, **kwargs)
+
+    def stop_now(self: Any) -> None:
+        stopping(self).set()
+        stop(self)
+
+    managers.writeout_cache, threads.stop = write_later, stop_now
+
+
+def pack_text_fast(session: Any) -> None:
+    """Pack long texts without looking at each of their characters three times. jupyter_client
+    (session.py) has them escaped, copied into the JSON around them, and encoded.
+
+    What is sent is the same, byte by byte.
+    """
+    sessions: Any = getattr(session, "Session", None)
+    pack = getattr(session, "json_packer", None)
+    if pack is None or not hasattr(sessions, "serialize"):
+        return
+    serialize = sessions.serialize
+
+    def serialize_fast(self: Any, msg: Any, *args: Any, **kwargs: Any) -> Any:
+        content = msg.get("content")
+        if isinstance(content, dict) and self.pack is pack:
+            packed = packed_with_texts(content, pack)
+            if packed is not None:
+                msg = {**msg, "content": packed}
+        return serialize(self, msg, *args, **kwargs)
+
+    sessions.serialize = serialize_fast
+
+
+def packed_with_texts(content: dict[str, Any], pack: Any) -> bytes | None:
+    """What `pack` makes of it, faster where it has a long text, by itself or in a mime bundle; None
+    where it has none, or cannot be told.
+    """
+    texts: list[str] = []
+    token = ""
+
+    def short(value: Any) -> Any:
+        nonlocal token
+        if type(value) is str and len(value) >= TEXT:
+            token = token or os.urandom(16).hex()
+            texts.append(value)
+            return token
+        return value
+
+    outline = {
+        key: {name: short(one) for name, one in value.items()}
+        if type(value) is dict
+        else short(value)
+        for key, value in content.items()
+    }
+    if not texts:
+        return None
+    try:
+        pieces = pack(outline).split(token.encode())
+        escaped = [escaped_text(text) for text in texts]
+    except (TypeError, ValueError):
+        return None  # whoever packs all of it says it better
+    if len(pieces) != len(texts) + 1:
+        return None
+    whole = [b""] * (len(pieces) + len(escaped))
+    whole[::2], whole[1::2] = pieces, escaped
+    return b"".join(whole)
+
+
+def escaped_text(text: str) -> bytes:
+    """As `json.dumps(text, ensure_ascii=False)` without the quotes, in UTF-8."""
+    data = text.encode("utf8", "surrogateescape")
+    for at in range(0, len(data), 1 << 16):  # in pieces that fit into the processor's cache
+        piece = data[at : at + (1 << 16)]
+        if len(piece.translate(None, _OTHERS)) != len(piece):
+            whole = json.dumps(text, ensure_ascii=False)
+            return whole[1:-1].encode("utf8", "surrogateescape")
+    for char, word in _ESCAPED:
+        data = data.replace(char, word)
+    return data
 
 
 def wait_for_order(modules: Sequence[str]) -> list[str]:

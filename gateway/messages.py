@@ -10,6 +10,7 @@ What only passes through is not parsed; headers are, where a decision hangs on t
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -47,10 +48,19 @@ class Header(NamedTuple):
     version: str
 
 
+# Bytes of a header whose reading is remembered: all that is said of a cell names the same one.
+_REMEMBERED = 4096
+
+
 def read_header(part: Bytes) -> Header:
     """Parse a header or parent_header. Raises `BadFrame`."""
+    data = bytes(part)
+    return _read_again(data) if len(data) <= _REMEMBERED else _read(data)
+
+
+def _read(data: bytes) -> Header:
     try:
-        value = json.loads(bytes(part)) if len(part) > 2 else {}
+        value = json.loads(data) if len(data) > 2 else {}
         return Header(
             str(value.get("msg_id", "")),
             str(value.get("msg_type", "")),
@@ -59,6 +69,9 @@ def read_header(part: Bytes) -> Header:
         )
     except (ValueError, AttributeError):
         raise BadFrame("A message header is not a JSON object.") from None
+
+
+_read_again = functools.lru_cache(256)(_read)
 
 
 def read_header_of(payload: Bytes) -> Header:

@@ -40,7 +40,20 @@ class ReadsAhead(WebSocketHandler):
     """A handler of such a WebSocket."""
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
-        protocol = super().get_websocket_protocol()
-        if isinstance(protocol, WebSocketProtocol13):
-            return ReadingAhead(self, protocol.mask_outgoing, protocol.params)
-        return protocol
+        return _ahead(self, super().get_websocket_protocol())
+
+
+def read_ahead(handler: WebSocketHandler) -> None:
+    """Have a handler that somebody else has made, and whose WebSocket is not open yet, read so."""
+    protocol = handler.get_websocket_protocol
+    handler.get_websocket_protocol = (  # type: ignore[method-assign]
+        lambda: _ahead(handler, protocol())
+    )
+
+
+def _ahead(
+    handler: WebSocketHandler, protocol: WebSocketProtocol | None
+) -> WebSocketProtocol | None:
+    if isinstance(protocol, WebSocketProtocol13):
+        return ReadingAhead(handler, protocol.mask_outgoing, protocol.params)
+    return protocol

@@ -19,12 +19,11 @@ import hmac
 import json
 import os
 import signal
-import sys
 import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import Any, Callable  # noqa: UP035
+from typing import Any, Callable, Sequence  # noqa: UP035
 
 import zmq
 
@@ -32,7 +31,6 @@ from gateway.frames import (
     EVENT,
     IOPUB,
     LOCAL,
-    MESSAGE_LIMIT,
     SHELL,
     LinkError,
     decode_local,
@@ -42,14 +40,17 @@ from gateway.frames import (
 )
 from gateway.shim_agent import AgentSocket, Closed, listen
 from gateway.shim_calls import ShimCalls, answer_error
-from gateway.shim_ends import Ends
-from gateway.shim_kernel import Kernel, Message, too_long
+from gateway.shim_dropped import Dropped
+from gateway.shim_haste import BEGINS, Haste, patience
+from gateway.shim_kernel import Kernel, Message
 from gateway.shim_link import OUTPUT_LIMIT, ShimLink
-from gateway.shim_starved import Starved, waited
+from gateway.shim_streams import Streams
 
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
 QUIET = 0.05
+# How long what is printed without end is left to gather before it is read (seconds).
+GATHER = 0.001
 # How long a kernel that stands still is let go on to follow a signal (seconds).
 MOVES = 1.0
 
@@ -66,12 +67,12 @@ class Shim:
         )
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
-        self.ends, self._starved = Ends(), Starved()
+        self.dropped, self._streams, self._haste = Dropped(self._emit), Streams(), Haste()
+        self._gather_until: float | None = None
         self.pid: int | None = None
         self.quiet_at: float | None = None
-        self._probe_at = 0.0
+        self._probe_at, self._connecting = 0.0, 0
         self._probed = self._heard = False
-        self._connecting = 0
         self._kill_at: float | None = None
         self._moves_until: float | None = None
         self.stops: list[tuple[AgentSocket, Any]] = []
@@ -83,12 +84,9 @@ class Shim:
         self._strangers: deque[AgentSocket] = deque()
         self._calls = ShimCalls(self)
         self._watched: tuple[Any, ...] = ()
-        self._poller: Any = None
-        self._todo: dict[Any, Callable[[], None]] = {}
+        self._pollers: dict[Any, tuple[Any, dict[Any, Callable[[], None]]]] = {}
         self._listener = listen(config["listen"])
-        self._wake, wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(wake, False)
+        self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._terminate())
@@ -101,9 +99,13 @@ class Shim:
     @property
     def epoch(self) -> int:
         """Read for every message: after a restore another file is at its place."""
-        if self._epoch_fd < 0:
-            return int(self.config["epoch"])
-        return int(os.pread(self._epoch_fd, 10, 0))
+        said = os.pread(self._epoch_fd, 10, 0) if self._epoch_fd >= 0 else self.config["epoch"]
+        return int(said)
+
+    @property
+    def _drops(self) -> int | None:
+        """The kernel's pid, if it is one that drops what it cannot send."""
+        return None if self.kernel.waits else self.pid
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -114,20 +116,23 @@ class Shim:
                 what()
             self._reap()
             self._deadlines(time.monotonic())
-            self._flush()
-        self._flush()
+            self._flush(time.monotonic())
+        self._flush(float("inf"))
         return 0
 
     def _wait(self) -> list[Callable[[], None]]:
         agent, sockets = self._agent, tuple(self.kernel.sockets.values())
-        writes = agent is not None and agent.pending
-        watched = (agent, writes, sockets, self.kernel.errors, self.link.full, *self._strangers)
-        if watched != self._watched:  # seldom; the poller is asked for every message
-            self._watched = watched
-            self._poller, self._todo = self._watch()
-        return [self._todo[key] for key, _ in self._poller.poll(self._timeout())]
+        watched = (agent, sockets, self.kernel.errors, *self._strangers)
+        if watched != self._watched:
+            self._watched, self._pollers = watched, {}
+        deaf = self.link.full or self._gather_until is not None
+        how = (deaf, agent is not None and agent.pending)
+        if how not in self._pollers:  # seldom; one is asked for every message
+            self._pollers[how] = self._watch(deaf)
+        poller, todo = self._pollers[how]
+        return [todo[key] for key, _ in poller.poll(self._timeout())]
 
-    def _watch(self) -> tuple[Any, dict[Any, Callable[[], None]]]:
+    def _watch(self, deaf: bool) -> tuple[Any, dict[Any, Callable[[], None]]]:
         poller = zmq.Poller()
         todo: dict[Any, Callable[[], None]] = {
             self._wake: self._drain_wakeups,
@@ -138,7 +143,7 @@ class Shim:
         if self.kernel.errors is not None:
             todo[self.kernel.errors] = self.kernel.read_errors
         for channel, sock in self.kernel.sockets.items():
-            if channel != IOPUB or not self.link.full:
+            if channel != IOPUB or not deaf:
                 todo[sock] = partial(self._read_kernel, channel)
         for key in todo:
             poller.register(key, zmq.POLLIN)
@@ -151,8 +156,8 @@ class Shim:
 
     def _timeout(self) -> int | None:
         now = time.monotonic()
-        ends = (self.quiet_at, self._kill_at, self._moves_until, self.ends.next)
-        at = [t for t in ends if t is not None]
+        ends = (self.quiet_at, self._kill_at, self._moves_until, self._gather_until)
+        at = [t for t in (*ends, self.dropped.ends.next, self._haste.until) if t is not None]
         at += [deadline for _, _, deadline in self.executes.values()]
         if self.pid is not None and not self.ready:
             at.append(now + 0.005)
@@ -163,7 +168,9 @@ class Shim:
             self._moves_until = None
         if not self.kernel.waits:
             self.kernel.stand_still(self.link.full and self._moves_until is None)
-            self._missing(now)
+            self.dropped.look(now, self._drops, self.link.full)
+        if self._gather_until is not None and now >= self._gather_until:
+            self._gather_until = None
         if self.pid is not None and not self.ready:
             self._become_ready(now)
         if self._kill_at is not None and now >= self._kill_at:
@@ -181,12 +188,12 @@ class Shim:
         with suppress(BlockingIOError):
             os.read(self._wake, 4096)
 
-    def _flush(self) -> None:
+    def _flush(self, now: float) -> None:
         agent = self._agent
-        if agent is None:
+        if agent is None or not (agent.pending or agent.said or self._haste.due(now)):
             return
         try:
-            agent.flush(lambda: self.link.next_frame(self.epoch))
+            agent.flush(lambda: self.link.next_pieces(self.epoch))
         except Closed:
             self._drop(agent)
 
@@ -220,17 +227,19 @@ class Shim:
                 self.quiet_at = time.monotonic() + QUIET
             if channel == IOPUB:
                 self._heard = True
-                self._starved.messages += 1
             if self.kernel.ours(message):
                 self._answered(message)
             elif b'"iopub_welcome"' not in message.parts[0]:
-                if channel == IOPUB and b'"status"' in message.parts[0]:
-                    self._note_status(message)
+                if channel == IOPUB:
+                    self.dropped.heard(message.parts, self._drops)
                 elif channel == SHELL and not self.kernel.waits:
-                    self._note_reply(message)
+                    self.dropped.replied(message.parts)
                 self._produce(message)
             if channel == IOPUB and self.link.full:
                 break
+        self._say_rest()
+        if channel == IOPUB and self.kernel.waits and self._streams.many(now := time.monotonic()):
+            self._gather_until = now + GATHER
         if not self.ready and self._probed and self._heard:
             self.ready = True
             self._emit({"event": "started"})
@@ -246,43 +255,28 @@ class Shim:
             if agent is not None:
                 agent.send(encode_local({"id": call, "result": json.loads(message.parts[3])}))
 
-    def _note_status(self, message: Message) -> None:
-        parent = json.loads(message.parts[1]).get("msg_id", "")
-        if b'"busy"' in message.parts[3]:
-            self.ends.begins(parent, time.monotonic())
-        elif b'"idle"' in message.parts[3]:
-            if self._starved.messages > 100:
-                self._doubt(time.monotonic())
-            self.ends.ends(parent)
-
-    def _note_reply(self, message: Message) -> None:
-        self.ends.replied(json.loads(message.parts[1]).get("msg_id", ""), time.monotonic())
-
-    def _missing(self, now: float) -> None:
-        """A kernel that drops what it cannot send drops the end of a long output: its idle. Say so,
-        in its place.
-        """
-        if self.link.full:
-            self.ends.wait(now)  # nothing is read from the kernel
-            return
-        for msg_id in self.ends.dropped(now):
-            self._emit({"event": "output_lost", "msg_id": msg_id})
-        if self._starved.due(now):
-            self._doubt(now)
-
-    def _doubt(self, now: float) -> None:
-        if self.pid is not None and not self.kernel.waits:
-            self._starved.look(now, waited(os.getpid(), self.pid))
-            for msg_id, seconds in self._starved.doubtful(self.ends.busy):
-                self._emit({"event": "output_doubtful", "msg_id": msg_id, "seconds": seconds})
-
     def _produce(self, message: Message) -> None:
-        size = sum(map(len, message.parts))
-        parts = message.parts if size <= MESSAGE_LIMIT else too_long(message, size)
-        self.link.produce(self.epoch, message.channel, parts)
+        parts = message.parts
+        for said in self._streams.take(parts) if message.channel == IOPUB else (parts,):
+            self._say(message.channel, said)
+
+    def _say_rest(self) -> None:
+        for parts in self._streams.rest():
+            self._say(IOPUB, parts)
+
+    def _say(self, channel: int, parts: Sequence[Any]) -> None:
+        self.link.produce(self.epoch, channel, parts)
+        busy = channel == SHELL and json.loads(parts[1]).get("msg_id") in self.dropped.ends.busy
+        seconds = patience(channel, parts, busy)
+        if seconds:
+            self._haste.wait(time.monotonic(), seconds)
+        else:
+            self._haste.hurry()
 
     def _emit(self, event: dict[str, Any]) -> None:
+        self._say_rest()
         self.link.produce(self.epoch, EVENT, [json.dumps(event).encode()])
+        self._haste.hurry()
         if self._agent is not None:
             self._agent.send(encode_local(event))
 
@@ -299,15 +293,10 @@ class Shim:
 
     def _exited(self) -> None:
         self.quiet_at = self._kill_at = self.pid = None
-        process = self.kernel.process
-        code = process.returncode if process is not None else None
-        self.ends.clear()
+        self.dropped.ends.clear()
         if self.kernel.errors is not None:
             self.kernel.read_errors()
-        ended = {
-            "code": code if code is not None and code >= 0 else None,
-            "signal": -code if code is not None and code < 0 else None,
-        }
+        ended = self.kernel.how_it_ended()
         words = self.kernel.last_words.decode(errors="replace")
         self.kernel.close()
         self.link.resume(self.epoch, STARTING)
@@ -336,11 +325,8 @@ class Shim:
     # -- the agent ----------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        self._strangers.append(AgentSocket(connection))
+        with suppress(OSError):
+            self._strangers.append(AgentSocket(self._listener.accept()[0]))
         if len(self._strangers) > 8:
             self._strangers.popleft().close()
 
@@ -355,6 +341,7 @@ class Shim:
                         self._drop(self._agent)
                     self._agent = agent
                     self.link.connected(self.epoch)
+                    self._haste.hurry()
                 else:
                     raise Closed("wrong token")
         except (Closed, LinkError):
@@ -381,7 +368,10 @@ class Shim:
             agent.send(encode_local({"event": "refused", "message": str(error)}))
             return
         if payload is None or not payload:
+            self._haste.hurry()
             return
+        # That it was applied goes with what the kernel says to it.
+        self._haste.wait(time.monotonic(), BEGINS)
         channel, parts = decode_payload(payload)
         # A kernel that has ended applies nothing; the gateway answers for it.
         if channel in self.kernel.sockets and channel != IOPUB and len(parts) >= 4:
@@ -393,7 +383,3 @@ def main(argv: list[str]) -> int:
     with open(argv[1]) as file:
         config = json.load(file)
     return Shim(config).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

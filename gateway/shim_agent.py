@@ -10,7 +10,7 @@ import socket
 import struct
 from collections import deque
 from contextlib import suppress
-from typing import Any, Callable  # noqa: UP035
+from typing import Any, Callable, Sequence  # noqa: UP035
 
 from gateway.frames import FRAME_LIMIT
 
@@ -18,6 +18,8 @@ LENGTH = struct.Struct(">I")
 # The first frame of a stranger is a token; nobody may fill our memory before it.
 TOKEN_LIMIT = 4096
 _READ = 1 << 18
+# In one system call, at most (IOV_MAX, limits.h).
+_PIECES = 1024
 
 
 class Closed(Exception):
@@ -44,6 +46,11 @@ class AgentSocket:
     @property
     def pending(self) -> bool:
         return bool(self._out)
+
+    @property
+    def said(self) -> bool:
+        """Something waits for the next `flush`, besides what the link has."""
+        return bool(self._first)
 
     def send(self, frame: bytes) -> None:
         """Write a frame ahead of those of the link, with the next `flush`. Nothing if closed."""
@@ -77,23 +84,25 @@ class AgentSocket:
             del self._read[:at]
         return frames
 
-    def flush(self, next_frame: Callable[[], bytes | None]) -> None:
-        """Write what waits, then what `next_frame` gives, until the socket takes no more.
+    def flush(self, next_frame: Callable[[], Sequence[Any] | None]) -> None:
+        """Write what waits, then what `next_frame` gives (pieces of one), until the socket takes no
+        more.
 
         Raises `Closed`.
         """
         while True:
             size = sum(map(len, self._out))
             while size < _READ and len(self._out) < 512:
-                frame = self._first.popleft() if self._first else next_frame()
+                frame = (self._first.popleft(),) if self._first else next_frame()
                 if frame is None:
                     break
-                self._out += [memoryview(LENGTH.pack(len(frame))), memoryview(frame)]
-                size += len(frame)
+                length = sum(map(len, frame))
+                self._out += map(memoryview, (LENGTH.pack(length), *frame))
+                size += length
             if not self._out:
                 return
             try:
-                sent = self._socket.sendmsg(self._out)
+                sent = self._socket.sendmsg(self._out[:_PIECES])
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

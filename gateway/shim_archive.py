@@ -30,10 +30,13 @@ SHIPPED = (
     "shim.py",
     "shim_agent.py",
     "shim_calls.py",
+    "shim_dropped.py",
     "shim_ends.py",
+    "shim_haste.py",
     "shim_kernel.py",
     "shim_link.py",
     "shim_starved.py",
+    "shim_streams.py",
 )
 _MAIN = "import sys\nfrom gateway.shim import main\nsys.exit(main(sys.argv))\n"
 

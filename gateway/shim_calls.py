@@ -48,7 +48,7 @@ class ShimCalls:
         return {
             "alive": self._shim.pid is not None and self._shim.quiet_at is None,
             "ready": self._shim.ready,
-            "busy": bool(self._shim.ends.busy),
+            "busy": bool(self._shim.dropped.ends.busy),
             "applied": self._shim.link.applied,
             "produced": self._shim.link.next_seq - 1,
             "unacked": self._shim.link.unacked_bytes,

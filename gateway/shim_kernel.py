@@ -254,6 +254,14 @@ class Kernel:
         )
         return True
 
+    def how_it_ended(self) -> dict[str, int | None]:
+        """Its exit code, or the signal that killed it."""
+        code = self.process.returncode if self.process is not None else None
+        return {
+            "code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+        }
+
     def read_errors(self) -> None:
         """Keep the last words of the kernel's stderr (4 KiB)."""
         assert self.errors is not None
@@ -337,7 +345,9 @@ class Kernel:
             for part in parts[:4]:
                 mac.update(part)
             if len(parts) >= 4 and hmac.compare_digest(mac.hexdigest().encode(), signature):
-                yield Message(channel, parts)
+                size, message = sum(map(len, parts)), Message(channel, parts)
+                long = size > MESSAGE_LIMIT
+                yield Message(channel, too_long(message, size)) if long else message
 
 
 def _received(socket: Any) -> list[Any]:

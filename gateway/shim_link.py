@@ -7,7 +7,7 @@ Pure, standard library only, Python >= 3.8. It lives in the process tree that is
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Sequence  # noqa: UP035
+from typing import Any, NamedTuple, Sequence  # noqa: UP035
 
 from gateway.frames import (
     ACK,
@@ -19,14 +19,25 @@ from gateway.frames import (
     encode_ack,
     encode_payload,
     kind_of,
+    payload_head,
     stamp_of,
 )
 
 MiB = 1 << 20
 # What a shim keeps of unacknowledged output before it stops reading the kernel's iopub.
 OUTPUT_LIMIT = 64 * MiB
+# Bytes of an output from which on it is not copied into a frame.
+LARGE = 1 << 18
 # Who holds inputs back when nothing else is said: a pause that ends with the agent's connection.
 AGENT = "agent"
+
+
+class _Output(NamedTuple):
+    """A DATA frame, of `size` bytes in all."""
+
+    stamp: tuple[int, int]
+    pieces: Sequence[Any]
+    size: int
 
 
 class ShimLink:
@@ -42,8 +53,8 @@ class ShimLink:
         self.applied = applied
         self.limit = limit
         self.unacked_bytes = 0
-        self._unacked: deque[tuple[tuple[int, int], bytes]] = deque()
-        self._unsent: deque[tuple[tuple[int, int], bytes]] = deque()
+        self._unacked: deque[_Output] = deque()
+        self._unsent: deque[_Output] = deque()
         self._credit: int | None = None
         self._flying = 0
         self._hello: Hello | None = None
@@ -81,13 +92,19 @@ class ShimLink:
 
     def produce(self, epoch: int, channel: int, parts: Sequence[Any]) -> None:
         """Stamp one output of the kernel and keep it."""
-        frame = encode_payload(channel, parts, STAMP.pack(DATA, epoch, self.next_seq))
-        item = ((epoch, self.next_seq), frame)
+        head = STAMP.pack(DATA, epoch, self.next_seq)
+        size = sum(map(len, parts))
+        if size < LARGE:
+            frame = encode_payload(channel, parts, head)
+            output = _Output((epoch, self.next_seq), (frame,), len(frame))
+        else:  # its parts are kept as they lie there
+            head += payload_head(channel, [len(part) for part in parts])
+            output = _Output((epoch, self.next_seq), (head, *parts), len(head) + size)
         self.next_seq += 1
-        self.unacked_bytes += len(frame)
-        self._unacked.append(item)
+        self.unacked_bytes += output.size
+        self._unacked.append(output)
         if self._greeted:
-            self._unsent.append(item)
+            self._unsent.append(output)
 
     def receive(self, frame: Any, epoch: int) -> memoryview | None:
         """Take a frame of the gateway; the payload of an input that is to be applied now, or None.
@@ -132,37 +149,42 @@ class ShimLink:
         return memoryview(frame)[STAMP.size :]
 
     def _acked(self, upto: tuple[int, int]) -> None:
-        while self._unacked and self._unacked[0][0] <= upto:
-            item = self._unacked.popleft()
-            self.unacked_bytes -= len(item[1])
-            if self._unsent and self._unsent[0] is item:
+        while self._unacked and self._unacked[0].stamp <= upto:
+            output = self._unacked.popleft()
+            self.unacked_bytes -= output.size
+            if self._unsent and self._unsent[0] is output:
                 self._unsent.popleft()
             else:
-                self._flying -= len(item[1])
+                self._flying -= output.size
 
     def _say_hello(self, epoch: int, answer: bool) -> None:
         self._hello = self._position(epoch, answer)
 
     def _position(self, epoch: int, answer: bool) -> Hello:
-        first = self._unacked[0][0][1] if self._unacked else self.next_seq
+        first = self._unacked[0].stamp[1] if self._unacked else self.next_seq
         return Hello(epoch, (epoch, self.applied), self.next_seq, answer, first)
 
     def next_frame(self, epoch: int) -> bytes | None:
-        """The next frame to write, or None.
+        """The next frame to write, or None."""
+        pieces = self.next_pieces(epoch)
+        return None if pieces is None else b"".join(pieces)
+
+    def next_pieces(self, epoch: int) -> Sequence[Any] | None:
+        """As `next_frame`, in pieces that follow each other, of which a large output is no copy.
 
         HELLO and ACK go before outputs, always: who sees an output knows that the input which
         caused it was applied.
         """
         if self._hello is not None:
             answer, self._hello, self._ack = self._hello.answer, None, False
-            return self._position(epoch, answer).encode()
+            return (self._position(epoch, answer).encode(),)
         if not self._greeted:
             return None
         if self._ack:
             self._ack = False
-            return encode_ack(epoch, self.applied)
+            return (encode_ack(epoch, self.applied),)
         if self._unsent and (self._credit is None or self._flying < self._credit):
-            frame = self._unsent.popleft()[1]
-            self._flying += len(frame)
-            return frame
+            output = self._unsent.popleft()
+            self._flying += output.size
+            return output.pieces
         return None

@@ -280,7 +280,7 @@ class ChannelsHandler(Access, ReadsAhead):
 
     def _acknowledge(self, number: int | None) -> None:
         if number is not None:
-            self._write(bytes([ACK]) + number.to_bytes(8, "big"))
+            self._writer.write_later(bytes([ACK]) + number.to_bytes(8, "big"))
 
     def on_close(self) -> None:
         if self._feed is None:

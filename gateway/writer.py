@@ -17,6 +17,8 @@ _AT_ONCE = 1 << 16
 # RFC 6455, section 5.2: the only frame of a message that is text, or binary; not masked.
 _TEXT, _BINARY = 0x81, 0x82
 _FIN, _CONTINUATION = 0x80, 0x00
+# Seconds that a message may wait for company where nobody waits for it.
+PATIENCE = 0.02
 # Bytes of a large message that go in one frame.
 _FRAGMENT = 1 << 20
 _LENGTH = struct.Struct(">I")
@@ -35,6 +37,13 @@ class FrameWriter:
         self._waiting: list[tuple[int, bytes, bytes | memoryview]] = []
         self._bytes = 0
         self._written: asyncio.Future[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    def write_later(self, message: bytes) -> None:
+        """Send a message together with the next one, or after `PATIENCE`."""
+        self._add(_BINARY, b"", message)
+        if self._written is None and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(PATIENCE, self.flush)
 
     def write(self, message: str | bytes) -> asyncio.Future[None]:
         """Send a message; done when it is handed to the operating system, with
@@ -54,16 +63,22 @@ class FrameWriter:
             self._written = loop.create_future()
             loop.call_soon(self.flush)
         written = self._written
-        self._waiting.append((kind, begin, rest))
-        self._bytes += len(begin) + len(rest)
+        self._add(kind, begin, rest)
         if self._bytes >= _AT_ONCE:
             self.flush()
         return written
 
+    def _add(self, kind: int, begin: bytes, rest: bytes | memoryview) -> None:
+        self._waiting.append((kind, begin, rest))
+        self._bytes += len(begin) + len(rest)
+
     def flush(self) -> None:
         """Write what waits now."""
         waiting, written = self._waiting, self._written
-        if written is None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if not waiting:
             return
         self._waiting, self._bytes, self._written = [], 0, None
         last = waiting.pop() if len(waiting[-1][2]) >= _AT_ONCE else None
@@ -73,9 +88,11 @@ class FrameWriter:
                 done = self._write_large(*last)
             assert done is not None
         except StreamClosedError as error:
-            _fail(written, error)
+            if written is not None:
+                _fail(written, error)
         else:
-            done.add_done_callback(lambda one: _settle(written, one))
+            if written is not None:
+                done.add_done_callback(lambda one: _settle(written, one))
 
     def _write_large(self, kind: int, begin: bytes, rest: bytes | memoryview) -> Any:
         """In fragments, so that nobody has to look for a place for all of it before the end has
@@ -106,6 +123,14 @@ class FrameWriter:
         if together:
             pieces.insert(0, _head(_BINARY, total) + self._several)
         return pieces
+
+
+def write_now(stream: IOStream, message: str | bytes) -> Any:
+    """Write a message to a stream that nobody else writes to, with what it takes: a future, as of
+    `IOStream.write`. Raises `StreamClosedError`.
+    """
+    kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
+    return stream.write(_head(kind, len(data)) + data)
 
 
 def _head(kind: int, size: int) -> bytes:

@@ -33,6 +33,7 @@ from websockets.asyncio.client import connect as dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from gateway import trace
+from gateway.reader import read_ahead
 from gateway.writer import FrameWriter
 from sessionkeeper.ui import frames
 from sessionkeeper.ui.positions import Position, Positions
@@ -71,6 +72,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        read_ahead(self.websocket_handler)
         self._requests = Requests()
         self._unsent = asyncio.Event()
         self._told_safe = 0

@@ -27,6 +27,22 @@ class Wire:
         for message in messages:
             writer.write_pieces(message[:3], message[3:])
         writer.flush()
+        return await self.written()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing came out."""
+        try:
+            return not self._theirs.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+
+    async def first(self) -> bytes:
+        """What comes out first, when it does."""
+        return await asyncio.get_running_loop().sock_recv(self._theirs, 1 << 20)
+
+    async def written(self) -> list[Frame]:
+        """All that came out, to the end."""
         writing = asyncio.ensure_future(self._end())
         reader, loop = StreamReader(), asyncio.get_running_loop()
         while data := await loop.sock_recv(self._theirs, 1 << 20):
@@ -75,6 +91,32 @@ async def test_messages_of_one_moment_go_together_where_that_is_wanted(wire: Wir
 async def test_message_alone_is_as_it_was(wire: Wire) -> None:
     [frame] = await wire.frames(several=b"\x04", messages=[b"alone"])
     assert frame.data == b"alone"
+
+
+async def test_what_nobody_waits_for_goes_with_what_comes_next(wire: Wire) -> None:
+    writer = FrameWriter(wire.stream, b"\x04")
+    writer.write_later(b"taken")
+    await asyncio.sleep(0)
+    assert wire.silent
+    await writer.write(b"said")
+    [frame] = await wire.written()
+    assert frame.data == b"\x04\0\0\0\x05taken\0\0\0\x04said"
+
+
+async def test_what_nobody_waits_for_goes_alone_where_nothing_comes(wire: Wire) -> None:
+    writer = FrameWriter(wire.stream, b"\x04")
+    writer.write_later(b"one")
+    writer.write_later(b"two")
+    assert await wire.first() == b"\x82\x0f\x04\0\0\0\x03one\0\0\0\x03two"
+    writer.write_later(b"three")
+    assert await wire.first() == b"\x82\x05three"
+
+
+async def test_a_closed_stream_is_no_error_for_what_can_wait(wire: Wire) -> None:
+    writer = FrameWriter(wire.stream)
+    writer.write_later(b"one")
+    wire.stream.close()
+    writer.flush()
 
 
 async def test_large_message_comes_in_fragments_after_what_was_before_it(wire: Wire) -> None:
