@@ -19,7 +19,9 @@ class LargeRequests:
     little is written.
     """
 
-    def __init__(self, inputs: InputLog, submit: Callable[[memoryview, Prepared], None]) -> None:
+    def __init__(
+        self, inputs: InputLog, submit: Callable[[bytes | memoryview, Prepared], None]
+    ) -> None:
         self._inputs = inputs
         self._submit = submit
         self._turn = asyncio.Lock()
