@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from gateway import trace
@@ -20,7 +19,7 @@ from gateway.ends import Ends
 from gateway.errors import BadFrame, Fenced, JournalFull, VersionRefused
 from gateway.frames import EVENT, IOPUB, STDIN, LinkError, decode_payload
 from gateway.interrupts import Interrupts
-from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal, PreparedInput
+from gateway.journal import ABORTED, IDLE, LARGE, MARK, MUTED, REPLY, Journal, Prepared
 from gateway.large import LargeOutputs, LargeRequests
 from gateway.link import FencedOff, GatewayLink, Output, Resumed
 from gateway.messages import (
@@ -196,7 +195,7 @@ class KernelChannel:
             return
         self._flush()
 
-    def _take_large(self, output: Output, prepared: Path) -> None:
+    def _take_large(self, output: Output, prepared: Prepared) -> None:
         self._output(output, prepared)
         self._acknowledge()
 
@@ -248,7 +247,7 @@ class KernelChannel:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    def submit(self, payload: bytes | memoryview, prepared: PreparedInput | None = None) -> None:
+    def submit(self, payload: bytes | memoryview, prepared: Prepared | None = None) -> None:
         """Take a request of a client; it is in the journal when this returns.
 
         One whose msg_id is known is dropped. Raises `BadFrame`, `JournalFull`.
@@ -296,7 +295,7 @@ class KernelChannel:
 
     # -- outputs ----------------------------------------------------------------------------------
 
-    def _output(self, output: Output, prepared: Path | None = None) -> None:
+    def _output(self, output: Output, prepared: Prepared | None = None) -> None:
         channel, parts = decode_payload(output.payload)
         flags, request, state = 0, None, None
         if channel == IOPUB:

@@ -15,6 +15,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ class OutputLog:
         applied: int = 0,
         request: int = 0,
         flags: int = 0,
-        prepared: Path | None = None,
+        prepared: Prepared | None = None,
     ) -> int:
         """Keep a message, which was perhaps `prepare`d; its cursor. Raises `JournalFull`."""
         cursor = self.last + 1
@@ -109,17 +110,26 @@ class OutputLog:
         if prepared is None:
             self._log.append(cursor, [meta, payload])
         else:
-            crc = zlib.crc32(payload, zlib.crc32(meta))
-            self._log.append_prepared(cursor, meta, len(payload), crc, prepared)
+            crc = prepared.crc
+            if meta != prepared.meta:
+                crc = zlib.crc32(payload, zlib.crc32(meta))
+            self._log.append_prepared(cursor, meta, len(payload), crc, prepared.path)
         self.last = cursor
         self.trim()
         return cursor
 
-    def prepare(self, payload: bytes | memoryview) -> Path:
+    def prepare(
+        self, payload: bytes | memoryview, stamp: tuple[int, int] = (0, 0), applied: int = 0
+    ) -> Prepared:
         """Write a message of more than `LARGE` bytes down ahead of `append`, of which little is
-        left to do then; one at a time, in any thread. Raises `JournalFull`.
+        left to do then, the less if these are its `stamp` and `applied`; one at a time, in any
+        thread. Raises `JournalFull`.
         """
-        return self._log.prepare(_OUTPUT.size, payload)
+        meta = _OUTPUT.pack(self.last + 1, *stamp, applied, 0, 0)
+        with ThreadPoolExecutor(1) as beside:  # who waits for the message waits for both
+            crc = beside.submit(zlib.crc32, payload, zlib.crc32(meta))
+            path = self._log.prepare(_OUTPUT.size, payload)
+            return Prepared(path, meta, crc.result(), payload)
 
     def trim(self) -> None:
         """Let go of the oldest, where there is more than is kept and nobody has to read them."""
@@ -154,13 +164,15 @@ class OutputLog:
         self._log.close()
 
 
-class PreparedInput(NamedTuple):
-    """A request that is written down, all but its number, which was thought to be `number`."""
+class Prepared(NamedTuple):
+    """A payload that is written down, all but what stands before it. If that is `meta`, as it was
+    thought to be, `crc` is the checksum of both.
+    """
 
     path: Path
-    number: int
+    meta: bytes
     crc: int
-    payload: memoryview
+    payload: bytes | memoryview
 
 
 class InputLog:
@@ -213,21 +225,21 @@ class InputLog:
             self._newest = (number, payload)
         return number
 
-    def prepare(self, number: int, *pieces: bytes | memoryview) -> PreparedInput:
+    def prepare(self, number: int, *pieces: bytes | memoryview) -> Prepared:
         """Write a request of more than `LARGE` bytes down ahead of `append_prepared`, of which
         little is left to do then; one at a time, in any thread. Raises `JournalFull`.
         """
         path = self._log.prepare(_INPUT.size, *pieces)
-        crc = zlib.crc32(_INPUT.pack(number, 0))
+        crc = zlib.crc32(meta := _INPUT.pack(number, 0))
         for piece in pieces:
             crc = zlib.crc32(piece, crc)
-        return PreparedInput(path, number, crc, self._log.of_prepared(path, _INPUT.size))
+        return Prepared(path, meta, crc, self._log.of_prepared(path, _INPUT.size))
 
-    def append_prepared(self, prepared: PreparedInput) -> int:
+    def append_prepared(self, prepared: Prepared) -> int:
         """As `append`, of what was prepared."""
         number, size = self._last + 1, len(prepared.payload)
         ahead, crc = _INPUT.pack(number, 0), prepared.crc
-        if number != prepared.number:  # another client was faster
+        if ahead != prepared.meta:  # another client was faster
             crc = zlib.crc32(prepared.payload, zlib.crc32(ahead))
         self._at[number] = self._log.append_prepared(number, ahead, size, crc, prepared.path)
         self._last = number

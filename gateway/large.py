@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from gateway.errors import JournalFull
 from gateway.frames import LinkError
-from gateway.journal import InputLog, OutputLog, PreparedInput
+from gateway.journal import InputLog, OutputLog, Prepared
 from gateway.link import GatewayLink, Output
 
 log = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ class LargeRequests:
     """
 
     def __init__(
-        self, inputs: InputLog, submit: Callable[[memoryview, PreparedInput], None]
+        self, inputs: InputLog, submit: Callable[[bytes | memoryview, Prepared], None]
     ) -> None:
         self._inputs = inputs
         self._submit = submit
@@ -50,7 +49,7 @@ class LargeOutputs:
         self,
         outputs: OutputLog,
         link: Callable[[], GatewayLink],
-        take: Callable[[Output, Path], None],
+        take: Callable[[Output, Prepared], None],
         full: Callable[[JournalFull], None],
         done: Callable[[], None],
     ) -> None:
@@ -78,11 +77,14 @@ class LargeOutputs:
 
     async def _write(self, output: Output, epoch: int | None) -> None:
         try:
-            prepared = await asyncio.to_thread(self._outputs.prepare, output.payload)
+            stamp, applied = (output.epoch, output.seq), self._link().acked
+            prepared = await asyncio.to_thread(
+                self._outputs.prepare, output.payload, stamp, applied
+            )
             if self._link().epoch == epoch:
                 self._take(output, prepared)
             else:  # of a node that is not to be heard any more
-                prepared.unlink()
+                prepared.path.unlink()
                 self._again = True
         except JournalFull as error:
             self._full(error)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from gateway import trace
 from gateway.feed import Delivery, Feed
-from gateway.journal import MARK, MUTED, SYNTHETIC, Journal, OutputRecord
+from gateway.journal import MARK, MUTED, SYNTHETIC, Journal, OutputRecord, Prepared
 from gateway.messages import synthesize
 from gateway.observer import Observer
 from gateway.requests import Request
@@ -80,7 +79,7 @@ class Outlet:
         stamp: tuple[int, int] = (0, 0),
         request: int = 0,
         flags: int = 0,
-        prepared: Path | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         """Journal a message, and hand it to the clients. Raises `JournalFull`."""
         self.say_heavy(len(payload))

@@ -49,8 +49,6 @@ from gateway.shim_streams import Streams
 STARTING = "starting"
 # How long a kernel that ended may still be heard: its last messages are in flight (seconds).
 QUIET = 0.05
-# How long what is printed without end is left to gather before it is read (seconds).
-GATHER = 0.001
 # How long a kernel that stands still is let go on to follow a signal (seconds).
 MOVES = 1.0
 
@@ -68,7 +66,6 @@ class Shim:
         self.kernel = Kernel(config["ipc_dir"])
         self.ready = self.ending = False
         self.dropped, self._streams, self._haste = Dropped(self._emit), Streams(), Haste()
-        self._gather_until: float | None = None
         self.pid: int | None = None
         self.quiet_at: float | None = None
         self._probe_at, self._connecting = 0.0, 0
@@ -125,12 +122,13 @@ class Shim:
         watched = (agent, sockets, self.kernel.errors, *self._strangers)
         if watched != self._watched:
             self._watched, self._pollers = watched, {}
-        deaf = self.link.full or self._gather_until is not None
+        now = time.monotonic()
+        deaf = self.link.full or self._streams.gathers(now) is not None
         how = (deaf, agent is not None and agent.pending)
         if how not in self._pollers:  # seldom; one is asked for every message
             self._pollers[how] = self._watch(deaf)
         poller, todo = self._pollers[how]
-        return [todo[key] for key, _ in poller.poll(self._timeout())]
+        return [todo[key] for key, _ in poller.poll(self._timeout(now))]
 
     def _watch(self, deaf: bool) -> tuple[Any, dict[Any, Callable[[], None]]]:
         poller = zmq.Poller()
@@ -154,10 +152,9 @@ class Shim:
             todo[agent.fileno()] = partial(self._read_agent, agent)
         return poller, todo
 
-    def _timeout(self) -> int | None:
-        now = time.monotonic()
-        ends = (self.quiet_at, self._kill_at, self._moves_until, self._gather_until)
-        at = [t for t in (*ends, self.dropped.ends.next, self._haste.until) if t is not None]
+    def _timeout(self, now: float) -> int | None:
+        ends = (self.quiet_at, self._kill_at, self._moves_until, self.dropped.ends.next)
+        at = [t for t in (*ends, self._haste.until, self._streams.gathers(now)) if t is not None]
         at += [deadline for _, _, deadline in self.executes.values()]
         if self.pid is not None and not self.ready:
             at.append(now + 0.005)
@@ -169,8 +166,6 @@ class Shim:
         if not self.kernel.waits:
             self.kernel.stand_still(self.link.full and self._moves_until is None)
             self.dropped.look(now, self._drops, self.link.full)
-        if self._gather_until is not None and now >= self._gather_until:
-            self._gather_until = None
         if self.pid is not None and not self.ready:
             self._become_ready(now)
         if self._kill_at is not None and now >= self._kill_at:
@@ -238,8 +233,8 @@ class Shim:
             if channel == IOPUB and self.link.full:
                 break
         self._say_rest()
-        if channel == IOPUB and self.kernel.waits and self._streams.many(now := time.monotonic()):
-            self._gather_until = now + GATHER
+        if channel == IOPUB and self.kernel.waits:
+            self._streams.was_read(time.monotonic())
         if not self.ready and self._probed and self._heard:
             self.ready = True
             self._emit({"event": "started"})

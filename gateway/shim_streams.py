@@ -14,8 +14,8 @@ from typing import Any, Iterator, Sequence  # noqa: UP035
 
 # Bytes of text that go together, at most.
 TOGETHER = 128 << 10
-# So many texts within so many seconds, and they are worth gathering.
-MANY, WITHIN = 10, 0.01
+# So many texts within so many seconds, and they are left to gather before more is read (seconds).
+MANY, WITHIN, GATHER = 10, 0.01, 0.001
 
 _STREAM = re.compile(rb'"msg_type": ?"stream"')
 _BEGIN = re.compile(rb'\{"name": ?"std(?:out|err)", ?"text": ?"')
@@ -34,6 +34,7 @@ class Streams:
         self._size = self._count = 0
         self._since = 0.0
         self._many = False
+        self._until: float | None = None
 
     def take(self, parts: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """A message of iopub; those that are to be said now, which may not be this one yet."""
@@ -59,14 +60,22 @@ class Streams:
             yield [*self._first[:3], b"".join((*self._texts, _END))]
         self._first, self._texts = (), []
 
-    def many(self, now: float) -> bool:
-        """Whether texts come so fast that it is worth to let some gather before more is read, as of
-        `now` (seconds of one clock).
+    def was_read(self, now: float) -> None:
+        """What there was is taken, at `now`: seconds of a clock that only grows, but for a restore
+        on another machine.
         """
-        if now - self._since >= WITHIN:
-            self._many = self._count >= MANY and now - self._since < 2 * WITHIN
+        took = now - self._since
+        if not 0 <= took < WITHIN:
+            self._many = self._count >= MANY and 0 <= took < 2 * WITHIN
             self._since, self._count = now, 0
-        return self._many
+        if self._many:
+            self._until = now + GATHER
+
+    def gathers(self, now: float) -> float | None:
+        """Until when nothing is to be read, as texts come so fast; None where nobody waits."""
+        if self._until is not None and not 0 < self._until - now < 2 * GATHER:
+            self._until = None
+        return self._until
 
     def _goes_on(self, parts: Sequence[Any], begin: bytes) -> bool:
         return (

@@ -16,7 +16,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.keys import SessionKeys
 from gateway.errors import AgentGone, GatewayError
 from sessionkeeper.addresses import Addresses, address_of
-from sessionkeeper.agent import inventory
+from sessionkeeper.agent import inventory, processors
 from sessionkeeper.agent.blobs import ProxiedBlobs
 from sessionkeeper.agent.errors import NotHosted
 from sessionkeeper.agent.hosted import Forward, Gone, HostedSession
@@ -217,6 +217,9 @@ class Tenancies:
 
     async def _may_warm(self) -> bool:
         await self._at_work.quiet()
+        await (
+            processors.rest()
+        )  # an interpreter that imports is a processor less for the first cell
         return len(self._tenancies) <= SPARES
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 from contextlib import suppress
@@ -228,6 +229,22 @@ async def test_what_a_cell_prints_stays_in_order_and_is_not_held_back(
         f"t{thread}.{number}" for thread in range(4) for number in range(50)
     )
     assert "child" in words
+    await client.close()
+
+
+async def test_lines_that_are_flushed_at_once_come_in_order_and_fewer_messages(rig: Rig) -> None:
+    kernel_id = await rig.start_kernel()
+    client = await Client(rig, kernel_id).open()
+    msg_id = await client.run(
+        "import sys\n"
+        "for i in range(3000):\n"
+        "    stream = sys.stderr if 1000 <= i < 2000 else sys.stdout\n"
+        "    print(f'{i} \"\\t\"', file=stream, flush=True)\n"
+    )
+    assert client.text(msg_id) == "".join(f'{number} "\t"\n' for number in range(3000))
+    names = [m["content"]["name"] for m in client.of(msg_id) if "name" in m["content"]]
+    assert [name for name, _ in itertools.groupby(names)] == ["stdout", "stderr", "stdout"]
+    assert len(names) < 3000
     await client.close()
 
 

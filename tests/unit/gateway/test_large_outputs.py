@@ -11,7 +11,7 @@ from test_shown_once import Scene
 
 from gateway import channel as channels
 from gateway.errors import JournalFull
-from gateway.journal import Journal, OutputLog
+from gateway.journal import Journal, OutputLog, Prepared
 
 LARGE = "x" * 200_000
 
@@ -25,12 +25,14 @@ class Disk:
         self.asked = 0
         prepare = OutputLog.prepare
 
-        def slow(log: OutputLog, payload: memoryview) -> Path:
+        def slow(
+            log: OutputLog, payload: memoryview, stamp: tuple[int, int], applied: int
+        ) -> Prepared:
             self.asked += 1
             self.may.wait(10)
             if self.full:
                 raise JournalFull("The journal cannot be written: no space.")
-            return prepare(log, payload)
+            return prepare(log, payload, stamp, applied)
 
         monkeypatch.setattr(OutputLog, "prepare", slow)
         monkeypatch.setattr(channels, "LARGE", 100_000)

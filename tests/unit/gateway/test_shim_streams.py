@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.shim_streams import TOGETHER, Streams
+from gateway.shim_streams import GATHER, MANY, TOGETHER, WITHIN, Streams
 
 Parts = list[bytes]
 
@@ -75,6 +75,46 @@ def test_what_goes_together_is_bounded() -> None:
     assert len(said) < 10
     large = [printed("y" * TOGETHER), printed("z" * TOGETHER)]
     assert through(*large) == large
+
+
+def print_and_read(streams: Streams, texts: int, begin: float, end: float) -> float:
+    """Texts that come one by one, evenly, until `end`; the moment at which the last is read."""
+    for number in range(1, texts + 1):
+        list(streams.take(printed("x")))
+        list(streams.rest())
+        streams.was_read(begin + (end - begin) * number / texts)
+    return end
+
+
+def test_what_is_printed_without_end_is_left_to_gather_for_a_moment() -> None:
+    streams = Streams()
+    streams.was_read(100.0)
+    now = print_and_read(streams, 3 * MANY, 100.0, 100.0 + 2 * WITHIN)
+    until = streams.gathers(now)
+    assert until is not None
+    assert 0 < until - now < 2 * GATHER
+    assert streams.gathers(until) is None
+
+
+def test_what_is_printed_now_and_then_is_read_at_once() -> None:
+    streams = Streams()
+    streams.was_read(100.0)
+    now = print_and_read(streams, 3 * MANY, 100.0, 100.0 + 6 * WITHIN)
+    assert streams.gathers(now) is None
+    now = print_and_read(streams, 3 * MANY, now, now + 2 * WITHIN)
+    assert streams.gathers(now) is not None
+    print_and_read(streams, 1, now, now + 1)
+    assert streams.gathers(now + 1) is None
+
+
+def test_a_kernel_restored_where_the_clock_is_behind_is_heard_at_once() -> None:
+    streams = Streams()
+    streams.was_read(90_000.0)
+    now = print_and_read(streams, 3 * MANY, 90_000.0, 90_000.0 + 2 * WITHIN)
+    assert streams.gathers(now) is not None
+    assert streams.gathers(500.0) is None
+    print_and_read(streams, 1, 500.0, 500.1)
+    assert streams.gathers(500.1) is None
 
 
 @given(
