@@ -51,9 +51,6 @@ _CONFIRM_SECONDS = 0.03
 
 _REMEMBERED = 1000
 
-_FRAGMENT = 1 << 20
-"""Bytes of a larger message that go in one frame: the gateway has others to serve in between."""
-
 _ON_ITS_WAY = 1 << 20
 """Bytes that are written to a browser before it is waited for."""
 
@@ -389,12 +386,5 @@ class ResumingConnection(BaseKernelWebsocketConnection):
             for number, payload in self._requests.unsent():
                 if trace.enabled():
                     trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
-                await upstream.send(_in_fragments(frames.message(number, payload)))
+                await upstream.send(frames.in_fragments(frames.message(number, payload)))
             await self._unsent.wait()
-
-
-def _in_fragments(message: bytes) -> bytes | list[bytes]:
-    """What `websockets` sends in several frames, where it is large."""
-    if len(message) <= _FRAGMENT:
-        return message
-    return [message[at : at + _FRAGMENT] for at in range(0, len(message), _FRAGMENT)]

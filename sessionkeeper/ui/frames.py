@@ -28,6 +28,7 @@ __all__ = [
     "SUBPROTOCOL",
     "ack",
     "each",
+    "in_fragments",
     "legacy_to_v1",
     "message",
     "parse",
@@ -42,6 +43,9 @@ _LARGE = 1 << 20
 
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BQ")
+
+_FRAGMENT = 1 << 20
+"""Bytes."""
 _PARTS = ("header", "parent_header", "metadata", "content")
 
 
@@ -87,6 +91,15 @@ def parse(frame: bytes) -> tuple[int, int, bytes]:
         raise ValueError(f"no frame of {SUBPROTOCOL}: {frame[:16]!r}")
     kind, number = _HEAD.unpack_from(frame)
     return kind, number, frame[_HEAD.size :]
+
+
+def in_fragments(frame: bytes) -> bytes | list[bytes]:
+    """What `websockets` sends in several pieces, where it is large: the other end has others to
+    serve in between.
+    """
+    if len(frame) <= _FRAGMENT:
+        return frame
+    return [frame[at : at + _FRAGMENT] for at in range(0, len(frame), _FRAGMENT)]
 
 
 def v1_to_legacy(payload: bytes | memoryview) -> str | bytes:
