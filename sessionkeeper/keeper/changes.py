@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-SOON = 0.05
+SOON = 0.1
 """Seconds; nothing that follows from a cell's beginning or end is due sooner than some times that
 (``sessionkeeper.policy``)."""
 
