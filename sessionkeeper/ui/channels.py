@@ -7,7 +7,8 @@ messages before it: pings that carry the cursor tell how far it is, and when it 
 the same session id it goes on there, also with another UI server.
 
 Input: a request is kept, and sent again after a break, until the gateway has said that it is
-in its journal. The gateway knows a request by its `msg_id`, so it is applied once.
+in its journal; by us, and by JupyterLab with our extension, which is told then. The gateway knows a
+request by its `msg_id`, so it is applied once.
 """
 
 # mypy: allow-untyped-calls
@@ -18,7 +19,6 @@ import asyncio
 import contextlib
 import json
 import random
-from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,9 +35,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from gateway import trace
 from gateway.writer import FrameWriter
 from sessionkeeper.ui import frames
-from sessionkeeper.ui.asked import Asked
 from sessionkeeper.ui.positions import Position, Positions
 from sessionkeeper.ui.recorder import Recorder
+from sessionkeeper.ui.requests import Requests
 from sessionkeeper.ui.runs import is_answer, tag_request
 from sessionkeeper.ui.upstream import BAD_FRAME, NO_KERNEL, RETRY_SECONDS, open_channels, watch
 
@@ -71,11 +71,9 @@ class ResumingConnection(BaseKernelWebsocketConnection):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._unacked: OrderedDict[int, bytes] = OrderedDict()
-        self._number = 0
-        self._asked = Asked()
+        self._requests = Requests()
         self._unsent = asyncio.Event()
-        self._sent = 0
+        self._told_safe = 0
         self._position: Position | None = None  # what this tab was sent
         self._confirmed: Position | None = None  # what it has said to have
         # It is back, and may have been sent more than it has said to have: up to this it is sure.
@@ -88,6 +86,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         self._gone = False
         self._told: list[bytes] = []  # what a new tab is told before anything else
         self._numbered = False  # the tab counts along (labextensions/…/socket.js)
+        self._keeps = False  # and keeps what it sends until it is told that it is safe
         self._task: asyncio.Task[None] | None = None
 
     # What jupyter_server's handler calls
@@ -131,7 +130,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if self.recorder is not None:
             self.recorder.left(self.kernel_id, self)
         if self._task is not None:
-            if self._unacked:
+            if self._requests:
                 asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._task.cancel)
             else:
                 self._task.cancel()
@@ -143,14 +142,14 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 incoming_msg = frames.legacy_to_v1(incoming_msg)
             except (ValueError, KeyError, TypeError) as error:
                 self.log.warning("Not a kernel message, dropped: %r", error)
+                self._requests.skip()
                 return
         incoming_msg = tag_request(incoming_msg)
         if self.recorder is not None and is_answer(incoming_msg):
             self.recorder.answered(self.kernel_id)
         if trace.enabled():
             trace.websocket_frame("ui.from_browser", self.kernel_id, incoming_msg)
-        self._number += 1
-        self._unacked[self._number] = incoming_msg
+        self._requests.add(incoming_msg)
         self._unsent.set()
 
     # What the recorder asks
@@ -175,6 +174,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if numbered is None or self._is_legacy:
             return self._kept().get(self.kernel_id, self.session_id)
         self._numbered = True
+        self._keeps = self.websocket_handler.get_query_argument("keeps", None) is not None
         journal, _, cursor = numbered.partition(":")
         return Position(journal, int(cursor)) if journal and cursor.isdecimal() else None
 
@@ -254,7 +254,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 await self._deliver(self._position.cursor, message)
         self._told = []
         failures = 0
-        while not (self._gone and not self._unacked):
+        while not (self._gone and not self._requests):
             try:
                 async with self._dial() as upstream:
                     failures = 0
@@ -297,7 +297,8 @@ class ResumingConnection(BaseKernelWebsocketConnection):
     def _end(self, reason: str) -> None:
         """Close the browser's side; JupyterLab then asks what became of the kernel."""
         self.log.warning("Kernel %s: %s", self.kernel_id, reason)
-        self._unacked.clear()
+        self._requests.clear()
+        self._say_safe()
         self._flush()
         self.websocket_handler.close(1011, reason[:120])
 
@@ -318,7 +319,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 watch(
                     upstream,
                     lambda: self._delivering,
-                    lambda: sum(map(len, self._unacked.values())),
+                    lambda: self._requests.size,
                 )
             ),
         ]
@@ -335,15 +336,14 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         async for frame in upstream:
             for kind, number, payload in frames.each(frame):
                 if kind == frames.MESSAGE:
-                    self._asked.heard(payload)
+                    self._requests.heard(payload)
                     await self._deliver(number, payload)
                 elif kind == frames.ACK:
-                    request = self._unacked.pop(number, None)
-                    if request is not None:
-                        self._asked.acknowledged(number, request)
+                    self._requests.acknowledged(number)
                 else:
                     self._notice(json.loads(bytes(payload)), welcomed)
-            if self._gone and not self._unacked:
+            self._say_safe()
+            if self._gone and not self._requests:
                 return
 
     def _notice(self, notice: dict[str, Any], welcomed: asyncio.Event) -> None:
@@ -352,8 +352,7 @@ class ResumingConnection(BaseKernelWebsocketConnection):
         if notice.get("event") != "welcome":
             return
         if self._position is not None and self._position.journal != notice["journal"]:
-            again = {**self._asked.again(), **self._unacked}
-            self._unacked = OrderedDict(sorted(again.items()))
+            self._requests.branched()
         self._position = Position(notice["journal"], notice["cursor"])
         if self._confirmed is None:
             # Where a new tab begins: cut off before it has answered anything, it goes on there.
@@ -365,23 +364,30 @@ class ResumingConnection(BaseKernelWebsocketConnection):
                 notice.get("missing") or "some",
             )
         if self._numbered:
-            with contextlib.suppress(WebSocketClosedError):
-                self._flush()
-                self.websocket_handler.write_message(asdict(self._position))
-        self._sent = 0
+            self._tell(asdict(self._position))
+        self._requests.connected()
         welcomed.set()
+
+    def _say_safe(self) -> None:
+        """Tell the page what it need not keep."""
+        safe = self._requests.safe
+        if self._keeps and safe > self._told_safe:
+            self._told_safe = safe
+            self._tell({"safe": safe})
+
+    def _tell(self, notice: dict[str, Any]) -> None:
+        with contextlib.suppress(WebSocketClosedError):
+            self._flush()
+            self.websocket_handler.write_message(notice)
 
     async def _send(self, upstream: ClientConnection, welcomed: asyncio.Event) -> None:
         await welcomed.wait()
         while True:
             self._unsent.clear()
-            for number in [n for n in self._unacked if n > self._sent]:
-                payload = self._unacked.get(number)
-                if payload is not None:
-                    if trace.enabled():
-                        trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
-                    await upstream.send(_in_fragments(frames.message(number, payload)))
-                self._sent = number
+            for number, payload in self._requests.unsent():
+                if trace.enabled():
+                    trace.websocket_frame("ui.to_gateway", self.kernel_id, payload)
+                await upstream.send(_in_fragments(frames.message(number, payload)))
             await self._unsent.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -258,4 +259,18 @@ async def test_tab_and_its_cell_survive_a_restart_of_the_ui_server(lab: Lab, evi
     await check_counter(notebook, "server")
     assert await notebook.kernel() == kernel
     await expect(lab.page.locator(".jp-Dialog")).to_have_count(0)
+    await notebook.close()
+
+
+async def test_cell_that_was_sent_to_a_ui_server_just_before_it_died_runs_once(lab: Lab):
+    notebook = await lab.notebook("late", ["n = 41", "n += 1; print(n)"])
+    await notebook.run(0)
+    await notebook.end(0)
+    lab.system.kill_part("ui", signal.SIGSTOP)  # its sockets go on taking what comes
+    await notebook.run(1)
+    await notebook.running(1)
+    lab.system.kill_part("ui")
+    assert await notebook.end(1) == "42\n"
+    await notebook.run(1)
+    await expect(notebook.cells.nth(1).locator(".jp-OutputArea-output")).to_have_text("43\n")
     await notebook.close()

@@ -114,13 +114,13 @@ class System:
             status = self.get("/api/sessionkeeper/status", server="gateway")
             (place / "status.json").write_text(json.dumps(status, indent=1))
 
-    def kill_part(self, part: str) -> None:
-        """SIGKILL to the process of a part that the supervisor started: `gateway` or `ui`."""
+    def kill_part(self, part: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """Signal the process of a part that the supervisor started: `gateway` or `ui`."""
         pids = [pid for pid, name in processes.parts(self.state.id).items() if name == part]
         assert pids, f"there is no {part}"
         for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, how)
 
     def kill_agent(self, node: str) -> None:
         """SIGKILL to the agent on a node; the node itself and its kernels are left alone."""

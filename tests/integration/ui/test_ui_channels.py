@@ -28,9 +28,11 @@ V1 = "v1.kernel.websocket.jupyter.org"
 class Tab:
     """A browser tab's connection to one kernel."""
 
-    def __init__(self, ui: UiServer, kernel_id: str, session_id: str | None = None) -> None:
+    def __init__(
+        self, ui: UiServer, kernel_id: str, session_id: str | None = None, query: str = ""
+    ) -> None:
         self.session_id = session_id or uuid.uuid4().hex
-        self.url = f"{ui.url}/api/kernels/{kernel_id}/channels?session_id={self.session_id}"
+        self.url = f"{ui.url}/api/kernels/{kernel_id}/channels?session_id={self.session_id}{query}"
         self.got: list[Any] = []
         self.socket: WebSocketClientConnection | None = None
 
@@ -49,6 +51,11 @@ class Tab:
     def _take(self, message: Any) -> None:
         if message is not None:
             self.got.append(message)
+
+    def notices(self, name: str) -> list[Any]:
+        """What a page is told beside messages."""
+        told = [json.loads(one) for one in self.got if isinstance(one, str)]
+        return [one[name] for one in told if name in one]
 
     def texts(self) -> list[str]:
         contents = [json.loads(v1_parts(message)[1][3]) for message in self.got]
@@ -254,6 +261,28 @@ async def test_tab_goes_on_with_another_ui_server(gateway, tmp_path: Path):
         again.close()
     finally:
         await ui.stop()
+
+
+async def test_page_is_told_what_is_safe_and_what_it_sends_again_is_applied_once(ui, gateway):
+    kernel = await gateway.start_kernel()
+    page = await Tab(ui, kernel, query="&numbered=&keeps=").open()
+    sent = [page.request(str(number)) for number in range(3)]
+    await gateway.stop()
+    await page.send("no message", binary=False)
+    for message in sent:
+        await page.send(message)
+    assert page.notices("safe") == []
+    before = len(gateway.compute.applied)
+    await gateway.start()
+    await until(lambda: page.notices("safe")[-1:] == [4])
+    page.cut()
+    page = await Tab(ui, kernel, page.session_id, query="&numbered=&keeps=").open()
+    for message in (*sent[1:], page.request("new")):
+        await page.send(message)
+    await until(lambda: page.notices("safe")[-1:] == [3])
+    codes = [json.loads(v1_parts(one)[1][3])["code"] for one in gateway.compute.applied[before:]]
+    assert codes == ["0", "1", "2", "new"]
+    page.close()
 
 
 async def test_new_tab_gets_only_what_comes_from_now_on(ui, gateway):
