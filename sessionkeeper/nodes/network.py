@@ -97,7 +97,7 @@ def veth(here: End, there: End) -> None:
     _ip([f"link add {here.name} type veth peer name {there.name} {where}"], here.netns)
     for end in (here, there):
         address = [f"address add {end.address} dev {end.name}"] if end.address else []
-        _ip([*address, f"link set {end.name} up"], end.netns)
+        _ip([*address, *_without_ipv6(end.name), f"link set {end.name} up"], end.netns)
 
 
 def bridge(name: str, address: IPv4Interface) -> None:
@@ -109,9 +109,20 @@ def bridge(name: str, address: IPv4Interface) -> None:
         [
             f"link add {name} address {mac} type bridge",
             f"address add {address} dev {name}",
+            *_without_ipv6(name),
             f"link set {name} up",
         ]
     )
+
+
+def _without_ipv6(link: str) -> list[str]:
+    """Have a link give itself no IPv6 address, which nobody would use: when addresses come and go,
+    Chromium takes the machine for one that has moved to another network, and breaks off what its
+    pages are loading (ERR_NETWORK_CHANGED).
+    """
+    if not Path("/proc/sys/net/ipv6").exists():
+        return []
+    return [f"link set {link} addrgenmode none"]
 
 
 def set_link(

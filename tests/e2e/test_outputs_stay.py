@@ -75,6 +75,8 @@ async def lab(
     lab = await Lab.open(system, context)
     yield lab
     if request.node.stash.get(FAILED, False):
+        if not lab.page.is_closed():
+            await lab.keep(artifacts, "failed")
         for number, page in enumerate(context.pages):
             await page.screenshot(path=artifacts / f"page-{number}.png")
         system.keep(artifacts)

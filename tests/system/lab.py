@@ -43,8 +43,11 @@ class Lab:
         self.system = system
         self.page = page
         self._closed: list[str] = []
+        self._said: list[str] = []
         self.item: Locator = page.get_by_test_id("sessionkeeper-status")
         page.on("websocket", self._watch)
+        page.on("console", lambda said: self._said.append(f"{said.type}: {said.text}"))
+        page.on("requestfailed", lambda one: self._said.append(f"{one.failure}: {one.url}"))
 
     @classmethod
     async def open(cls, system: System, context: BrowserContext, *, reset: bool = True) -> Lab:
@@ -106,10 +109,11 @@ class Lab:
         return Notebook(lab, path)
 
     async def keep(self, place: Path, name: str) -> None:
-        """Keep what is to be seen."""
+        """Keep what is to be seen, and what the page said and could not load."""
         place.mkdir(parents=True, exist_ok=True)
         await self.page.screenshot(path=place / f"{name}.png")
         (place / f"{name}.html").write_text(await self.page.content())
+        (place / f"{name}.log").write_text("\n".join(self._said))
         (place / f"{name}.json").write_text(json.dumps(await self.states(), indent=1))
 
     def _watch(self, socket: WebSocket) -> None:

@@ -120,6 +120,24 @@ def address_seen_or_error(one: Path, other: Path) -> str:
     return "".join(client.communicate(timeout=20)).splitlines()[-1]
 
 
+def test_links_that_come_and_go_bring_the_machine_no_addresses(
+    netns: Callable[[str], Path],
+) -> None:
+    """Else browsers on it break off what their pages are loading."""
+    bridge, link = f"skb{os.getpid()}", f"skl{os.getpid()}"
+    there = netns("there")
+    network.bridge(bridge, IPv4Interface("10.250.8.1/24"))
+    try:
+        network.veth(End(link), End("eth0", there))
+        network.set_link(link, master=bridge)
+        for name in (bridge, link):
+            shown = subprocess.check_output(["ip", "-6", "address", "show", "dev", name], text=True)
+            assert shown == "", "also while it is tentative"
+    finally:
+        network.delete_link(link)
+        network.delete_link(bridge)
+
+
 def test_what_the_tool_refuses_is_told_in_its_words(netns: Callable[[str], Path]) -> None:
     netns("one")
     with pytest.raises(NetworkError, match="File exists"):
