@@ -208,29 +208,33 @@ class SessionCompute(Observer):
         await self._keeper.kernels.start(describe(record, next_seq, applied))
 
     def kernelspecs(self) -> dict[str, dict[str, Any]]:
-        """Those of its image, else those of all nodes; the last ones known while there is no node.
-        Where nodes are started for sessions there may not have been one yet: then the one that
-        every image has.
+        """Those of its image, else those of all nodes; the last ones known while there is no node,
+        also to a gateway before this one. Where nodes are started for sessions there may not have
+        been one yet: then the one that every image has.
         """
-        if self._image is not None and self._image.reference is not None:
-            self._specs = self._image.kernelspecs()
-        else:
+        if self._image is None or self._image.reference is None:
             for node in self._nodes:
                 specs = node.hello.get("kernelspecs", {})
                 # A machine that joined adds some; what the operator's nodes have stays as it is.
                 self._specs = {**specs, **self._specs} if joined(node) else {**self._specs, **specs}
-        if not self._specs and self._nodes.pool.reserved.on_demand:
+            if self._image is not None and self._specs:
+                self._image.learn(self._specs)
+        known = self._known()
+        if not known and self._nodes.pool.reserved.on_demand:
             return {"python3": EXPECTED}
         return {
             name: {
                 **spec,
                 "resources": {file.partition(".")[0]: file for file in spec["resources"]},
             }
-            for name, spec in self._specs.items()
+            for name, spec in known.items()
         }
 
+    def _known(self) -> dict[str, dict[str, Any]]:
+        return self._specs or (self._image.kernelspecs() if self._image is not None else {})
+
     async def kernelspec_resource(self, name: str, file: str) -> bytes | None:
-        found = self._specs.get(name, {}).get("resources", {}).get(file)
+        found = self._known().get(name, {}).get("resources", {}).get(file)
         return base64.b64decode(found) if found else None
 
     # -- gateway.observer.Observer -------------------------------------------------------------

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 class SessionImage:
     """``reference`` is None for a session that runs on the nodes' own root. What was found in the
-    image is kept in ``file``, so that a list of kernels needs no node. ``tickets`` makes what a
-    node shows to have an image of this gateway.
+    image, or on the nodes, is kept in ``file``, so that a list of kernels needs no node.
+    ``tickets`` makes what a node shows to have an image of this gateway.
     """
 
     def __init__(

@@ -55,6 +55,22 @@ async def test_page_gets_each_message_once_however_often_its_socket_breaks(syste
         assert breaks > 4
 
 
+async def test_kernel_that_is_asked_for_before_a_node_is_back_starts_when_it_is(system: System):
+    async with system.kernel() as kernel:
+        await kernel.ask("1")
+    for node in ("node-1", "node-2"):
+        await system.kill(node)
+    system.kill_part("gateway")
+    await system.until(lambda status: status["node"] is None)
+    assert "python3" in (await system.call("GET", "/api/kernelspecs"))["kernelspecs"]
+    started = asyncio.create_task(system.call("POST", "/api/kernels", {"name": "python3"}))
+    await system.start_node("node-1")
+    client = await system.client((await started)["id"]).open()
+    assert await client.ask("6 * 7") == "42"
+    await client.close()
+    await system.call("DELETE", f"/api/kernels/{client.id}")
+
+
 async def test_tab_that_does_not_read_costs_the_ui_server_little_and_loses_nothing(system: System):
     async with system.kernel() as kernel:
         (pid,) = [p for p, name in processes.parts(system.state.id).items() if name == "ui"]
