@@ -217,9 +217,8 @@ class Tenancies:
 
     async def _may_warm(self) -> bool:
         await self._at_work.quiet()
-        await (
-            processors.rest()
-        )  # an interpreter that imports is a processor less for the first cell
+        # An interpreter that imports is a processor less for the first cell.
+        await processors.rest()
         return len(self._tenancies) <= SPARES
 
     async def _stage(self, session: str, key: str, blobs: str, manifest: int) -> None:

@@ -234,6 +234,34 @@ async def test_jupyterlab_does_not_notice_that_its_server_was_away(page, item, u
     await expect(page.locator(".jp-Dialog")).to_have_count(0)
 
 
+REPEATED = [
+    ("GET", None, 2),
+    ("PUT", {"type": "notebook"}, 2),
+    ("PUT", {"type": "file", "chunk": 2}, 1),  # it would be appended twice
+    ("POST", {"type": "notebook"}, 1),
+    ("PATCH", {"path": "other"}, 1),
+    ("DELETE", None, 1),
+]
+
+
+@pytest.mark.parametrize(("method", "model", "asked"), REPEATED)
+async def test_only_what_does_no_harm_is_asked_of_a_server_twice(page, ui, method, model, asked):
+    script = """async ([url, method, model]) => {
+        const { patientFetch } = await import(url);
+        let asked = 0;
+        const fetch = async () => {
+            asked += 1;
+            if (asked === 1) throw new TypeError('Failed to fetch');
+            return new Response();
+        };
+        const body = model ? JSON.stringify(model) : null;
+        await patientFetch(fetch)(new Request('/x', { method, body })).catch(() => undefined);
+        return asked;
+    }"""
+    url = f"{ui.url}/lab/extensions/sessionkeeper/static/patience.js"
+    assert await page.evaluate(script, [url, method, model]) == asked
+
+
 async def test_kernel_that_was_ended_elsewhere_is_shown_as_ended(page, ui):
     (kernel,) = await ui.api("GET", "kernels")
     await ui.api("DELETE", f"kernels/{kernel['id']}", expect=204)

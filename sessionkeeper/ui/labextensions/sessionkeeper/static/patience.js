@@ -18,10 +18,14 @@ function pause() {
 
 /** Whether it does no harm to ask twice. Pieces of an upload are appended. */
 async function isRepeatable(request) {
-  if (request.method === 'PUT') {
-    return !('chunk' in (await request.clone().json()));
+  if (request.method !== 'PUT') {
+    return request.method === 'GET';
   }
-  return request.method === 'GET';
+  const model = await request
+    .clone()
+    .json()
+    .catch(() => null);
+  return model !== null && model.chunk === undefined;
 }
 
 async function answer(fetch, request) {

@@ -115,8 +115,11 @@ class KernelSocket {
 
   /** The status of what the server says of the kernel; null if it does not answer. */
   async _answer() {
-    const { token, wsUrl, baseUrl } = this._settings;
-    const url = this.url.replace(/\/channels\?.*/, '').replace(wsUrl, baseUrl);
+    const { token } = this._settings;
+    const url = new URL(this.url);
+    url.protocol = url.protocol.replace('ws', 'http');
+    url.pathname = url.pathname.replace(/\/channels$/, '');
+    url.search = '';
     const headers = token ? { Authorization: `token ${token}` } : {};
     try {
       return (await fetch(url, { headers, signal: AbortSignal.timeout(5000) })).status;
